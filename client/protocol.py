@@ -1,0 +1,285 @@
+"""The public protocol: what a client and the daemon's front say to each other. docs/PROTOCOL.md is the same in prose.
+
+    client                                front
+      Hello(version)              ───▶
+                                  ◀───    Welcome(version, boot, model, …)     or Refused
+      Generate(request, …)        ───▶
+                                  ◀───    Accepted(request, job, seed, …)      or Refused(request)
+                                  ◀───    Progress(job, …) *
+                                  ◀───    Piece(job, index, text, …) *
+      Cancel(job)                 ───▶
+                                  ◀───    Finished(job, reason, …)             or Refused(job)
+      Alive()                     ───▶    every few seconds while anything is expected
+                                  ◀───    Alive(boot)
+      Status(request)             ───▶
+                                  ◀───    Report(request, …)
+
+One ZeroMQ message of one frame each way, a DEALER at the client, a ROUTER at the front. Imports only the standard library and
+the codec, so that both sides share it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from .codec import Codec
+
+#: Raised by one whenever an old peer could misunderstand a new one. The front refuses what it does not speak.
+PROTOCOL_VERSION: Final = 1
+
+#: A client that expects something sends Alive this often; the front answers each.
+HEARTBEAT_S: Final = 2.0
+#: Nothing heard for this long, or another boot in an answer: the front the client spoke to is gone.
+SILENCE_S: Final = 10.0
+#: The front cancels the jobs of a client it has not heard of for this long.
+VANISHED_S: Final = 30.0
+
+MAX_STOPS: Final = 16
+MAX_STOP_CHARS: Final = 256
+MAX_MESSAGES: Final = 10_000
+
+
+def _range(name: str, value: float | None, low: float, high: float, what: str) -> None:
+    if value is not None and not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{name} must be {what}, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: str
+    content: str
+    #: the assistant's thoughts of an earlier turn, for templates that take them
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to sample; ``None`` leaves a value to the daemon ([sampling], then generation_config.json, then greedy)."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    #: drawn by the daemon and reported where None
+    seed: int | None = None
+    #: the answer ends before the first of these; they are not part of it
+    stop: tuple[str, ...] = ()
+    #: passed to templates of models that think
+    thinking: bool | None = None
+
+    def __post_init__(self) -> None:
+        _range("max_tokens", self.max_tokens, 1, 1 << 31, "a whole number of 1 or more")
+        _range("temperature", self.temperature, 0, 100, "between 0 and 100")
+        _range("top_k", self.top_k, 0, 1 << 31, "0 (off) or more")
+        _range("top_p", self.top_p, 0, 1, "between 0 and 1")
+        _range("min_p", self.min_p, 0, 1, "between 0 and 1")
+        _range("repetition_penalty", self.repetition_penalty, 1e-3, 1e3, "greater than 0")
+        _range("seed", self.seed, 0, (1 << 63) - 1, "between 0 and 2^63 - 1")
+        if self.top_p == 0:
+            raise ValueError("top_p must be greater than 0")
+        if len(self.stop) > MAX_STOPS:
+            raise ValueError(f"at most {MAX_STOPS} stop strings")
+        for text in self.stop:
+            if not 0 < len(text) <= MAX_STOP_CHARS:
+                raise ValueError(f"a stop string has 1 to {MAX_STOP_CHARS} characters")
+
+
+# client → front
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    version: int
+    #: for the log: "potato-client 0.1.0"
+    client: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Ask for an answer. Either ``messages`` (through the model's chat template) or ``prompt`` (as it is)."""
+
+    #: chosen by the client, echoed in Accepted or Refused
+    request: int
+    messages: tuple[ChatMessage, ...] = ()
+    prompt: str | None = None
+    options: Options = Options()
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (not self.messages):
+            raise ValueError("give either messages or prompt, not both and not neither")
+        if len(self.messages) > MAX_MESSAGES:
+            raise ValueError(f"at most {MAX_MESSAGES} messages")
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    request: int
+
+
+# both ways
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    #: the front's boot id in its answers, empty from a client
+    boot: str = ""
+
+
+# front → client
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    version: int
+    #: another one means another front: what was asked of the old one is gone
+    boot: str
+    daemon: str
+    model: str
+    max_context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    request: int
+    job: str
+    seed: int
+    prompt_tokens: int
+    #: answers before this one; 0 runs now
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Sent now and then while a job waits or is prefilled, and after a restart of the engine."""
+
+    job: str
+    state: Literal["queued", "prefill", "decode", "restarting"]
+    place: int = 0
+    #: of the sweep under way
+    layers_done: int = 0
+    layers: int = 0
+    #: prompt tokens that have been prefilled, of all
+    prefilled_tokens: int = 0
+    prompt_tokens: int = 0
+    #: seconds per sweep, None until one is known
+    s_per_token: float | None = None
+    #: seconds until this job's first token, None where nobody knows
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    job: str
+    #: of the first token in this piece, counted from 0 over the whole answer; pieces arrive in order and without gaps
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    #: text that belongs to the model's thoughts, not to its answer
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    job: str
+    #: stop: end of text or a stop string; length: max_tokens or the context is full
+    reason: Literal["stop", "length", "cancelled"]
+    prompt_tokens: int
+    #: tokens in the answer; an end-of-text token is not counted
+    completion_tokens: int
+    #: from Accepted to the first sweep with this job in it
+    queued_s: float
+    #: from then to the first token
+    prefill_s: float
+    #: from then to the end
+    decode_s: float
+    #: sweeps this job took part in
+    sweeps: int = 0
+    #: read from disk during those sweeps
+    disk_bytes: int = 0
+    #: while reading; None where the daemon streamed nothing
+    disk_bytes_per_s: float | None = None
+    #: what the disk can do, as measured at start; None where it was not measured
+    disk_limit_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The request or job comes to nothing, for a reason that a person understands."""
+
+    #: of the tree in docs/PROTOCOL.md
+    code: Literal[
+        "bad_frame", "bad_version", "hello_first", "bad_request", "prompt_too_long", "empty_prompt", "no_template",
+        "queue_full", "degraded", "stopping", "unknown_job", "internal",
+    ]  # fmt: skip
+    message: str
+    #: what a command-line client exits with
+    exit_code: int
+    request: int | None = None
+    job: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    name: str
+    pid: int
+    state: str
+    rss_bytes: int
+    uptime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    name: str
+    architecture: str
+    dtype: str
+    layers: int
+    weights_bytes: int
+    resident_bytes: int
+    streamed_bytes_per_sweep: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    state: Literal["starting", "up", "restarting", "degraded", "stopping"]
+    epoch: int
+    restarts: int
+    device: str
+    kernels: str
+    sweeps: int
+    why: str = ""
+    s_per_sweep: float | None = None
+    disk_bytes_per_s: float | None = None
+    disk_limit_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReport:
+    running: int
+    waiting: int
+    max_running: int
+    max_waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    request: int
+    daemon: str
+    boot: str
+    uptime_s: float
+    model: ModelReport
+    engine: EngineReport
+    queue: QueueReport
+    stages: tuple[StageReport, ...]
+
+
+FROM_CLIENT: Final = Codec(Hello, Generate, Cancel, Status, Alive)
+FROM_FRONT: Final = Codec(Welcome, Accepted, Progress, Piece, Finished, Refused, Report, Alive)

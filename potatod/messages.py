@@ -1,0 +1,170 @@
+"""Every message between the daemon's processes, by wire, in the order of the data path. Standard library only.
+
+    disk ─▶ reader ══ bytes ══▶ worker ══ sweeps ══▶ front ══ clients ══▶ potato-client
+                 └───────────────┴─ control, events ─┴──▶ supervisor
+
+The public messages of the ``clients`` wire live in ``potato_client.protocol``; these here never leave the machine's daemon.
+Offsets and lengths are bytes, counted from the start of the pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# ── bytes: reader ⇄ worker ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """reader → worker: the pool's ``[offset, offset + length)`` holds that part. The bytes are the worker's now."""
+
+    #: index into the plan's parts
+    part: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """reader → worker: one cyclic pass over the disk-homed parts has been read (the first pass also loads the residents)."""
+
+    number: int
+    read_bytes: int
+    #: seconds in which at least one read was under way
+    busy_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """worker → reader: the use of these bytes is complete. They are the reader's again."""
+
+    offset: int
+    length: int
+
+
+# ── sweeps: front ⇄ worker ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One sequence's part in a sweep: its tokens from position ``start`` on."""
+
+    sequence: int
+    #: position of ``tokens[0]``; equals the number of tokens whose KV the worker holds for this sequence
+    start: int
+    tokens: tuple[int, ...]
+    #: what to return for the last of these tokens
+    want: Literal["nothing", "argmax", "logits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """front → worker: advance these sequences once. Sending sweep n + 1 gives back the rows of sweep n."""
+
+    epoch: int
+    number: int
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """front → worker: forget the KV of this sequence. Acts between sweeps."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a step wanted: the likeliest token, or where its logits lie."""
+
+    sequence: int
+    token: int | None = None
+    #: index of the row in the shared logits region, fp32, vocabulary long
+    logits_row: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """worker → front: sweep ``number`` is complete."""
+
+    epoch: int
+    number: int
+    rows: tuple[Row, ...]
+    seconds: float
+    #: bytes that came from disk for this sweep
+    read_bytes: int
+    #: read_bytes ÷ seconds with a read under way, over the reader's last pass; None before one is complete
+    read_bytes_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDone:
+    """worker → front, a few times a second: how far sweep ``number`` has come."""
+
+    epoch: int
+    number: int
+    layers_done: int
+    layers: int
+
+
+# ── control: supervisor → stages; events: stages → supervisor ─────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class StageProcess:
+    name: str
+    pid: int
+    #: seconds since the epoch of time.time()
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """supervisor → front: what the engine is now. KV of an earlier epoch is gone."""
+
+    epoch: int
+    state: Literal["starting", "up", "restarting", "degraded", "stopping"]
+    restarts: int
+    why: str
+    stages: tuple[StageProcess, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """supervisor → stages: end now, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """stage → supervisor: it can do its work."""
+
+    stage: str
+    pid: int
+    #: a line for the log: what it did to get ready
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """stage → supervisor: it cannot go on and ends with this exit code."""
+
+    stage: str
+    pid: int
+    exit_code: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """stage → supervisor, about once a second while work moves: the counters that the watchdog lives on."""
+
+    stage: str
+    pid: int
+    sweeps: int
+    read_bytes: int
+
+
+BYTES_WIRE = (Loaded, Passed, Freed)
+SWEEPS_WIRE = (Sweep, Drop, Rows, LayerDone)
+CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted)
