@@ -144,7 +144,7 @@ def die_with_parent() -> None:
     """The kernel kills this process when its parent ends; checks that it has not ended already."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1 and "POTATO_PARENT" in os.environ:
+    if os.getppid() != parent:
         os._exit(EXIT_INTERNAL)
 
 
