@@ -1,0 +1,146 @@
+"""Reads that are under way: a few threads, so that the disk always has several requests queued."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+import xxhash
+
+from potatod.errors import ModelDataError
+
+from .source import Source
+
+
+@dataclass(slots=True)
+class Fetch:
+    """One part on its way into its extent of the pool, as one or several pieces."""
+
+    part: int
+    source: Source
+    file_offset: int
+    pool_offset: int
+    memory: memoryview
+    #: XXH3-64 to compare with, None where it has been compared before
+    checksum: str | None
+    pieces_left: int = 0
+    error: Exception | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def complete(self) -> bool:
+        return self.pieces_left == 0
+
+
+class Requests:
+    """Runs fetches on ``in_flight`` threads and hands them back in the order they were started.
+
+    ``wakeup`` is a descriptor that becomes readable whenever a fetch has completed.
+    """
+
+    def __init__(self, in_flight: int, piece_bytes: int) -> None:
+        self._piece = piece_bytes
+        self._pieces: SimpleQueue[tuple[Fetch, int, int] | None] = SimpleQueue()
+        self._started: deque[Fetch] = deque()
+        self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._busy = _BusyClock()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"read-{n}", daemon=True) for n in range(in_flight)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds so far in which at least one read was under way."""
+        return self._busy.seconds
+
+    @property
+    def waiting(self) -> int:
+        return len(self._started)
+
+    def start(self, fetch: Fetch) -> None:
+        length = len(fetch.memory)
+        pieces = [(at, min(self._piece, length - at)) for at in range(0, length, self._piece)]
+        fetch.pieces_left = len(pieces)
+        self._started.append(fetch)
+        for at, size in pieces:
+            self._pieces.put((fetch, at, size))
+
+    def completed(self) -> list[Fetch]:
+        """Fetches that are complete, oldest first, none skipped; raises what made one fail."""
+        try:
+            os.eventfd_read(self.wakeup)
+        except BlockingIOError:
+            pass
+        done = []
+        while self._started and self._started[0].complete:
+            fetch = self._started.popleft()
+            if fetch.error is not None:
+                raise fetch.error
+            done.append(fetch)
+        return done
+
+    def _serve(self) -> None:
+        while True:
+            request = self._pieces.get()
+            assert request is not None
+            fetch, at, size = request
+            try:
+                if fetch.error is None:
+                    with self._busy:
+                        fetch.source.read_into(fetch.file_offset + at, fetch.memory[at : at + size])
+            except Exception as error:  # carried to the stage's loop, which raises it
+                fetch.error = error
+            self._piece_done(fetch)
+
+    def _piece_done(self, fetch: Fetch) -> None:
+        with fetch.lock:
+            last = fetch.pieces_left == 1
+        if last and fetch.error is None and fetch.checksum is not None:
+            fetch.error = _compare(fetch)
+        with fetch.lock:
+            fetch.pieces_left -= 1
+        if fetch.complete:
+            os.eventfd_write(self.wakeup, 1)
+
+
+def _compare(fetch: Fetch) -> Exception | None:
+    found = xxhash.xxh3_64_hexdigest(fetch.memory)
+    if found == fetch.checksum:
+        return None
+    return ModelDataError(
+        f"{fetch.source.path}: the part at offset {fetch.file_offset} ({len(fetch.memory)} bytes) is damaged: its checksum is {found}, "
+        f"the manifest says {fetch.checksum}; prepare the model again"
+    )
+
+
+class _BusyClock:
+    """Adds up the time in which it is entered by anyone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._since = 0.0
+        self._total = 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._since = time.monotonic()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._total += time.monotonic() - self._since
+
+    @property
+    def seconds(self) -> float:
+        with self._lock:
+            return self._total + (time.monotonic() - self._since if self._inside else 0.0)
