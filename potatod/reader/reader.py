@@ -43,25 +43,24 @@ class Reader:
         self._poller = zmq.Poller()
         for end in (self._worker.socket, stage.control.socket, self._requests.wakeup):
             self._poller.register(end, zmq.POLLIN)
+        self._streamed = [(i, part) for i, part in enumerate(plan.parts) if part.home == "disk"]
         self._read_bytes = 0
+        self._passes = 0
+        self._pass_began = (0, 0.0)
         self._counted = time.monotonic()
 
     def run(self) -> None:
         how = "direct" if all(s.direct for s in self._sources.values()) else "buffered"
         self._stage.ready(f"reads {how}, {self._plan.resident_bytes} bytes resident, {self._plan.streamed_bytes} per sweep")
         for number in itertools.count():
-            read_before, busy_before = self._read_bytes, self._requests.busy_s
             for index, part in self._order(number):
                 offset = part.pool_offset if part.home == "ram" else self._take(part.length)
                 if self._stage.stopping:
                     return
-                self._fetch(index, part, offset, verify=number == 0)
+                self._fetch(index, part, offset, number)
                 self._attend(0)
-            while self._requests.waiting and not self._stage.stopping:
-                self._attend(_PATIENCE_MS)
-            self._pass_done(number, self._read_bytes - read_before, self._requests.busy_s - busy_before)
-            while not self._plan.streamed_bytes and not self._stage.stopping:
-                self._attend(_PATIENCE_MS)  # everything is resident: the disk is silent from now on
+            while not self._streamed and not self._stage.stopping:
+                self._attend(_PATIENCE_MS)  # everything is resident: after the first pass the disk is silent
             if self._stage.stopping:
                 return
 
@@ -69,9 +68,7 @@ class Reader:
         """One pass: everything on the first, what the ring carries on all others."""
         for source in self._sources.values():
             source.check_unchanged()
-        for index, part in enumerate(self._plan.parts):
-            if number == 0 or part.home == "disk":
-                yield index, part
+        return iter(list(enumerate(self._plan.parts)) if number == 0 else self._streamed)
 
     def _take(self, length: int) -> int:
         """Room in the ring: waits until the worker has freed enough. This wait is the pipeline's back-pressure."""
@@ -79,10 +76,19 @@ class Reader:
             self._attend(_PATIENCE_MS)
         return -1 if offset is None else offset
 
-    def _fetch(self, index: int, part: Placed, offset: int, *, verify: bool) -> None:
-        memory = self._pool.extent(offset, part.length)
-        checksum = part.checksum if verify else None
-        self._requests.start(Fetch(index, self._sources[part.file], part.offset, offset, memory, checksum))
+    def _fetch(self, index: int, part: Placed, offset: int, number: int) -> None:
+        last = len(self._plan.parts) - 1 if number == 0 else self._streamed[-1][0]
+        self._requests.start(
+            Fetch(
+                part=index,
+                source=self._sources[part.file],
+                file_offset=part.offset,
+                pool_offset=offset,
+                memory=self._pool.extent(offset, part.length),
+                checksum=part.checksum if number == 0 else None,
+                ends_pass=index == last,
+            )
+        )
 
     def _attend(self, timeout_ms: int) -> None:
         """Whatever has happened: reads completed, extents freed, the supervisor spoke."""
@@ -90,6 +96,8 @@ class Reader:
         for fetch in self._requests.completed():
             self._read_bytes += len(fetch.memory)
             self._worker.send(Loaded(fetch.part, fetch.pool_offset, len(fetch.memory)))
+            if fetch.ends_pass:
+                self._pass_done()
         while (message := self._worker.receive()) is not None:
             assert isinstance(message, Freed)
             self._ring.give(message.offset)
@@ -99,8 +107,11 @@ class Reader:
             self._counted = now
             self._stage.counted(read_bytes=self._read_bytes)
 
-    def _pass_done(self, number: int, read_bytes: int, busy_s: float) -> None:
-        self._worker.send(Passed(number, read_bytes, busy_s))
-        if number == 0:
-            rate = read_bytes / busy_s if busy_s else 0.0
-            self._stage.log("first pass read", bytes=read_bytes, busy_s=round(busy_s, 2), bytes_per_s=round(rate))
+    def _pass_done(self) -> None:
+        read_bytes, busy_s = self._read_bytes - self._pass_began[0], self._requests.busy_s - self._pass_began[1]
+        self._pass_began = (self._read_bytes, self._requests.busy_s)
+        self._worker.send(Passed(self._passes, read_bytes, busy_s))
+        if self._passes == 0:
+            rate = round(read_bytes / busy_s) if busy_s else 0
+            self._stage.log("first pass read", bytes=read_bytes, busy_s=round(busy_s, 2), bytes_per_s=rate)
+        self._passes += 1

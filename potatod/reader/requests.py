@@ -27,13 +27,12 @@ class Fetch:
     memory: memoryview
     #: XXH3-64 to compare with, None where it has been compared before
     checksum: str | None
+    #: whether this is the last fetch of a pass
+    ends_pass: bool = False
     pieces_left: int = 0
+    complete: bool = False
     error: Exception | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def complete(self) -> bool:
-        return self.pieces_left == 0
 
 
 class Requests:
@@ -44,7 +43,7 @@ class Requests:
 
     def __init__(self, in_flight: int, piece_bytes: int) -> None:
         self._piece = piece_bytes
-        self._pieces: SimpleQueue[tuple[Fetch, int, int] | None] = SimpleQueue()
+        self._pieces: SimpleQueue[tuple[Fetch, int, int]] = SimpleQueue()
         self._started: deque[Fetch] = deque()
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._busy = _BusyClock()
@@ -87,9 +86,7 @@ class Requests:
 
     def _serve(self) -> None:
         while True:
-            request = self._pieces.get()
-            assert request is not None
-            fetch, at, size = request
+            fetch, at, size = self._pieces.get()
             try:
                 if fetch.error is None:
                     with self._busy:
@@ -100,12 +97,12 @@ class Requests:
 
     def _piece_done(self, fetch: Fetch) -> None:
         with fetch.lock:
-            last = fetch.pieces_left == 1
-        if last and fetch.error is None and fetch.checksum is not None:
-            fetch.error = _compare(fetch)
-        with fetch.lock:
             fetch.pieces_left -= 1
-        if fetch.complete:
+            last = fetch.pieces_left == 0
+        if last:
+            if fetch.error is None and fetch.checksum is not None:
+                fetch.error = _compare(fetch)
+            fetch.complete = True
             os.eventfd_write(self.wakeup, 1)
 
 
