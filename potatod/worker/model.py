@@ -1,0 +1,189 @@
+"""The model: transformers' own forward pass, whose weights come and go.
+
+The skeleton is built on the meta device. transformers' ``forward`` stays in charge; just before it enters a decoder layer a hook
+takes one step of :meth:`Model._sweep`, which lends that layer its weights, and takes back the last one's. The head is the same with bands of rows.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import nn
+from torch.nn import functional
+
+from potatod.errors import InternalError, ModelDataError
+from potatod.manifest import Manifest, Part
+from potatod.store.skeleton import Skeleton
+
+from . import attention
+from .kv import Batch, PackedCache
+from .weights import Bound, Group, Lender, bind_views, groups_of
+
+
+class Model:
+    """Runs sweeps over a skeleton with the weights that a lender lends."""
+
+    def __init__(
+        self, skeleton: Skeleton, manifest: Manifest, folder: Path, lender: Lender, device: torch.device,
+        layer_done: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self._skeleton = skeleton
+        self._model = skeleton.model
+        self._lender = lender
+        self._device = device
+        self._layer_done = layer_done
+        self._groups = groups_of(manifest)
+        self._bands = sum(group.layer is None for group in self._groups)
+        self._under_way: Iterator[list[Bound]] | None = None
+        self._head = self._model.get_submodule(skeleton.head_name.rpartition(".")[0])
+        self._places = [_places(layer) for layer in skeleton.layers]
+        self._model.set_attn_implementation(attention.NAME)
+        bind_outside(self._model, skeleton, manifest, folder, device)
+        for number, layer in enumerate(skeleton.layers):
+            layer.register_forward_pre_hook(lambda *_, number=number: self._enter(number))
+        self._head.forward = self._head_forward  # type: ignore[method-assign]
+
+    @torch.inference_mode()
+    def forward(self, tokens: Sequence[int], positions: Sequence[int], wanted: Sequence[int], batch: Batch) -> torch.Tensor:
+        """Logits ``(len(wanted), vocabulary)`` in the model's dtype, of the wanted rows of the pack."""
+        self._under_way = self._sweep()
+        out = self._model(
+            input_ids=torch.tensor([tokens], device=self._device),
+            position_ids=torch.tensor([positions], device=self._device),
+            past_key_values=PackedCache(batch),
+            use_cache=True,
+            logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self._device),
+            potato=batch,
+        )
+        if next(self._under_way, None) is not None:
+            raise InternalError("transformers' forward pass left out a layer: its result is not this model's")
+        logits: torch.Tensor = out.logits[0]
+        return logits
+
+    def _sweep(self) -> Iterator[list[Bound]]:
+        """One pass over all weights: each ``yield`` is where transformers computes with what has been lent."""
+        for group, ahead in pairwise([*self._groups, self._groups[0]]):  # the last one's `ahead` is the next sweep's first
+            self._lender.upload(ahead)
+            with self._lender.lend(group) as weights:
+                if group.layer is not None:
+                    self._bind(group.layer, weights)
+                yield weights
+            if group.layer is not None:
+                self._layer_done(group.layer + 1)
+
+    def _enter(self, number: int) -> None:
+        """transformers is about to run this layer."""
+        assert self._under_way is not None
+        next(self._under_way)
+
+    def _bind(self, layer: int, weights: list[Bound]) -> None:
+        places = self._places[layer]
+        for name, value, _ in weights:
+            place, key = places[name]
+            place[key] = value
+
+    def _head_forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(1, rows, hidden) → (1, rows, vocabulary), band by band."""
+        assert self._under_way is not None
+        bias = self._head.bias
+        bands = []
+        for _ in range(self._bands):
+            for _name, weight, first in next(self._under_way):
+                first = first or 0
+                band_bias = None if bias is None else bias[first : first + weight.shape[0]]
+                bands.append(functional.linear(hidden, weight, band_bias))
+        return bands[0] if len(bands) == 1 else torch.cat(bands, dim=-1)
+
+
+def _places(module: nn.Module) -> dict[str, tuple[dict[str, Any], str]]:
+    """For every parameter and buffer by name: the dictionary it lives in, so that binding is one assignment."""
+    places: dict[str, tuple[dict[str, Any], str]] = {}
+    for prefix, owner in module.named_modules():
+        for kind in (owner._parameters, owner._buffers):
+            for name in kind:
+                places[f"{prefix}.{name}" if prefix else name] = (kind, name)
+    return places
+
+
+def bind_outside(
+    model: nn.Module, skeleton: Skeleton, manifest: Manifest, folder: Path, device: torch.device
+) -> None:
+    """Gives the model what it owns outside its layers and head: small tensors for good, the embedding as a mapped file."""
+    places = _places(model)
+    for shard in manifest.shards:
+        if shard.kind == "resident":
+            for part in shard.parts:
+                for name, value in _read_part(folder, part):
+                    place, key = places[name]
+                    place[key] = value.to(device)
+        elif shard.kind == "embed":
+            place, key = places[skeleton.embed_name]
+            embedding = MappedEmbedding(folder, shard.parts)
+            place[key] = embedding.weight
+            embedding.attach(model.get_submodule(skeleton.embed_name.rpartition(".")[0]), device)
+    layers = skeleton.layers_name + "."
+    missing = [n for n, (kind, key) in places.items() if not n.startswith(layers) and _is_meta(kind[key])]
+    if missing := [name for name in missing if name != skeleton.head_name]:
+        raise ModelDataError(f"{folder}: the model needs {missing[0]!r} and the folder does not have it; prepare it again")
+
+
+def _is_meta(value: torch.Tensor | None) -> bool:
+    return value is not None and value.is_meta
+
+
+def _read_part(folder: Path, part: Part) -> list[tuple[str, torch.Tensor]]:
+    with open(folder / part.file, "rb") as file:
+        data = bytearray(os.pread(file.fileno(), part.length, part.offset))
+    if len(data) != part.length or xxhash.xxh3_64_hexdigest(data) != part.checksum:
+        raise ModelDataError(f"{folder / part.file}: the part at offset {part.offset} is damaged; prepare the model again")
+    group = Group(None, (0,), (part,))
+    return [(name, value) for name, value, _ in bind_views(group, torch.frombuffer(data, dtype=torch.uint8), [0])]
+
+
+class MappedEmbedding:
+    """The input embedding, never loaded: mapped, and the page cache brings the rows that are gathered.
+
+    Each band of rows is checked against its checksum before the first row of it is used.
+    """
+
+    def __init__(self, folder: Path, parts: Sequence[Part]) -> None:
+        self._path = folder / parts[0].file
+        self._parts = parts
+        self._unchecked = set(range(len(parts)))
+        first, last = parts[0], parts[-1]
+        with open(self._path, "rb") as file:
+            # Copy on write, which nobody does: torch takes only memory that could be written.
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._map.madvise(mmap.MADV_RANDOM)
+        tensor = first.tensors[0]
+        rows = (last.tensors[0].first_row or 0) + last.tensors[0].shape[0]
+        width = tensor.shape[1]
+        self._rows_per_band = tensor.shape[0]
+        flat = torch.frombuffer(
+            self._map, dtype=getattr(torch, tensor.dtype), count=rows * width, offset=first.offset + tensor.offset
+        )
+        #: (vocabulary, hidden), read-only memory
+        self.weight = flat.view(rows, width)
+
+    def attach(self, module: nn.Module, device: torch.device) -> None:
+        """Lets the embedding's own module gather from here: ids come to the cpu, rows go to the device."""
+        module.register_forward_pre_hook(lambda _module, args: (self._check(args[0].cpu()), *args[1:]))
+        if device.type != "cpu":
+            module.register_forward_hook(lambda _module, _args, rows: rows.to(device))
+
+    def _check(self, ids: torch.Tensor) -> torch.Tensor:
+        for band in {int(row) // self._rows_per_band for row in ids.flatten().tolist()} & self._unchecked:
+            part = self._parts[band]
+            with memoryview(self._map) as view:
+                found = xxhash.xxh3_64_hexdigest(view[part.offset : part.offset + part.length])
+            if found != part.checksum:
+                raise ModelDataError(f"{self._path}: the part at offset {part.offset} is damaged; prepare the model again")
+            self._unchecked.discard(band)
+        return ids

@@ -1,0 +1,164 @@
+"""The worker's loop: a Sweep comes, every sequence in it advances once, Rows go back."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import zmq
+
+from potatod import manifest as manifests
+from potatod import wire
+from potatod.errors import InternalError
+from potatod.messages import Drop, LayerDone, Row, Rows, Step, Sweep
+from potatod.pool import Pool
+from potatod.stage import Stage
+from potatod.store import skeleton as skeletons
+
+from . import attention, kernels
+from .kv import Batch, Piece, SequenceKV
+from .model import Model
+from .rows import Grouping
+from .weights import Arrivals, PoolLender
+
+#: Nothing waits longer than this without looking whether it should stop.
+_PATIENCE_MS: Final = 500
+#: LayerDone is said no more often than this.
+_SAY_EVERY_S: Final = 0.2
+
+
+class Stopped(Exception):
+    """The supervisor said Stop in the middle of a sweep."""
+
+
+def work(stage: Stage) -> None:
+    """Serve sweeps for ever; returns when the supervisor says Stop."""
+    try:
+        Worker(stage).run()
+    except Stopped:
+        pass
+
+
+class Worker:
+    def __init__(self, stage: Stage) -> None:
+        began = time.monotonic()
+        boot = stage.boot
+        assert boot.plan is not None
+        torch.set_num_threads(boot.settings.worker.threads or os.cpu_count() or 1)
+        folder = Path(boot.model)
+        manifest = manifests.load(folder)
+        config = skeletons.load_config(folder)
+        self._stage = stage
+        self._epoch = boot.epoch
+        self._layers = manifest.layers
+        self._streamed_bytes = boot.plan.streamed_bytes
+        self._all_bytes = boot.plan.resident_bytes + boot.plan.streamed_bytes
+        self._front = wire.sweeps_wire(stage.context, stage.directory, boot.epoch, bind=True)
+        reader = wire.bytes_wire(stage.context, stage.directory, boot.epoch, bind=False)
+        self._arrivals = Arrivals(reader, boot.plan, self._wait_for_bytes)
+        self._bytes_poller = _poller(reader.socket, stage.control.socket)
+        self._sweeps_poller = _poller(self._front.socket, stage.control.socket)
+        attention.register()
+        skeleton = skeletons.build(config, getattr(torch, manifest.dtype))
+        self._kernels = kernels.choose(
+            boot.settings.worker.kernels, skeleton.model.config, Grouping(**boot.verdict["grouping"])
+        )
+        lender = PoolLender(Pool(stage.fds["pool"]), self._arrivals, boot.plan)
+        self._model = Model(skeleton, manifest, folder, lender, torch.device("cpu"), self._layer_done)
+        self._logits = _logits_region(stage.fds["logits"], boot.verdict["vocabulary"])
+        self._sequences: dict[int, SequenceKV] = {}
+        self._sweep_number = 0
+        self._sweeps = 0
+        self._said = 0.0
+        self._counted = 0.0
+        stage.ready(f"{config.architectures[0] if config.architectures else config.model_type} built in "
+                    f"{time.monotonic() - began:.1f} s, {torch.get_num_threads()} threads")  # fmt: skip
+
+    def run(self) -> None:
+        while not self._stage.stopping:
+            self._sweeps_poller.poll(_PATIENCE_MS)
+            self._stage.orders()
+            while (message := self._front.receive()) is not None and not self._stage.stopping:
+                if isinstance(message, Drop):
+                    self._sequences.pop(message.sequence, None)
+                elif isinstance(message, Sweep) and message.epoch == self._epoch:
+                    self._front.send(self._serve(message))
+
+    def _serve(self, sweep: Sweep) -> Rows:
+        began = time.monotonic()
+        self._sweep_number = sweep.number
+        tokens, positions, wanted, pieces = self._pack(sweep)
+        with self._kernels.around():
+            logits = self._model.forward(tokens, positions, wanted, Batch(pieces, self._kernels.attend))
+        for piece in pieces:
+            piece.kv.length += piece.end - piece.first
+        rows = self._rows([step for step in sweep.steps if step.want != "nothing"], logits)
+        first, self._sweeps = self._sweeps == 0, self._sweeps + 1
+        read_bytes = self._all_bytes if first else self._streamed_bytes
+        return Rows(
+            sweep.epoch, sweep.number, rows, time.monotonic() - began, read_bytes, self._arrivals.read_bytes_per_s
+        )
+
+    def _pack(self, sweep: Sweep) -> tuple[list[int], list[int], list[int], list[Piece]]:
+        """All steps' tokens in one row: tokens, their positions, the rows that are wanted, whose they are."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        pieces: list[Piece] = []
+        for step in sweep.steps:
+            first = len(tokens)
+            tokens += step.tokens
+            positions += range(step.start, step.start + len(step.tokens))
+            pieces.append(Piece(self._sequence(step), first, len(tokens), step.start))
+            if step.want != "nothing":
+                wanted.append(len(tokens) - 1)
+        return tokens, positions, wanted, pieces
+
+    def _sequence(self, step: Step) -> SequenceKV:
+        kv = self._sequences.get(step.sequence)
+        if kv is None:
+            kv = self._sequences[step.sequence] = self._kernels.new_kv()
+        if kv.length != step.start:
+            raise InternalError(f"sequence {step.sequence} goes on at {step.start}, its KV holds {kv.length} tokens")
+        return kv
+
+    def _rows(self, steps: list[Step], logits: torch.Tensor) -> tuple[Row, ...]:
+        rows = []
+        for index, (step, values) in enumerate(zip(steps, logits, strict=True)):
+            if step.want == "argmax":
+                rows.append(Row(step.sequence, token=int(values.float().argmax())))
+            else:
+                self._logits[index] = values.float()
+                rows.append(Row(step.sequence, logits_row=index))
+        return tuple(rows)
+
+    def _layer_done(self, layers_done: int) -> None:
+        now = time.monotonic()
+        if now - self._said >= _SAY_EVERY_S:
+            self._said = now
+            self._front.send(LayerDone(self._epoch, self._sweep_number, layers_done, self._layers))
+        if now - self._counted >= 1:
+            self._counted = now
+            self._stage.counted(sweeps=self._sweeps)
+
+    def _wait_for_bytes(self) -> None:
+        self._bytes_poller.poll(_PATIENCE_MS)
+        self._stage.orders()
+        if self._stage.stopping:
+            raise Stopped
+
+
+def _poller(*sockets: Any) -> zmq.Poller:
+    poller = zmq.Poller()
+    for socket in sockets:
+        poller.register(socket, zmq.POLLIN)
+    return poller
+
+
+def _logits_region(fd: int, vocabulary: int) -> torch.Tensor:
+    """(rows, vocabulary) fp32, shared with the front: the rows of sweep n are the front's until it sends sweep n + 1."""
+    region = Pool(fd)
+    return torch.frombuffer(region.view, dtype=torch.float32).view(-1, vocabulary)
