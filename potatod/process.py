@@ -1,0 +1,87 @@
+"""A stage as the supervisor sees it: a program with a pid, a pidfd that tells its end, and inherited descriptors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+#: What every stage's environment has beside the user's own.
+_ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "0",  # OpenMP threads that wait do not burn the core that the reader needs
+    "HF_HUB_OFFLINE": "1",  # no process of the daemon needs the internet
+    "HF_DEACTIVATE_ASYNC_LOAD": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+@dataclass(slots=True)
+class Process:
+    """A running stage. The kernel kills it with us (stage.die_with_parent)."""
+
+    name: str
+    child: subprocess.Popen[bytes]
+    pidfd: int
+    #: time.time()
+    started: float
+    ready: bool = False
+    #: its own words, where it said Failed before it ended
+    why: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass
+
+    def reap(self, timeout_s: float) -> int:
+        """Waits for its end, kills it after ``timeout_s``; the exit code (negative: the signal that ended it)."""
+        try:
+            code = self.child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            code = self.child.wait()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        return code
+
+    @property
+    def alive(self) -> bool:
+        return self.child.poll() is None
+
+
+def start(name: str, boot: Path, fds: Mapping[str, int]) -> Process:
+    """``python -m potatod.<name> --boot FILE --fd NAME=N``, in the supervisor's session and process group."""
+    arguments = [word for key, fd in fds.items() for word in ("--fd", f"{key}={fd}")]
+    child = subprocess.Popen(
+        [sys.executable, "-m", f"potatod.{name}", "--boot", str(boot), *arguments],
+        pass_fds=tuple(fds.values()), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment(),
+    )  # fmt: skip
+    return Process(name, child, os.pidfd_open(child.pid), time.time())
+
+
+def environment() -> dict[str, str]:
+    return {**_ENVIRONMENT, **os.environ}
+
+
+def describe_end(name: str, code: int) -> str:
+    """What to say of a stage that ended without a word."""
+    if code < 0:
+        try:
+            what = signal.Signals(-code).name
+        except ValueError:
+            what = f"signal {-code}"
+        hint = " (the kernel's out-of-memory killer, or a hand)" if code == -signal.SIGKILL else ""
+        return f"{name} was killed by {what}{hint}"
+    return f"{name} ended with exit code {code}"

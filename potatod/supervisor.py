@@ -1,0 +1,325 @@
+"""Starts the stages, watches them, restarts the engine. Never imports torch.
+
+    supervisor
+    ├── front     outlives engines: clients keep their connections and their jobs
+    └── engine    epoch n: reader + worker + pool; if either dies, all three are made anew
+
+NOTE [ states of the engine ]
+
+    starting ──both ready──▶ up ──a death──▶ restarting ──both ready──▶ up
+                             │                   └──too many deaths, or one that no restart mends──▶ degraded
+                             └── Stop, SIGTERM, SIGINT ──▶ stopping
+
+Before the first epoch has been up, or has completed a sweep, a death that no restart mends ends the daemon with that exit code: the person who
+typed `potatod start` is still looking. Later the daemon stays, says why, and serves what it can without an engine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from . import log, pool, process, wire
+from . import plan as plans
+from .config import Settings
+from .errors import (
+    EXIT_OK,
+    EXITS_THAT_STAY,
+    InternalError,
+
+    Unavailable,
+    by_exit_code,
+)
+from .manifest import Manifest, check_files
+from .manifest import load as load_manifest
+from .messages import Counted, Engine, Failed, Ready, StageProcess, Stop
+from .notify import notify
+from .process import Process
+from .restarts import Restarts
+from .stage import Boot
+from .verdict import Verdict, probe
+
+#: A stage that has not said Ready by then is stuck: importing torch takes seconds on a slow disk, not minutes.
+READY_S: Final = 180.0
+#: After Stop, before SIGKILL.
+GRACE_S: Final = 5.0
+
+_LOGGER: Final = logging.getLogger("potatod.supervisor")
+
+
+def run(settings: Settings) -> int:
+    """The daemon's life, from a complete configuration to its exit code. Raises :class:`PotatoError` where it cannot start."""
+    folder = Path(settings.model.path)
+    manifest = load_manifest(folder)
+    check_files(folder, manifest)
+    directory = Path(settings.run.directory)
+    with _runtime_directory(directory):
+        return Supervisor(settings, folder.resolve(), manifest, directory).run()
+
+
+@contextmanager
+def _runtime_directory(directory: Path) -> Iterator[None]:
+    """Ours alone (0700) and locked while we live; swept of an earlier daemon's sockets."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stat = directory.stat()
+        if stat.st_uid != os.getuid() or stat.st_mode & 0o077:
+            raise Unavailable(f"[run] directory {directory} must belong to you alone: chown it, or chmod 700 {directory}")
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable(f"cannot use [run] directory {directory}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        pid = os.pread(lock, 20, 0).decode(errors="replace").strip()
+        os.close(lock)
+        raise Unavailable(
+            f"another daemon (pid {pid or 'unknown'}) runs in {directory}; stop it, or give this one its own [run] directory and "
+            "[front] socket"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    try:
+        _sweep_away(directory)
+        yield
+        _sweep_away(directory)
+    finally:
+        os.close(lock)
+
+
+def _sweep_away(directory: Path) -> None:
+    for pattern in ("control", "bytes.*", "sweeps.*", "boot.*.json"):
+        for path in directory.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+class Supervisor:
+    def __init__(self, settings: Settings, folder: Path, manifest: Manifest, directory: Path) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._manifest = manifest
+        self._directory = directory
+        self._restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
+        self._state: str = "starting"
+        self._why = ""
+        self._epoch = 0
+        self._exit_code = EXIT_OK
+        self._signals = 0
+        self._front: Process | None = None
+        self._engine: list[Process] = []
+        self._engine_since = 0.0
+        self._swept = False
+        self._sweeps = 0
+
+    def run(self) -> int:
+        began = time.monotonic()
+        self._catch_signals()
+        self._verdict: Verdict = probe(self._settings, self._folder, self._manifest, self._directory)
+        self._plan = plans.make(self._manifest, self._verdict.pool_bytes)
+        log.event(
+            _LOGGER, "planned", pool=self._plan.pool_bytes, resident=self._plan.resident_bytes,
+            streamed_per_sweep=self._plan.streamed_bytes, ring=self._plan.ring_bytes, context=self._verdict.max_context,
+            probe_s=round(time.monotonic() - began, 1),
+        )  # fmt: skip
+        self._logits_fd = pool.create(self._settings.front.max_sequences * self._verdict.vocabulary * 4, "potato-logits")
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._control = wire.control_router(self._context, self._directory)
+        try:
+            self._start_front()
+            self._start_engine()
+            self._watch()
+        finally:
+            self._end_all()
+            self._control.close()
+            self._context.term()
+        return self._exit_code
+
+    # starting
+
+    def _catch_signals(self) -> None:
+        """Handlers only record. Waking up needs no more: signals interrupt the poll."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._record_signal)
+
+    def _record_signal(self, _number: int, _frame: object) -> None:
+        self._signals += 1
+        if self._signals > 1:  # a second one does not wait for anything
+            for stage in self._stages():
+                stage.signal(signal.SIGKILL)
+            os._exit(130)
+
+    def _boot(self, plan: plans.Plan | None) -> Path:
+        facts = self._verdict.facts() | {
+            "resident_bytes": self._plan.resident_bytes,
+            "streamed_bytes": self._plan.streamed_bytes,
+            "weights_bytes": self._plan.resident_bytes + self._plan.streamed_bytes,
+        }
+        boot = Boot(self._epoch, str(self._directory), str(self._folder), self._settings, plan, facts)
+        path = self._directory / f"boot.{self._epoch}{'' if plan else '.front'}.json"
+        boot.write(path)
+        return path
+
+    def _start_front(self) -> None:
+        self._front = process.start("front", self._boot(None), {"logits": self._logits_fd})
+
+    def _start_engine(self) -> None:
+        self._epoch += 1
+        self._swept = False
+        self._engine_since = time.monotonic()
+        pool_fd = pool.create(self._plan.pool_bytes)
+        try:
+            boot = self._boot(self._plan)
+            self._engine = [
+                process.start("reader", boot, {"pool": pool_fd}),
+                process.start("worker", boot, {"pool": pool_fd, "logits": self._logits_fd}),
+            ]
+        finally:
+            os.close(pool_fd)  # the stages hold it now, and it goes with them
+
+    def _stages(self) -> list[Process]:
+        return ([self._front] if self._front else []) + self._engine
+
+    # watching
+
+    def _watch(self) -> None:
+        self._tell("starting", "")
+        while True:
+            if self._signals:
+                return
+            self._wait()
+            while (said := self._control.receive()) is not None:
+                self._heard(said[1])
+            for stage in self._stages():
+                if not stage.alive:
+                    self._ended(stage)
+                    break
+            if self._state == "stopping":
+                return
+            self._check_deadline()
+
+    def _wait(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._control.socket, zmq.POLLIN)
+        for stage in self._stages():
+            poller.register(stage.pidfd, zmq.POLLIN)
+        with suppress(zmq.error.ContextTerminated):
+            poller.poll(500)
+
+    def _heard(self, message: object) -> None:
+        stage = next((s for s in self._stages() if s.pid == getattr(message, "pid", -1)), None)
+        if stage is None:
+            return  # of an engine that is gone
+        if isinstance(message, Ready):
+            stage.ready = True
+            log.event(_LOGGER, f"{stage.name} is ready", pid=stage.pid, note=message.note)
+            if all(s.ready for s in self._stages()) and self._state in ("starting", "restarting"):
+                self._tell("up", "")
+                log.event(_LOGGER, "serving", epoch=self._epoch, model=self._folder.name, socket=self._settings.front.socket)
+                notify(READY="1", STATUS=f"serving {self._folder.name}")
+            elif stage is self._front:
+                self._tell(self._state, self._why)
+        elif isinstance(message, Failed):
+            stage.why = message.why
+        elif isinstance(message, Counted) and message.sweeps:
+            self._sweeps = message.sweeps
+            self._swept = True
+            self._restarts.swept()
+
+    def _check_deadline(self) -> None:
+        for stage in self._stages():
+            if not stage.ready and time.time() - stage.started > READY_S:
+                stage.why = f"{stage.name} was not ready after {READY_S:.0f} s"
+                stage.signal(signal.SIGKILL)
+
+    def _ended(self, stage: Process) -> None:
+        code = stage.reap(0)
+        self._drain_last_words()
+        why = stage.why or process.describe_end(stage.name, code)
+        log.event(_LOGGER, "a stage ended", level=logging.ERROR, stage=stage.name, code=code, why=why)
+        if stage is self._front:
+            self._front_ended(code, why)
+        else:
+            self._engine_ended(code, why)
+
+    def _drain_last_words(self) -> None:
+        deadline = time.monotonic() + 0.2
+        while time.monotonic() < deadline:
+            said = self._control.receive()
+            if said is None:
+                time.sleep(0.02)
+            else:
+                self._heard(said[1])
+
+    def _front_ended(self, code: int, why: str) -> None:
+        """Clients notice by the new boot id. Everything restarts: the KV belongs to sequences that nobody knows any more."""
+        assert self._front is not None
+        was_ready = self._front.ready
+        self._front = None
+        self._end_engine()
+        if code in EXITS_THAT_STAY or not was_ready or not self._restarts.died(time.monotonic()):
+            self._give_up(code, why)
+            return
+        self._state = "restarting"
+        self._start_front()
+        self._start_engine()
+
+    def _engine_ended(self, code: int, why: str) -> None:
+        ever_swept = self._sweeps > 0
+        self._end_engine()
+        if code in EXITS_THAT_STAY and not ever_swept:
+            self._give_up(code, why)
+        elif code in EXITS_THAT_STAY or not self._restarts.died(time.monotonic()):
+            log.event(_LOGGER, "degraded: the engine stays down", level=logging.ERROR, why=why)
+            self._tell("degraded", why)
+            notify(STATUS=f"degraded: {why}")
+        else:
+            self._tell("restarting", why)
+            self._start_engine()
+
+    def _give_up(self, code: int, why: str) -> None:
+        self._state = "stopping"
+        self._end_all()
+        raise (by_exit_code(code) if code > 0 else InternalError)(why)
+
+    def _tell(self, state: Any, why: str) -> None:
+        self._state, self._why = state, why
+        stages = tuple(StageProcess(s.name, s.pid, s.started) for s in self._stages())
+        stages = (StageProcess("supervisor", os.getpid(), _STARTED), *stages)
+        with suppress(zmq.ZMQError):  # a front that is not there yet is told when it says Ready
+            self._control.send(b"front", Engine(self._epoch, state, self._restarts.total, why, stages))
+
+    # ending
+
+    def _end_engine(self) -> None:
+        for stage in self._engine:
+            stage.signal(signal.SIGKILL)  # its pool and its KV are worth nothing without the other
+        for stage in self._engine:
+            stage.reap(GRACE_S)
+        self._engine = []
+
+    def _end_all(self) -> None:
+        notify(STOPPING="1")
+        if self._stages():
+            log.event(_LOGGER, "stopping", sweeps=self._sweeps)
+            self._tell("stopping", "the daemon is stopping")
+        for stage in self._stages():
+            with suppress(zmq.ZMQError):
+                self._control.send(stage.name.encode(), Stop())
+            stage.signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        for stage in self._stages():
+            stage.reap(max(0.0, deadline - time.monotonic()))
+        self._front, self._engine = None, []
+
+
+_STARTED: Final = time.time()
+

@@ -1,0 +1,86 @@
+"""``python -m potatod.worker.probe FOLDER SETTINGS``: what this machine does with this model, as one line of JSON. Then it ends.
+
+A short process, so that nothing which serves carries what only the probe needs. Exit codes as everywhere; the sentence is in "error".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import PreTrainedConfig
+
+from potatod import manifest as manifests
+from potatod.config import Settings
+from potatod.errors import EXIT_INTERNAL, EXIT_OK, PotatoError
+from potatod.manifest import Manifest
+from potatod.stage import die_with_parent
+from potatod.store import skeleton as skeletons
+
+from .rows import Grouping, find_grouping
+
+
+def main(argv: list[str]) -> int:
+    die_with_parent()
+    try:
+        said, code = find(Path(argv[0]), Settings.from_json(Path(argv[1]).read_text())), EXIT_OK
+    except PotatoError as error:
+        said, code = {"error": str(error)}, error.exit_code
+    except Exception as error:  # the process's top: whatever it is, say it and end
+        said, code = {"error": f"{type(error).__name__}: {error}"}, EXIT_INTERNAL
+        traceback.print_exc()
+    sys.stdout.write(json.dumps(said) + "\n")
+    return code
+
+
+def find(folder: Path, settings: Settings) -> dict[str, Any]:
+    """The fields of verdict.Findings."""
+    torch.set_num_threads(settings.worker.threads or os.cpu_count() or 1)
+    manifest = manifests.load(folder)
+    dtype = getattr(torch, manifest.dtype)
+    skeleton = skeletons.build(skeletons.load_config(folder), dtype)
+    worker_bytes = psutil.Process().memory_info().rss
+    grouping = Grouping(1, fixed=False)
+    if settings.worker.kernels == "invariant":
+        grouping = find_grouping(weight_shapes(manifest), dtype, torch.device("cpu"))
+    return {
+        "device": "cpu",
+        "grouping": {"rows": grouping.rows, "fixed": grouping.fixed},
+        "kv_bytes_per_token": kv_bytes_per_token(skeleton.model.config, dtype),
+        "max_positions": max_positions(skeleton.model.config),
+        "worker_bytes": worker_bytes,
+        "checked": "",
+    }
+
+
+def weight_shapes(manifest: Manifest) -> list[tuple[int, int]]:
+    """The distinct (out, in) shapes of the weight matrices that a sweep multiplies with."""
+    tensors = [t for s in manifest.shards if s.kind in ("layer", "head") for p in s.parts for t in p.tensors]
+    return sorted({(t.shape[-2], t.shape[-1]) for t in tensors if len(t.shape) >= 2})
+
+
+def kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Keys and values of one token, all layers. For models that cache latents this is what transformers stores for them."""
+    heads = getattr(config, "num_attention_heads", 1)
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(config.num_hidden_layers * 2 * kv_heads * width * dtype.itemsize)
+
+
+def max_positions(config: PreTrainedConfig) -> int:
+    """Tokens that the model was made for; 2^20 where nothing in its architecture limits them."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 1 << 20
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
