@@ -1,0 +1,36 @@
+# Everything a person needs from a checkout. Python 3.11+ and Linux; `make PYTHON=python3.12 demo` picks another one.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help demo test check bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+demo: $(STAMP) ## fetch a small model, serve it from disk with far too little RAM, ask it a question
+	@$(BIN)/python demo/demo.py
+
+test: $(STAMP) ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## lint, types and unit tests: what a change must pass before it is shown
+	$(BIN)/ruff check .
+	MYPYPATH=$(VENV)/typed $(BIN)/mypy -p potatod -p potato_client
+	$(BIN)/python -m pytest -q tests/unit
+
+bench: $(STAMP) ## measure; prints tables and writes bench-out/*.json
+	$(BIN)/python benchmarks/pipeline.py
+
+clean: ## remove the environment and everything fetched or prepared
+	rm -rf $(VENV) .cache build *.egg-info bench-out
+
+# The environment is made anew when what is installed changes. Exact versions: constraints.txt.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) …"
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@mkdir -p $(VENV)/typed && ln -sfn ../../potatod $(VENV)/typed/potatod && ln -sfn ../../client $(VENV)/typed/potato_client
+	@touch $@
