@@ -39,8 +39,8 @@ class Findings:
 
     #: "cpu" or "cuda:0 (name)"
     device: str
-    #: of rows.Grouping
-    grouping: dict[str, Any]
+    #: how linear layers group rows, by their weight's shape: (out, in, rows, fixed) each; see worker/rows.py
+    groupings: list[tuple[int, int, int, bool]]
     kv_bytes_per_token: int
     #: what the model was made for
     max_positions: int

@@ -55,34 +55,42 @@ class MaskRule:
         return mask
 
 
-def register() -> None:
-    """Make our attention known to transformers, in this process."""
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, _mask_rule)
+class PackedAttention:
+    """The attention function that transformers' layers call: stores new keys and values, attends piece by piece.
+
+    One per process, registered under NAME. ``batch`` is the pack of the sweep under way, set by the model before its forward pass:
+    not every family hands further arguments down to its attention.
+    """
+
+    def __init__(self) -> None:
+        self.batch: Batch | None = None
+        AttentionInterface.register(NAME, self)
+        AttentionMaskInterface.register(NAME, _mask_rule)
+
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: MaskRule | None,
+        **arguments: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """(1, tokens, heads, head_dim) for a query of (1, heads, tokens, head_dim), keys and values of the same tokens."""
+        batch = self.batch
+        assert batch is not None, "a forward pass without a batch"
+        eager = _family_attention(type(module))
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        outs = []
+        for piece in batch.pieces:
+            rows = slice(piece.first, piece.end)
+            piece.kv.append(layer, key[:, :, rows], value[:, :, rows])
+            outs.append(batch.attend(eager, module, query[:, :, rows], piece, layer, attention_mask, batch, arguments))
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1), None
 
 
 def _mask_rule(*, mask_function: Callable[..., torch.Tensor], use_vmap: bool = False, **_: Any) -> MaskRule:
     return MaskRule(mask_function, use_vmap)
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: MaskRule | None,
-    *,
-    potato: Batch,
-    **arguments: Any,
-) -> tuple[torch.Tensor, None]:
-    """(1, tokens, heads, head_dim) for a (1, heads, tokens, head_dim) query; keys and values have gone to the cache before."""
-    eager = _family_attention(type(module))
-    layer = _kv_layer(module)
-    pieces = [
-        potato.attend(eager, module, query[:, :, piece.first : piece.end], piece, layer, attention_mask, potato, arguments)
-        for piece in potato.pieces
-    ]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1), None
 
 
 _family: dict[type, Callable[..., Any]] = {}
@@ -94,16 +102,6 @@ def _family_attention(cls: type) -> Callable[..., Any]:
         forward: Any = inspect.unwrap(cls.forward)  # type: ignore[attr-defined]
         _family[cls] = forward.__globals__["eager_attention_forward"]
     return _family[cls]
-
-
-def _kv_layer(module: torch.nn.Module) -> int:
-    """The layer whose KV this attention reads: another one's where a family shares them."""
-    if getattr(module, "is_kv_shared_layer", False):
-        shared = getattr(module, "kv_shared_layer_index", None)
-        if isinstance(shared, int):
-            return shared
-    layer: int = module.layer_idx  # type: ignore[assignment]
-    return layer
 
 
 def attend_whole(

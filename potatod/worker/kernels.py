@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +31,10 @@ class Kernels:
     around: Callable[[], AbstractContextManager[Any]]
 
 
-def choose(name: str, config: PreTrainedConfig, grouping: Grouping) -> Kernels:
+def choose(name: str, config: PreTrainedConfig, groupings: Mapping[tuple[int, int], Grouping]) -> Kernels:
+    """The kernels of that name; ``groupings`` is the probe's table for linear layers."""
     if name == "reference":
         return Kernels(attention.attend_whole, lambda: AsTransformers(config), contextlib.nullcontext)
     if name == "fast":
         return Kernels(attention.attend_whole, Grown, contextlib.nullcontext)
-    if grouping == Grouping(1, fixed=False):
-        return Kernels(attention.attend_tiled, Grown, contextlib.nullcontext)
-    return Kernels(attention.attend_tiled, Grown, lambda: GroupedRows(grouping))
+    return Kernels(attention.attend_tiled, Grown, lambda: GroupedRows(groupings))

@@ -1,7 +1,7 @@
-"""KV: the keys and values of every sequence, and the cache object that transformers' layers write them through.
+"""KV: the keys and values of every sequence.
 
-transformers sees one packed sequence of all new tokens, ``[1, tokens]``. Its layers hand us their new keys and values, we hand each
-:class:`Piece` of the pack to the sequence it belongs to. Two ways of storing them, by ``[worker] kernels``:
+transformers sees one packed sequence of all new tokens, ``[1, tokens]``; each :class:`Piece` of the pack belongs to one sequence, and our
+attention stores its keys and values there. Two ways of storing them, by ``[worker] kernels``:
 
 - :class:`Grown` (invariant, fast): one tensor per layer that grows in whole key blocks, zeros beyond the last token;
 - :class:`AsTransformers` (reference): transformers' own DynamicCache, so that shapes are the same as there.
@@ -106,21 +106,18 @@ class Batch:
 
 
 class PackedCache(Cache):
-    """What transformers' model takes for its ``past_key_values``: hands each piece of the pack to its sequence."""
+    """What transformers' model takes for its ``past_key_values``. It keeps nothing and gives back what it gets: new keys and values
+    reach our attention unchanged, and there they are stored with the sequence they belong to. Positions come with the
+    sweep and masks are made per piece, so the answers below only have to be harmless.
+    """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self) -> None:
         super().__init__(layers=[])
-        self._batch = batch
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        for piece in self._batch.pieces:
-            rows = slice(piece.first, piece.end)
-            piece.kv.append(layer_idx, key_states[:, :, rows], value_states[:, :, rows])
         return key_states, value_states
-
-    # Positions come with the sweep and masks are made per piece, so these answers only have to be harmless.
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0

@@ -22,7 +22,7 @@ from potatod.errors import InternalError, ModelDataError
 from potatod.manifest import Manifest, Part
 from potatod.store.skeleton import Skeleton
 
-from . import attention
+from .attention import NAME, PackedAttention
 from .kv import Batch, PackedCache
 from .weights import Bound, Group, Lender, bind_views, groups_of
 
@@ -32,19 +32,20 @@ class Model:
 
     def __init__(
         self, skeleton: Skeleton, manifest: Manifest, folder: Path, lender: Lender, device: torch.device,
-        layer_done: Callable[[int], None],
+        attend: PackedAttention, layer_done: Callable[[int], None],
     ) -> None:  # fmt: skip
         self._skeleton = skeleton
         self._model = skeleton.model
         self._lender = lender
         self._device = device
+        self._attention = attend
         self._layer_done = layer_done
         self._groups = groups_of(manifest)
         self._bands = sum(group.layer is None for group in self._groups)
         self._under_way: Iterator[list[Bound]] | None = None
         self._head = self._model.get_submodule(skeleton.head_name.rpartition(".")[0])
         self._places = [_places(layer) for layer in skeleton.layers]
-        self._model.set_attn_implementation(attention.NAME)
+        self._model.set_attn_implementation(NAME)
         bind_outside(self._model, skeleton, manifest, folder, device)
         for number, layer in enumerate(skeleton.layers):
             layer.register_forward_pre_hook(lambda *_, number=number: self._enter(number))
@@ -54,14 +55,15 @@ class Model:
     def forward(self, tokens: Sequence[int], positions: Sequence[int], wanted: Sequence[int], batch: Batch) -> torch.Tensor:
         """Logits ``(len(wanted), vocabulary)`` in the model's dtype, of the wanted rows of the pack."""
         self._under_way = self._sweep()
+        self._attention.batch = batch
         out = self._model(
             input_ids=torch.tensor([tokens], device=self._device),
             position_ids=torch.tensor([positions], device=self._device),
-            past_key_values=PackedCache(batch),
+            past_key_values=PackedCache(),
             use_cache=True,
             logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self._device),
-            potato=batch,
         )
+        self._attention.batch = None
         if next(self._under_way, None) is not None:
             raise InternalError("transformers' forward pass left out a layer: its result is not this model's")
         logits: torch.Tensor = out.logits[0]

@@ -23,7 +23,7 @@ from potatod.manifest import Manifest
 from potatod.stage import die_with_parent
 from potatod.store import skeleton as skeletons
 
-from .rows import Grouping, find_grouping
+from .rows import find_groupings
 
 
 def main(argv: list[str]) -> int:
@@ -46,12 +46,12 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     dtype = getattr(torch, manifest.dtype)
     skeleton = skeletons.build(skeletons.load_config(folder), dtype)
     worker_bytes = psutil.Process().memory_info().rss
-    grouping = Grouping(1, fixed=False)
+    groupings = {}
     if settings.worker.kernels == "invariant":
-        grouping = find_grouping(weight_shapes(manifest), dtype, torch.device("cpu"))
+        groupings = find_groupings(weight_shapes(manifest), dtype, torch.device("cpu"))
     return {
         "device": "cpu",
-        "grouping": {"rows": grouping.rows, "fixed": grouping.fixed},
+        "groupings": [[*shape, grouping.rows, grouping.fixed] for shape, grouping in groupings.items()],
         "kv_bytes_per_token": kv_bytes_per_token(skeleton.model.config, dtype),
         "max_positions": max_positions(skeleton.model.config),
         "worker_bytes": worker_bytes,

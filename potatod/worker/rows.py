@@ -1,13 +1,14 @@
 """Linear layers whose rows do not depend on how many rows there are.
 
 A matrix product of one row may be computed by another kernel than one of two, and a row in a full group of four by another than a row in
-the remainder. So in ``invariant`` mode rows are padded to whole groups (of a size that the probe found to be enough on this processor), or,
-where nothing is enough, every product is made of exactly one group at a time.
+the remainder; how large a group must be depends on the processor, the dtype and the weight's shape (narrow weights are the worst).
+So in ``invariant`` mode rows are padded to whole groups, of the size that the probe found to be enough for that shape on this processor.
+Where nothing was enough, or nothing was tried, every product is made of exactly FIXED rows at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,8 +20,10 @@ from torch.overrides import TorchFunctionMode
 GROUPS: Final = (1, 2, 4, 8, 16)
 #: The group where none of them makes rows independent: then every product has exactly so many rows.
 FIXED: Final = 16
-#: Numbers of rows that the probe compares.
+#: Numbers of rows that the probe compares; for large weights those up to _FEW.
 TRIED_ROWS: Final = (1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 31, 32, 48, 64, 65, 96, 128, 160)
+_FEW: Final = 32
+_LARGE: Final = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +34,56 @@ class Grouping:
     fixed: bool
 
 
-class GroupedRows(TorchFunctionMode):
-    """While entered, every product of rows with a weight matrix is computed by :class:`Grouping`'s rule."""
+#: What is always right.
+BY_FIXED: Final = Grouping(FIXED, fixed=True)
 
-    def __init__(self, grouping: Grouping) -> None:
+
+class GroupedRows(TorchFunctionMode):
+    """While entered, every product of rows with a weight matrix is computed in groups.
+
+    ``table`` has the grouping for linear layers by their weight's (out, in) shape; everything else is computed FIXED rows at a time.
+    """
+
+    def __init__(self, table: Mapping[tuple[int, int], Grouping]) -> None:
         super().__init__()
-        self._grouping = grouping
+        self._table = table
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func is functional.linear and len(args) >= 2:
-            return grouped(self._grouping, lambda x: func(x, *args[1:], **kwargs), args[0])
+            grouping = self._table.get(tuple(args[1].shape), BY_FIXED)
+            return grouped(grouping, lambda x: func(x, *args[1:], **kwargs), args[0])
         if func in _MATMULS and len(args) == 2 and args[1].dim() == 2:
-            return grouped(self._grouping, lambda x: func(x, args[1]), args[0])
+            return grouped(BY_FIXED, lambda x: func(x, args[1]), args[0])
+        if func in _BATCHED and len(args) == 2 and args[0].dim() == args[1].dim() == 3:  # experts, all tokens each
+            return _grouped_batches(lambda x: func(x, args[1]), args[0])
         if func is torch.addmm and len(args) == 3 and args[0].dim() == 1:
-            return grouped(self._grouping, lambda x: func(args[0], x, args[2], **kwargs), args[1])
+            return grouped(BY_FIXED, lambda x: func(args[0], x, args[2], **kwargs), args[1])
+        if func in _ELEMENTWISE and args and args[0].numel() % VECTOR:
+            return _by_whole_vectors(lambda x: func(x, *args[1:], **kwargs), args[0])
         return func(*args, **kwargs)
 
 
 _MATMULS: Final = frozenset({torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm})
+_BATCHED: Final = frozenset({torch.bmm, torch.Tensor.bmm, *_MATMULS})
+
+#: Elementwise functions are computed in whole vectors by one implementation and in the remainder by another. This many elements are
+#: whole vectors on every processor.
+VECTOR: Final = 64
+_ELEMENTWISE: Final = frozenset(
+    {
+        torch.sigmoid, torch.Tensor.sigmoid, functional.sigmoid, torch.tanh, torch.Tensor.tanh, functional.tanh, torch.exp,
+        torch.Tensor.exp, functional.silu, functional.gelu, functional.softplus,
+    }
+)  # fmt: skip
+
+
+def _by_whole_vectors(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """``function(x)`` of an elementwise function, no element in a remainder."""
+    flat = x.reshape(-1)
+    return function(functional.pad(flat, (0, -flat.numel() % VECTOR)))[: flat.numel()].view(x.shape)
 
 
 def grouped(grouping: Grouping, product: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -70,22 +102,38 @@ def grouped(grouping: Grouping, product: Callable[[torch.Tensor], torch.Tensor],
     return out[:rows].reshape(*x.shape[:-1], out.shape[-1])
 
 
-def find_grouping(shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device) -> Grouping:
-    """The smallest grouping that makes rows independent for weights of these (out, in) shapes on this processor."""
+def _grouped_batches(product: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """``product(x)`` for x of shape (batches, rows, width), FIXED rows of every batch at a time."""
+    rows = x.shape[1]
+    padded = functional.pad(x, (0, 0, 0, -rows % FIXED))
+    return torch.cat([product(group) for group in padded.split(FIXED, dim=1)], dim=1)[:, :rows].contiguous()
+
+
+def find_groupings(
+    shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device
+) -> dict[tuple[int, int], Grouping]:
+    """For linear layers with weights of these (out, in) shapes: the smallest grouping that makes rows independent here."""
+    return {shape: _find_grouping(shape, dtype, device) for shape in shapes}
+
+
+def _find_grouping(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Grouping:
     candidates = list(GROUPS)
-    for index, (out_width, in_width) in enumerate(shapes):
-        generator = torch.Generator().manual_seed(index)
-        weight = (torch.randn(out_width, in_width, generator=generator) / in_width**0.5).to(device, dtype)
-        x = torch.randn(max(TRIED_ROWS), in_width, generator=generator).to(device, dtype)
-        candidates = [size for size in candidates if _independent(x, weight, size)]
-    return Grouping(candidates[0], fixed=False) if candidates else Grouping(FIXED, fixed=True)
+    size = shape[0] * shape[1]
+    tried = [rows for rows in TRIED_ROWS if size < _LARGE or rows <= _FEW]
+    # Differences are one bit in few rows: small shapes, which show fewest, are tried more often.
+    for draw in range(max(1, min(16, _LARGE // size))):
+        generator = torch.Generator().manual_seed(draw)
+        weight = (torch.randn(*shape, generator=generator) / shape[1] ** 0.5).to(device, dtype)
+        x = torch.randn(max(tried), shape[1], generator=generator).to(device, dtype)
+        candidates = [rows for rows in candidates if _independent(x, weight, rows, tried)]
+    return Grouping(candidates[0], fixed=False) if candidates else BY_FIXED
 
 
-def _independent(x: torch.Tensor, weight: torch.Tensor, size: int) -> bool:
+def _independent(x: torch.Tensor, weight: torch.Tensor, size: int, tried: Sequence[int]) -> bool:
     """Whether any number of whole groups, and any place in its group, gives each row the bits it has in one group alone."""
     grouping = Grouping(size, fixed=False)
-    alone = torch.cat([functional.linear(group, weight) for group in x.split(size)])
-    for rows in TRIED_ROWS:
+    alone = torch.cat([grouped(grouping, lambda y: functional.linear(y, weight), group) for group in x.split(size)])
+    for rows in tried:
         for first in {0, min(1, len(x) - rows)}:
             out = grouped(grouping, lambda y: functional.linear(y, weight), x[first : first + rows])
             if not torch.equal(out, alone[first : first + rows]):

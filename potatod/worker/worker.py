@@ -18,7 +18,8 @@ from potatod.pool import Pool
 from potatod.stage import Stage
 from potatod.store import skeleton as skeletons
 
-from . import attention, kernels
+from . import kernels
+from .attention import PackedAttention
 from .kv import Batch, Piece, SequenceKV
 from .model import Model
 from .rows import Grouping
@@ -61,13 +62,11 @@ class Worker:
         self._arrivals = Arrivals(reader, boot.plan, self._wait_for_bytes)
         self._bytes_poller = _poller(reader.socket, stage.control.socket)
         self._sweeps_poller = _poller(self._front.socket, stage.control.socket)
-        attention.register()
         skeleton = skeletons.build(config, getattr(torch, manifest.dtype))
-        self._kernels = kernels.choose(
-            boot.settings.worker.kernels, skeleton.model.config, Grouping(**boot.verdict["grouping"])
-        )
+        groupings = {(out, width): Grouping(rows, fixed) for out, width, rows, fixed in boot.verdict["groupings"]}
+        self._kernels = kernels.choose(boot.settings.worker.kernels, skeleton.model.config, groupings)
         lender = PoolLender(Pool(stage.fds["pool"]), self._arrivals, boot.plan)
-        self._model = Model(skeleton, manifest, folder, lender, torch.device("cpu"), self._layer_done)
+        self._model = Model(skeleton, manifest, folder, lender, torch.device("cpu"), PackedAttention(), self._layer_done)
         self._logits = _logits_region(stage.fds["logits"], boot.verdict["vocabulary"])
         self._sequences: dict[int, SequenceKV] = {}
         self._sweep_number = 0
