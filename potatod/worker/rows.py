@@ -61,7 +61,7 @@ class GroupedRows(TorchFunctionMode):
             return _grouped_batches(lambda x: func(x, args[1]), args[0])
         if func is torch.addmm and len(args) == 3 and args[0].dim() == 1:
             return grouped(BY_FIXED, lambda x: func(args[0], x, args[2], **kwargs), args[1])
-        if func in _ELEMENTWISE and args and args[0].numel() % VECTOR:
+        if func in _ELEMENTWISE and args and not _whole(args[0]):
             return _by_whole_vectors(lambda x: func(x, *args[1:], **kwargs), args[0])
         return func(*args, **kwargs)
 
@@ -69,21 +69,32 @@ class GroupedRows(TorchFunctionMode):
 _MATMULS: Final = frozenset({torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm})
 _BATCHED: Final = frozenset({torch.bmm, torch.Tensor.bmm, *_MATMULS})
 
-#: Elementwise functions are computed in whole vectors by one implementation and in the remainder by another. This many elements are
-#: whole vectors on every processor.
+#: Elementwise functions have one implementation for whole vectors and another for the remainder, of a row as of a thread's share.
+#: This many elements are whole vectors on every processor, and up to _ONE_THREAD of them are one thread's share.
 VECTOR: Final = 64
+_ONE_THREAD: Final = 32768
 _ELEMENTWISE: Final = frozenset(
     {
         torch.sigmoid, torch.Tensor.sigmoid, functional.sigmoid, torch.tanh, torch.Tensor.tanh, functional.tanh, torch.exp,
-        torch.Tensor.exp, functional.silu, functional.gelu, functional.softplus,
+        torch.Tensor.exp, functional.silu, functional.gelu, functional.softplus, torch.cos, torch.Tensor.cos, torch.sin,
+        torch.Tensor.sin, torch.erf, torch.Tensor.erf,
     }
 )  # fmt: skip
 
 
+def _whole(x: torch.Tensor) -> bool:
+    """Whether an elementwise function of x has no remainder anywhere."""
+    return x.numel() % VECTOR == 0 and x.numel() <= _ONE_THREAD and x.is_contiguous()
+
+
 def _by_whole_vectors(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """``function(x)`` of an elementwise function, no element in a remainder."""
+    """``function(x)`` of an elementwise function, without remainders."""
     flat = x.reshape(-1)
-    return function(functional.pad(flat, (0, -flat.numel() % VECTOR)))[: flat.numel()].view(x.shape)
+    size = flat.numel()
+    if size % VECTOR:
+        flat = functional.pad(flat, (0, -size % VECTOR))
+    shares = [function(share) for share in flat.split(_ONE_THREAD)]
+    return (shares[0] if len(shares) == 1 else torch.cat(shares))[:size].view(x.shape)
 
 
 def grouped(grouping: Grouping, product: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
