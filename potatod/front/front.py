@@ -1,0 +1,167 @@
+"""The front's loop: whatever arrives is acted on, then the next sweep goes out. Nothing in here waits but the poll."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import secrets
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from potato_client.protocol import VANISHED_S, Cancel, Generate, Status
+from potatod.messages import Engine, LayerDone
+from potatod.stage import Stage
+
+from .admission import Admission
+from .answers import Answers, EngineNow
+from .engine_link import EngineLink
+from .refusal import Refusal
+from .report import Reporter
+from .scheduler import Scheduler
+from .server import Server
+from .sweep_times import SweepTimes
+
+#: Nothing waits longer than this without looking whether it should stop.
+_PATIENCE_MS: Final = 250
+#: Client frames between two looks at the engine.
+_FRAMES_PER_TURN: Final = 64
+#: For the last messages, when the front ends.
+_LINGER_MS: Final = 500
+
+
+def work(stage: Stage) -> None:
+    """Serve clients for ever; returns when the supervisor says Stop."""
+    Front(stage).run()
+
+
+class Front:
+    def __init__(self, stage: Stage, vanished_s: float = VANISHED_S) -> None:
+        began = time.monotonic()
+        boot, limits = stage.boot, stage.boot.settings.front
+        boot_id = secrets.token_hex(8)
+        daemon = f"potatod {importlib.metadata.version('potato-lm')}"
+        self._stage = stage
+        self._layers = int(boot.verdict["layers"])
+        self._layers_done = 0
+        self._counted = (0.0, 0)
+        self._poller = zmq.Poller()
+        self._scheduler = Scheduler(
+            max_sequences=limits.max_sequences,
+            max_queue=limits.max_queue,
+            prefill_chunk=boot.verdict.get("prefill_chunk", 512),
+        )
+        self._admission = Admission(Path(boot.model), boot.settings.sampling, boot.verdict["max_context"])
+        self._times = SweepTimes()
+        self._engine = EngineLink(
+            stage.context, stage.directory, stage.fds["logits"], boot.verdict["vocabulary"], self._poller, self._times
+        )
+        self._server = Server(
+            stage.context,
+            limits.socket,
+            boot=boot_id,
+            daemon=daemon,
+            model=Path(boot.model).name,
+            max_context_tokens=self._admission.max_context,
+            vanished_s=vanished_s,
+        )
+        self._answers = Answers(self._scheduler, self._times, self._admission.end_ids, self._server.send, stage.logger)
+        self._reporter = Reporter(boot, boot_id, daemon)
+        for socket in (self._server.socket, stage.control.socket):
+            self._poller.register(socket, zmq.POLLIN)
+        stage.ready(f"tokenizer loaded, {limits.socket} bound in {time.monotonic() - began:.1f} s")
+
+    def run(self) -> None:
+        while not self._stage.stopping:
+            self._poller.poll(_PATIENCE_MS)
+            for order in self._stage.orders():
+                if isinstance(order, Engine):
+                    self._engine_is(order)
+            self._hear_engine()
+            self._send_sweep()
+            for identity, message in self._server.receive(_FRAMES_PER_TURN):
+                self._asked(identity, message)
+            self._answers.cancel_where(self._server.vanished)
+            self._send_sweep()
+            self._answers.say_progress(self._now())
+            self._count()
+        self._answers.fail_all(Refusal("stopping", "the daemon is stopping; ask again when it is back"))
+        self._engine.close()
+        self._server.close(_LINGER_MS)
+
+    # the engine's side
+
+    def _engine_is(self, engine: Engine) -> None:
+        if self._engine.update(engine):
+            self._scheduler.restarted()
+            self._layers_done = 0
+        refusal = self._refusal()
+        if refusal is not None:
+            self._answers.fail_all(refusal)
+
+    def _refusal(self) -> Refusal | None:
+        """Why nothing can be asked of this daemon now; None where it can."""
+        engine = self._engine.engine
+        if engine.state == "degraded":
+            return Refusal("degraded", f"the engine stays down until the daemon is restarted: {engine.why}"[:2000])
+        if engine.state == "stopping" or self._stage.stopping:
+            return Refusal("stopping", "the daemon is stopping; ask again when it is back")
+        return None
+
+    def _hear_engine(self) -> None:
+        for said in self._engine.receive():
+            if isinstance(said, LayerDone):
+                self._layers_done = said.layers_done
+            else:
+                self._layers_done = 0
+                self._answers.swept(said, self._engine.logits)
+
+    def _send_sweep(self) -> None:
+        if self._engine.up and (sweep := self._scheduler.compose(self._engine.epoch)) is not None:
+            self._engine.send(sweep, self._scheduler.drops())
+            self._answers.taken(sweep)
+
+    def _now(self) -> EngineNow:
+        return EngineNow(self._engine.up, self._layers_done, self._layers, self._engine.under_way_s)
+
+    def _count(self) -> None:
+        """Tells the supervisor, about once a second while sweeps move."""
+        at, sweeps = self._counted
+        times, now = self._times, time.monotonic()
+        if times.sweeps != sweeps and now - at >= 1:
+            self._counted = (now, times.sweeps)
+            self._stage.counted(sweeps=times.sweeps, read_bytes=times.read_bytes)
+
+    # the clients' side
+
+    def _asked(self, identity: bytes, message: Any) -> None:
+        request = getattr(message, "request", None)
+        job = getattr(message, "job", None)
+        try:
+            if isinstance(message, Generate):
+                self._generate(identity, message)
+            elif isinstance(message, Cancel):
+                self._answers.cancel(message.job, identity)
+            elif isinstance(message, Status):
+                self._server.send(identity, self._report(message.request))
+        except Refusal as refusal:
+            self._server.send(identity, refusal.to(request=request, job=job))
+            self._stage.log("refused", level=logging.WARNING, code=refusal.code, why=refusal.message)
+        except (
+            Exception
+        ) as error:  # a request's top: whatever a prompt does to a tokenizer or a template, the daemon lives
+            self._stage.logger.exception("a request failed")
+            why = Refusal("internal", f"this request failed: {type(error).__name__}: {error}"[:500])
+            self._server.send(identity, why.to(request=request, job=job))
+
+    def _generate(self, identity: bytes, ask: Generate) -> None:
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
+        self._answers.accept(identity, ask.request, self._admission.admit(ask))
+
+    def _report(self, request: int) -> Any:
+        running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
+        return self._reporter.report(request, self._engine.engine, self._times, running, waiting)

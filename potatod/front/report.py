@@ -1,0 +1,87 @@
+"""What ``status`` shows: the daemon, its model, its engine, its queue, its stages."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from potato_client.protocol import EngineReport, ModelReport, QueueReport, Report, StageReport
+from potatod.messages import Engine, StageProcess
+from potatod.stage import Boot
+
+from .sweep_times import SweepTimes
+
+
+class Reporter:
+    """Knows what does not change while the front lives; the rest is given for each report."""
+
+    def __init__(self, boot: Boot, boot_id: str, daemon: str) -> None:
+        verdict = boot.verdict
+        self._boot_id = boot_id
+        self._daemon = daemon
+        self._started = time.time()
+        self._device = str(verdict["device"])
+        self._kernels = str(verdict["kernels"])
+        self._max_running = boot.settings.front.max_sequences
+        self._max_waiting = boot.settings.front.max_queue
+        self._model = _model(Path(boot.model).name, verdict)
+
+    def report(self, request: int, engine: Engine, times: SweepTimes, running: int, waiting: int) -> Report:
+        return Report(
+            request=request,
+            daemon=self._daemon,
+            boot=self._boot_id,
+            uptime_s=time.time() - self._started,
+            model=self._model,
+            engine=self._engine(engine, times),
+            queue=QueueReport(running, waiting, self._max_running, self._max_waiting),
+            stages=tuple(_stage(process) for process in self._processes(engine)),
+        )
+
+    def _engine(self, engine: Engine, times: SweepTimes) -> EngineReport:
+        return EngineReport(
+            state=engine.state,
+            epoch=engine.epoch,
+            restarts=engine.restarts,
+            device=self._device,
+            kernels=self._kernels,
+            sweeps=times.sweeps,
+            why=engine.why,
+            s_per_sweep=times.s_per_sweep,
+            disk_bytes_per_s=times.disk_bytes_per_s,
+            disk_limit_bytes_per_s=times.disk_limit_bytes_per_s,
+        )
+
+    def _processes(self, engine: Engine) -> list[StageProcess]:
+        """The supervisor's list, and in any case the supervisor and this process."""
+        known = {process.pid for process in engine.stages}
+        own = [("supervisor", os.getppid()), ("front", os.getpid())]
+        return [*(StageProcess(name, pid, 0.0) for name, pid in own if pid not in known), *engine.stages]
+
+
+def _model(name: str, verdict: dict[str, Any]) -> ModelReport:
+    return ModelReport(
+        name=name,
+        architecture=str(verdict["architecture"]),
+        dtype=str(verdict["dtype"]),
+        layers=int(verdict["layers"]),
+        weights_bytes=int(verdict["weights_bytes"]),
+        resident_bytes=int(verdict["resident_bytes"]),
+        streamed_bytes_per_sweep=int(verdict["streamed_bytes"]),
+    )
+
+
+def _stage(stage: StageProcess) -> StageReport:
+    """A process may end between two lines of this; then it is reported as gone."""
+    try:
+        process = psutil.Process(stage.pid)
+        with process.oneshot():
+            started = stage.started or process.create_time()
+            state = {psutil.STATUS_ZOMBIE: "dead", psutil.STATUS_STOPPED: "stopped"}.get(process.status(), "up")
+            return StageReport(stage.name, stage.pid, state, process.memory_info().rss, time.time() - started)
+    except psutil.Error:
+        return StageReport(stage.name, stage.pid, "gone", 0, 0.0)

@@ -1,0 +1,173 @@
+"""Which tokens go into the next sweep. Pure: no clock, no socket, no text.
+
+    waiting (FIFO) ──a place is free──▶ running ──▶ compose() ─▶ Sweep ─▶ worker ─▶ Rows ─▶ completed()
+                                           ▲                                                   │ wanted rows
+                                           └──────────────── append(token) ◀── sampler ◀───────┘
+
+A sweep costs one pass over the weights whatever it computes, so every running sequence that has one token to feed takes
+part in each; what is left to prefill shares a bounded number of tokens per sweep, first come first served. A sequence
+counts the tokens whose KV the worker holds (``held``). That is the only thing an engine's death changes: ``held``
+becomes 0 and the same rule prefills prompt and answer again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from potatod.messages import Row, Step, Sweep
+
+
+class QueueFull(Exception):
+    """Every place in the queue is taken."""
+
+
+@dataclass(slots=True)
+class Sequence:
+    """Token ids inside the engine: a prompt and what has been sampled after it."""
+
+    id: int
+    tokens: list[int]
+    #: whether sampling needs the logits, or the likeliest token is enough
+    needs_logits: bool = False
+    #: tokens, from the start, whose KV the worker holds
+    held: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Tokens that the worker has not seen."""
+        return len(self.tokens) - self.held
+
+
+class Scheduler:
+    """The queue, the running sequences and the one sweep that may be under way."""
+
+    def __init__(self, *, max_sequences: int, max_queue: int, prefill_chunk: int = 512) -> None:
+        self._max_sequences = max_sequences
+        self._max_queue = max_queue
+        self._prefill_chunk = prefill_chunk
+        self._waiting: deque[Sequence] = deque()
+        #: in the order of arrival
+        self._running: dict[int, Sequence] = {}
+        self._in_flight: Sweep | None = None
+        self._number = 0
+        #: ids whose KV the worker may still hold
+        self._dropped: list[int] = []
+
+    # the queue
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        return tuple(self._running)
+
+    @property
+    def waiting(self) -> tuple[int, ...]:
+        return tuple(sequence.id for sequence in self._waiting)
+
+    @property
+    def in_flight(self) -> Sweep | None:
+        return self._in_flight
+
+    def add(self, sequence: Sequence) -> int:
+        """Queues it; returns its place (0: it takes part in the next sweep). Raises :class:`QueueFull`."""
+        assert sequence.tokens, "a sequence starts with a prompt"
+        assert sequence.held == 0, "a new sequence is one that no worker has seen"
+        self._promote()
+        if len(self._running) < self._max_sequences:
+            self._running[sequence.id] = sequence
+            return 0
+        if len(self._waiting) >= self._max_queue:
+            raise QueueFull
+        self._waiting.append(sequence)
+        return len(self._waiting)
+
+    def remove(self, sequence_id: int) -> None:
+        """It is finished, failed or cancelled. A sweep that it is part of goes on; its row will be ignored."""
+        sequence = self._running.pop(sequence_id, None)
+        if sequence is None:
+            self._waiting = deque(s for s in self._waiting if s.id != sequence_id)
+        elif sequence.held or self._takes_part(sequence_id):
+            self._dropped.append(sequence_id)
+
+    def sweeps_to_go(self, sequence_id: int) -> int:
+        """Sweeps until this running sequence has its next token, the one under way or next included."""
+        ahead = 0
+        for sequence in self._running.values():
+            ahead += sequence.pending if sequence.pending > 1 else 0
+            if sequence.id == sequence_id:
+                break
+        return max(1, -(-ahead // self._prefill_chunk))
+
+    # sweeps
+
+    def drops(self) -> tuple[int, ...]:
+        """Ids the worker must forget; said before the next sweep. Each is returned once."""
+        dropped, self._dropped = tuple(self._dropped), []
+        return dropped
+
+    def compose(self, epoch: int) -> Sweep | None:
+        """The next sweep, now under way; None while one is, or while there is nothing to compute."""
+        if self._in_flight is not None:
+            return None
+        self._promote()
+        steps = tuple(self._steps())
+        if not steps:
+            return None
+        self._number += 1
+        self._in_flight = Sweep(epoch, self._number, steps)
+        return self._in_flight
+
+    def completed(self, number: int, rows: Iterable[Row]) -> list[tuple[int, Row]]:
+        """The sweep under way is done: what it computed is held; returns the rows of sequences that still run.
+
+        Rows of any other sweep are dropped (an empty list). Every row must be answered by :meth:`append` or
+        :meth:`remove`.
+        """
+        sweep = self._in_flight
+        if sweep is None or sweep.number != number:
+            return []
+        self._in_flight = None
+        for step in sweep.steps:
+            if step.sequence in self._running:
+                self._running[step.sequence].held = step.start + len(step.tokens)
+        return [(row.sequence, row) for row in rows if row.sequence in self._running]
+
+    def append(self, sequence_id: int, token: int) -> None:
+        """The sampled token; it is fed in the next sweep."""
+        sequence = self._running[sequence_id]
+        assert sequence.pending == 0, "a token was sampled before everything before it was computed"
+        sequence.tokens.append(token)
+
+    def restarted(self) -> None:
+        """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
+        self._in_flight = None
+        self._dropped.clear()
+        for sequence in self._running.values():
+            sequence.held = 0
+
+    def _promote(self) -> None:
+        while self._waiting and len(self._running) < self._max_sequences:
+            sequence = self._waiting.popleft()
+            self._running[sequence.id] = sequence
+
+    def _steps(self) -> Iterable[Step]:
+        budget = self._prefill_chunk
+        for sequence in self._running.values():
+            count = sequence.pending
+            if count > 1:  # prefill, bounded by what is left of this sweep's share
+                count = min(count, budget)
+                budget -= count
+            if count:
+                yield _step(sequence, count)
+
+    def _takes_part(self, sequence_id: int) -> bool:
+        return self._in_flight is not None and any(step.sequence == sequence_id for step in self._in_flight.steps)
+
+
+def _step(sequence: Sequence, count: int) -> Step:
+    end = sequence.held + count
+    tokens = tuple(sequence.tokens[sequence.held : end])
+    if end < len(sequence.tokens):
+        return Step(sequence.id, sequence.held, tokens, "nothing")
+    return Step(sequence.id, sequence.held, tokens, "logits" if sequence.needs_logits else "argmax")

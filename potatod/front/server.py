@@ -1,0 +1,185 @@
+"""The daemon's end of the public protocol: frames in, messages out, and who the clients are.
+
+Nothing a client sends or fails to do may stop the loop: frames are bounded before they are parsed, a bad one is
+answered with Refused, what a client sends too fast is dropped, one that does not read is forgotten. What a message asks
+for is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from potato_client.codec import MAX_FRAME_BYTES, BadFrame
+from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, VANISHED_S, Alive, Hello, Refused, Welcome
+from potatod.errors import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE
+
+from .socket_lock import SocketLock
+
+#: A peer that sends a larger one is disconnected; up to here it is told why its frame is refused.
+_MAX_MESSAGE_BYTES: Final = 2 * MAX_FRAME_BYTES
+#: Frames that lie between a client and us before it must wait.
+_RECEIVE_FRAMES: Final = 8
+#: Messages that a client may leave unread; then it has vanished.
+_SEND_MESSAGES: Final = 1024
+_HANDSHAKE_MS: Final = 5000
+#: Of one client: so many frames at once, and so many a second from then on.
+_BURST_FRAMES: Final = 256
+_FRAMES_PER_S: Final = 64.0
+#: Peers that we remember; beyond it the one silent for longest goes.
+_MAX_CLIENTS: Final = 1024
+
+
+@dataclass(slots=True)
+class Client:
+    heard_at: float
+    #: what it called itself in Hello; None before that
+    name: str | None = None
+    #: frames it may still send now
+    allowance: float = field(default=_BURST_FRAMES)
+    #: whether it has been told that its frames are being dropped
+    warned: bool = False
+
+
+class Server:
+    """A bound ROUTER socket and what is known of its peers. ZeroMQ tells nobody when a peer leaves; silence must do."""
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        endpoint: str,
+        *,
+        boot: str,
+        daemon: str,
+        model: str,
+        max_context_tokens: int,
+        vanished_s: float = VANISHED_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.boot = boot
+        self._welcome = Welcome(PROTOCOL_VERSION, boot, daemon, model, max_context_tokens)
+        self._vanished_s = vanished_s
+        self._clock = clock
+        self._clients: dict[bytes, Client] = {}
+        os.umask(0o077)
+        self._lock = SocketLock(Path(endpoint.removeprefix("ipc://")))
+        self.socket = _router(context)
+        self.socket.bind(endpoint)
+
+    def receive(self, at_most: int) -> Iterator[tuple[bytes, Any]]:
+        """``(identity, message)`` from greeted clients: everything but Hello and Alive, which are answered here.
+
+        Reads at most so many frames, so that a flood does not keep the sweeps waiting.
+        """
+        for _ in range(at_most):
+            try:
+                identity, *frames = self.socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            message = self._message(identity, frames)
+            if message is not None:
+                yield identity, message
+
+    def send(self, identity: bytes, message: object) -> bool:
+        """Never waits. Whether it is on its way; a client whose queue is full, or who left, is forgotten."""
+        try:
+            self.socket.send_multipart([identity, FROM_FRONT.encode(message)], zmq.DONTWAIT)
+        except (zmq.Again, zmq.ZMQError) as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            self._clients.pop(identity, None)
+            return False
+        return True
+
+    def vanished(self, identity: bytes) -> bool:
+        """Whether this client left, does not read, or was silent for too long while it expected something."""
+        client = self._clients.get(identity)
+        return client is None or self._clock() - client.heard_at > self._vanished_s
+
+    def close(self, linger_ms: int) -> None:
+        """Lets the last messages go out, then frees the path."""
+        self.socket.close(linger=linger_ms)
+        self._lock.release()
+
+    def _message(self, identity: bytes, frames: list[bytes]) -> Any | None:
+        client = self._client(identity)
+        if not self._within_bounds(identity, client):
+            return None
+        try:
+            if len(frames) != 1:
+                raise BadFrame(f"a message is one frame, not {len(frames)}")
+            message = FROM_CLIENT.decode(frames[0])
+        except BadFrame as error:
+            self.send(identity, Refused("bad_frame", f"not understood: {error}"[:500], EXIT_INTERNAL))
+            return None
+        if isinstance(message, Alive):
+            self.send(identity, Alive(self.boot))
+        elif isinstance(message, Hello):
+            self._greet(identity, client, message)
+        elif client.name is None:
+            request = getattr(message, "request", None)
+            self.send(
+                identity, Refused("hello_first", "the first message must be Hello", EXIT_TRY_AGAIN, request=request)
+            )
+        else:
+            return message
+        return None
+
+    def _greet(self, identity: bytes, client: Client, hello: Hello) -> None:
+        if hello.version != PROTOCOL_VERSION:
+            why = (
+                f"the client speaks version {hello.version} of the protocol and this daemon version "
+                f"{PROTOCOL_VERSION}: install the same release of both"
+            )
+            self.send(identity, Refused("bad_version", why, EXIT_UNAVAILABLE))
+        elif self.send(identity, self._welcome):
+            client.name = hello.client[:100]
+
+    def _client(self, identity: bytes) -> Client:
+        now = self._clock()
+        client = self._clients.get(identity)
+        if client is None:
+            if len(self._clients) >= _MAX_CLIENTS:
+                self._forget_one()
+            client = self._clients[identity] = Client(now)
+        client.allowance = min(_BURST_FRAMES, client.allowance + (now - client.heard_at) * _FRAMES_PER_S)
+        client.heard_at = now
+        return client
+
+    def _within_bounds(self, identity: bytes, client: Client) -> bool:
+        client.allowance -= 1
+        if client.allowance >= 0:
+            client.warned = False
+            return True
+        client.allowance = 0
+        if not client.warned:
+            client.warned = True
+            why = f"more than {_FRAMES_PER_S:.0f} frames a second: what you send is dropped until you pause"
+            self.send(identity, Refused("bad_frame", why, EXIT_TRY_AGAIN))
+        return False
+
+    def _forget_one(self) -> None:
+        """The one silent for longest; peers that never said Hello before all others."""
+        del self._clients[
+            min(self._clients, key=lambda i: (self._clients[i].name is not None, self._clients[i].heard_at))
+        ]
+
+
+def _router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    for uid in {0, os.getuid()}:
+        socket.set(zmq.IPC_FILTER_UID, uid)
+    socket.set(zmq.ROUTER_MANDATORY, 1)
+    socket.set(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+    socket.set_hwm(0)
+    socket.set(zmq.RCVHWM, _RECEIVE_FRAMES)
+    socket.set(zmq.SNDHWM, _SEND_MESSAGES)
+    socket.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+    socket.set(zmq.LINGER, 0)
+    return socket

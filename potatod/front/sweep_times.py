@@ -1,0 +1,42 @@
+"""What sweeps cost lately: seconds each, bytes read, the disk's rate. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from typing import Final
+
+from potatod.messages import Rows
+
+#: Sweeps over which the median time is taken.
+_REMEMBERED: Final = 32
+
+
+class SweepTimes:
+    """Counters over the front's life, and medians over the last sweeps, whichever engine made them."""
+
+    def __init__(self) -> None:
+        self._decode: deque[float] = deque(maxlen=_REMEMBERED)
+        self._any: deque[float] = deque(maxlen=_REMEMBERED)
+        self.sweeps = 0
+        self.read_bytes = 0
+        #: while reading, in the reader's last pass
+        self.disk_bytes_per_s: float | None = None
+        #: the most that was seen since this front started
+        self.disk_limit_bytes_per_s: float | None = None
+
+    def add(self, seconds: float, *, decode: bool, rows: Rows) -> None:
+        self.sweeps += 1
+        self.read_bytes += rows.read_bytes
+        self._any.append(seconds)
+        if decode:
+            self._decode.append(seconds)
+        if rows.read_bytes_per_s is not None:
+            self.disk_bytes_per_s = rows.read_bytes_per_s
+            self.disk_limit_bytes_per_s = max(rows.read_bytes_per_s, self.disk_limit_bytes_per_s or 0.0)
+
+    @property
+    def s_per_sweep(self) -> float | None:
+        """Median over the last sweeps that only decoded, or, before there was one, over all."""
+        times = self._decode or self._any
+        return statistics.median(times) if times else None

@@ -1,0 +1,337 @@
+"""The front as a real process, between a supervisor and an engine that are made of threads and do as they are told.
+
+The "model" is a function of all tokens so far, so that a token that is fed twice, lost or moved changes the text: a
+prompt ``abc|`` is answered with ``abcabcabc…``; ``$`` in it stands for the end of text; a prompt that starts with ``?``
+gives random logits that depend on every token.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zmq
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, Generate, Hello, Options, Welcome
+from potatod import pool, wire
+from potatod.config import build
+from potatod.messages import Counted, Drop, Engine, Failed, LayerDone, Ready, Row, Rows, StageProcess, Stop, Sweep
+from potatod.stage import Boot
+
+END = 256
+VOCABULARY = 260
+PATIENCE_S = 30.0
+
+
+def byte_tokenizer(folder: Path) -> None:
+    """A tokenizer of one token per byte, and an end of text, in a model folder without weights."""
+    alphabet = _bytes_to_unicode()
+    model = models.BPE(vocab={char: byte for byte, char in alphabet.items()}, merges=[])
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<end>", special=True)])
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": END}))
+
+
+def _bytes_to_unicode() -> dict[int, str]:
+    """GPT-2's printable character for each byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def next_token(tokens: list[int]) -> int:
+    end = tokens.index(ord("|"))
+    token = tokens[(len(tokens) - end - 1) % end]
+    return END if token == ord("$") else token
+
+
+def logits(tokens: list[int]) -> np.ndarray:
+    values = np.full(VOCABULARY, -100.0, dtype=np.float32)
+    random = np.random.default_rng(zlib.crc32(repr(tokens).encode()))
+    values[ord("a") : ord("z") + 1] = random.normal(size=26)
+    if tokens[0] != ord("?"):
+        values[next_token(tokens)] = 50.0
+    return values
+
+
+class Worker(threading.Thread):
+    """One engine: serves sweeps as the real worker does, and stops at a step that does not go on where its KV ends."""
+
+    def __init__(self, front: Front, epoch: int, delay_s: float) -> None:
+        super().__init__(daemon=True)
+        self.delay_s = delay_s
+        self.kv: dict[int, list[int]] = {}
+        self.sweeps: list[Sweep] = []
+        self.wrong: str | None = None
+        self.hold = threading.Event()
+        self._die = threading.Event()
+        self._epoch = epoch
+        self._logits = np.frombuffer(pool.Pool(front.logits_fd).view, dtype=np.float32).reshape(-1, VOCABULARY)
+        self._context = front.context
+        self._directory = front.directory
+        self._bound = threading.Event()
+        self.start()
+        self._bound.wait(PATIENCE_S)
+
+    def run(self) -> None:
+        ours = wire.sweeps_wire(self._context, self._directory, self._epoch, bind=True)
+        self._bound.set()
+        try:
+            while not self._die.is_set() and self.wrong is None:
+                if not ours.wait(0.02):
+                    continue
+                message = ours.receive()
+                if isinstance(message, Drop):
+                    self.kv.pop(message.sequence, None)
+                elif isinstance(message, Sweep):
+                    self._serve(ours, message)
+        finally:
+            ours.close()
+
+    def _serve(self, ours: wire.Wire, sweep: Sweep) -> None:
+        self.sweeps.append(sweep)
+        ours.send(LayerDone(self._epoch, sweep.number, 1, 4))
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        while self.hold.is_set() and not self._die.is_set():
+            time.sleep(0.005)
+        if self._die.is_set():
+            return
+        ours.send(Rows(self._epoch - 1, sweep.number, (), 0.0, 0, None))  # of an engine long gone
+        ours.send(Rows(self._epoch, sweep.number + 7, (), 0.0, 0, None))  # of a sweep nobody sent
+        ours.send(Rows(self._epoch, sweep.number, self._rows(sweep), self.delay_s, 1000, 1e6))
+
+    def _rows(self, sweep: Sweep) -> tuple[Row, ...]:
+        self._logits[:] = np.nan
+        rows = []
+        for index, step in enumerate(sweep.steps):
+            held = self.kv.setdefault(step.sequence, [])
+            if step.start != len(held):
+                self.wrong = f"sequence {step.sequence} goes on at {step.start}, its KV holds {len(held)}"
+            held += step.tokens
+            if step.want == "logits":
+                self._logits[index] = logits(held)
+                rows.append(Row(step.sequence, logits_row=index))
+            elif step.want == "argmax":
+                rows.append(Row(step.sequence, token=next_token(held)))
+        return tuple(rows)
+
+    def die(self) -> None:
+        self._die.set()
+        self.join(PATIENCE_S)
+
+
+class Front:
+    """``python -m potatod.front`` and its supervisor."""
+
+    def __init__(self, directory: Path, boot: Boot, program: list[str] | None = None) -> None:
+        self.directory = directory
+        self.socket = boot.settings.front.socket
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.control = wire.control_router(self.context, directory)
+        self.logits_fd = pool.create(boot.settings.front.max_sequences * VOCABULARY * 4, "potato-logits")
+        self.counted: list[Counted] = []
+        self.failed: Failed | None = None
+        self.worker: Worker | None = None
+        self.epoch = 0
+        self._clients: list[Client] = []
+        page = directory / "boot.front.json"
+        boot.write(page)
+        program = program or ["-m", "potatod.front"]
+        self.log_path = directory / "front.log"
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *program, "--boot", str(page), "--fd", f"logits={self.logits_fd}"],
+                pass_fds=(self.logits_fd,), stdin=subprocess.DEVNULL, stderr=log,
+            )  # fmt: skip
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def wait_ready(self) -> None:
+        self.wait_for(lambda message: isinstance(message, Ready | Failed))
+        assert self.failed is None, self.failed
+        self.tell("starting")
+
+    def wait_for(self, found: Callable[[object], bool]) -> Any:
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            if self.control.socket.poll(50) and (said := self.control.receive()) is not None:
+                message = said[1]
+                if isinstance(message, Counted):
+                    self.counted.append(message)
+                if isinstance(message, Failed):
+                    self.failed = message
+                if found(message):
+                    return message
+            elif self.process.poll() is not None:
+                raise AssertionError(f"the front ended with {self.process.returncode}: {self.log}")
+        raise AssertionError("the supervisor waited in vain")
+
+    def tell(self, state: Any, why: str = "") -> None:
+        own = StageProcess("supervisor", os.getpid(), time.time() - 5)
+        stages = (
+            own,
+            StageProcess("front", self.process.pid, time.time() - 4),
+            StageProcess("worker", 1 << 30, time.time()),
+        )
+        self.control.send(b"front", Engine(self.epoch, state, max(0, self.epoch - 1), why, stages))
+
+    def engine_up(self, delay_s: float = 0.0) -> Worker:
+        self.epoch += 1
+        self.worker = Worker(self, self.epoch, delay_s)
+        self.tell("up")
+        return self.worker
+
+    def engine_dies(self) -> None:
+        assert self.worker is not None
+        self.worker.die()
+        self.tell("restarting", "the worker was killed by SIGKILL")
+
+    def client(self, hello: bool = True) -> Client:
+        client = Client(self)
+        self._clients.append(client)
+        if hello:
+            client.send(Hello(PROTOCOL_VERSION, "a test"))
+            assert isinstance(client.receive(), Welcome)
+        return client
+
+    def stop(self) -> int:
+        self.control.send(b"front", Stop())
+        return self.process.wait(PATIENCE_S)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.worker is not None:
+            self.worker.die()
+        for client in self._clients:
+            client.socket.close(linger=0)
+        self.control.socket.close(linger=0)
+        self.context.term()
+        os.close(self.logits_fd)
+
+
+@dataclass
+class Heard:
+    """All that was said about one request."""
+
+    messages: list[Any] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(m.text for m in self.of("Piece"))
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token for m in self.of("Piece") for token in m.token_ids]
+
+    @property
+    def last(self) -> Any:
+        return self.messages[-1]
+
+    def of(self, name: str) -> list[Any]:
+        return [m for m in self.messages if type(m).__name__ == name]
+
+
+class Client:
+    """A client that sees every message, and may send what it likes."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self.socket: zmq.Socket[bytes] = front.context.socket(zmq.DEALER)
+        self.socket.set(zmq.LINGER, 0)
+        self.socket.connect(front.socket)
+        self._requests = 0
+
+    def send(self, message: object) -> None:
+        self.socket.send(FROM_CLIENT.encode(message))
+
+    def receive(self, timeout_s: float = PATIENCE_S) -> Any:
+        if not self.socket.poll(int(timeout_s * 1000)):
+            raise AssertionError(f"nothing came; the front says: {self._front.log}")
+        return FROM_FRONT.decode(self.socket.recv())
+
+    def ask(self, prompt: str | None = None, *, messages: tuple[Any, ...] = (), **options: Any) -> int:
+        self._requests += 1
+        self.send(Generate(self._requests, messages, prompt, Options(**options)))
+        return self._requests
+
+    def hear(self, heard: Heard, until: str, count: int = 1) -> Heard:
+        """Receives until so many messages of that name have come."""
+        while len(heard.of(until)) < count:
+            message = self.receive()
+            heard.messages.append(message)
+            name = type(message).__name__
+            assert name == until or name not in ("Finished", "Refused"), message
+        return heard
+
+    def answer(self, prompt: str | None = None, **options: Any) -> Heard:
+        self.ask(prompt, **options)
+        return self.hear(Heard(), "Finished")
+
+
+VERDICT = {
+    "vocabulary": VOCABULARY,
+    "device": "cpu",
+    "kernels": "invariant",
+    "architecture": "EchoForCausalLM",
+    "dtype": "float32",
+    "layers": 4,
+    "weights_bytes": 3000,
+    "resident_bytes": 2000,
+    "streamed_bytes": 1000,
+}
+
+
+def front(
+    directory: Path,
+    *,
+    max_context: int = 256,
+    prefill_chunk: int = 512,
+    socket: str | None = None,
+    program: list[str] | None = None,
+    **limits: int,
+) -> Front:
+    """A started front; it may not be ready. ``limits`` are keys of [front]."""
+    directory.mkdir(exist_ok=True)
+    byte_tokenizer(directory / "model")
+    values: dict[tuple[str, str], Any] = {("front", key): value for key, value in limits.items()}
+    values["front", "socket"] = socket or f"ipc://{directory}/front.sock"
+    verdict = {**VERDICT, "max_context": max_context, "prefill_chunk": prefill_chunk}
+    boot = Boot(1, str(directory), str(directory / "model"), build(values), None, verdict)
+    return Front(directory, boot, program)
+
+
+def start_front(directory: Path, **changes: Any) -> Front:
+    """A front that is ready."""
+    begun = front(directory, **changes)
+    begun.wait_ready()
+    return begun
+
+
+def front_fails(directory: Path, *, name: str, socket: str) -> tuple[Failed, int]:
+    """What a front says that cannot start, and its exit code."""
+    begun = front(directory / name, socket=socket)
+    try:
+        failed = begun.wait_for(lambda message: isinstance(message, Failed))
+        return failed, begun.process.wait(PATIENCE_S)
+    finally:
+        begun.close()

@@ -1,0 +1,385 @@
+"""The front as a process: answers, restarts of the engine, queue, cancel, status."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from potato_client.protocol import Alive, Cancel, ChatMessage, Hello, Refused, Report, Status, Welcome
+
+from .front_harness import Client, Front, Heard, start_front
+
+StartFront = Callable[..., Front]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartFront]:
+    fronts: list[Front] = []
+
+    def begin(**changes: object) -> Front:
+        front = start_front(tmp_path, **changes)
+        fronts.append(front)
+        return front
+
+    yield begin
+    for front in fronts:
+        front.close()
+
+
+# answers
+
+
+def test_an_answer_comes_in_order_and_without_gaps(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    heard = front.client().answer("hello|", max_tokens=12)
+    assert heard.text == "hellohellohe"
+    assert heard.token_ids == list(b"hellohellohe")
+    shown = 0
+    for piece in heard.of("Piece"):
+        assert piece.index == shown
+        shown += len(piece.token_ids)
+    last = heard.last
+    assert (last.reason, last.prompt_tokens, last.completion_tokens, last.sweeps) == ("length", 6, 12, 12)
+    assert (last.disk_bytes, last.disk_bytes_per_s, last.disk_limit_bytes_per_s) == (12000, 1e6, 1e6)
+
+
+def test_the_first_token_comes_out_of_the_sweep_that_finishes_the_prefill(start: StartFront) -> None:
+    front = start(prefill_chunk=4)
+    worker = front.engine_up()
+    front.client().answer("abcdefgh|", max_tokens=1)
+    assert [[len(step.tokens) for step in sweep.steps] for sweep in worker.sweeps] == [[4], [4], [1]]
+    assert [sweep.steps[0].want for sweep in worker.sweeps] == ["nothing", "nothing", "argmax"]
+
+
+def test_the_end_of_text_is_neither_shown_nor_counted(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    heard = front.client().answer("bye$|")
+    assert (heard.text, heard.token_ids, heard.last.reason, heard.last.completion_tokens) == (
+        "bye",
+        list(b"bye"),
+        "stop",
+        3,
+    )
+
+
+def test_an_answer_that_is_only_an_end_is_empty(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    heard = front.client().answer("$|")
+    assert (heard.text, heard.token_ids, heard.last.reason) == ("", [], "stop")
+
+
+def test_text_ends_before_a_stop_string_that_spans_tokens(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    heard = front.client().answer("one two three|", stop=("two t",))
+    assert (heard.text, heard.token_ids, heard.last.reason) == ("one ", list(b"one "), "stop")
+    assert heard.last.completion_tokens == 4
+
+
+def test_what_only_looked_like_a_stop_string_is_shown_in_the_end(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    heard = front.client().answer("one two$|", stop=("two three",))
+    assert (heard.text, heard.token_ids) == ("one two", list(b"one two"))
+
+
+def test_characters_of_several_tokens_are_shown_whole(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    heard = front.client().answer("a€ö$|")
+    assert heard.text == "a€ö"
+    assert heard.token_ids == list("a€ö".encode())
+    assert all("\ufffd" not in piece.text for piece in heard.of("Piece"))
+
+
+def test_without_max_tokens_an_answer_ends_where_the_context_is_full(start: StartFront) -> None:
+    front = start(max_context=32)
+    front.engine_up()
+    heard = front.client().answer("endless|")
+    assert (heard.last.reason, heard.last.completion_tokens) == ("length", 32 - 8)
+
+
+def test_a_seed_is_drawn_and_reported_and_gives_the_same_answer_again(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    client = front.client()
+    first = client.answer("?x|", temperature=1.0, max_tokens=20)
+    seed = first.of("Accepted")[0].seed
+    again = client.answer("?x|", temperature=1.0, max_tokens=20, seed=seed)
+    other = client.answer("?x|", temperature=1.0, max_tokens=20, seed=seed + 1)
+    assert again.text == first.text
+    assert other.text != first.text
+
+
+def test_a_seed_gives_the_same_text_alone_in_a_batch_and_across_restarts(start: StartFront) -> None:
+    front = start(max_sequences=3, prefill_chunk=5)
+    front.engine_up(delay_s=0.002)
+    options = {"temperature": 0.9, "repetition_penalty": 1.1, "max_tokens": 40}
+    prompts = [f"?{'xyz' * n}|" for n in range(1, 6)]
+    alone = [front.client().answer(prompt, seed=n, **options).text for n, prompt in enumerate(prompts)]
+    clients = [front.client() for _ in prompts]
+    for n, (client, prompt) in enumerate(zip(clients, prompts, strict=True)):
+        client.ask(prompt, seed=n, **options)
+    heard = [Heard() for _ in prompts]
+    clients[0].hear(heard[0], "Piece", 10)
+    for _ in range(3):
+        front.engine_dies()
+        front.engine_up(delay_s=0.002)
+    for client, each in zip(clients, heard, strict=True):
+        client.hear(each, "Finished")
+    assert [each.text for each in heard] == alone
+    assert front.worker is not None
+    assert front.worker.wrong is None
+
+
+def test_a_client_sees_a_pause_and_not_an_error_when_the_engine_dies(start: StartFront) -> None:
+    front = start()
+    worker = front.engine_up(delay_s=0.01)
+    client = front.client()
+    client.ask("hello|", max_tokens=30)
+    heard = client.hear(Heard(), "Piece", 5)
+    worker.hold.set()
+    front.engine_dies()
+    client.hear(heard, "Progress", len(heard.of("Progress")) + 1)
+    assert heard.last.state == "restarting"
+    again = front.engine_up()
+    client.hear(heard, "Finished")
+    assert heard.text == "hello" * 6
+    assert heard.token_ids == list(b"hello" * 6)
+    first = again.sweeps[0].steps[0]
+    assert (first.start, bytes(first.tokens[:6])) == (0, b"hello|"), "prompt and answer are prefilled again"
+    assert len(first.tokens) > 6
+
+
+def test_one_answer_fails_alone_where_its_sampling_fails(start: StartFront) -> None:
+    front = start()
+    front.engine_up(delay_s=0.005)
+    good, bad = front.client(), front.client()
+    good.ask("fine|", max_tokens=40)
+    heard = good.hear(Heard(), "Piece")
+    bad.ask("!|", max_tokens=4)
+    refused = bad.hear(Heard(), "Refused").last
+    assert (refused.code, refused.exit_code) == ("internal", 70)
+    assert refused.job is not None
+    assert good.hear(heard, "Finished").text == "fine" * 10
+
+
+# the queue
+
+
+def test_places_in_the_queue_are_told_and_move_up(start: StartFront) -> None:
+    front = start(max_sequences=1, max_queue=2)
+    worker = front.engine_up(delay_s=0.005)
+    worker.hold.set()
+    clients = [front.client() for _ in range(3)]
+    heard = []
+    for client in clients:
+        client.ask("abc|", max_tokens=5)
+        heard.append(client.hear(Heard(), "Accepted"))
+    assert [each.last.place for each in heard] == [0, 1, 2]
+    worker.hold.clear()
+    for client, each in zip(clients, heard, strict=True):
+        client.hear(each, "Finished")
+    places = [p.place for p in heard[2].of("Progress") if p.state == "queued"]
+    assert [place for place, _ in itertools.groupby(places)] == [2, 1]
+    assert all(each.text == "abcab" for each in heard)
+    assert heard[2].last.queued_s > heard[0].last.queued_s
+
+
+def test_a_full_queue_refuses_with_75(start: StartFront) -> None:
+    front = start(max_sequences=1, max_queue=1)
+    client = front.client()
+    for _ in range(2):
+        client.ask("abc|")
+    heard = client.hear(Heard(), "Accepted", 2)
+    request = client.ask("abc|")
+    refused = client.hear(heard, "Refused").last
+    assert (refused.code, refused.exit_code, refused.request) == ("queue_full", 75, request)
+
+
+def test_jobs_wait_for_an_engine_that_is_still_starting(start: StartFront) -> None:
+    front = start()
+    client = front.client()
+    client.ask("abc|", max_tokens=3)
+    heard = client.hear(Heard(), "Progress")
+    assert heard.last.state == "queued"
+    front.engine_up()
+    assert client.hear(heard, "Finished").text == "abc"
+
+
+def test_prefill_tells_its_layers_and_tokens(start: StartFront) -> None:
+    front = start(prefill_chunk=2)
+    worker = front.engine_up(delay_s=0.01)
+    client = front.client()
+    client.ask("abcdefghijklmnop|", max_tokens=2)
+    heard = client.hear(Heard(), "Progress", 2)
+    worker.hold.clear()
+    client.hear(heard, "Finished")
+    prefill = [p for p in heard.of("Progress") if p.state == "prefill"]
+    assert prefill
+    assert all(p.prompt_tokens == 17 and p.layers == 4 for p in prefill)
+
+
+# cancel
+
+
+def test_cancel_ends_a_running_answer_between_sweeps(start: StartFront) -> None:
+    front = start(max_context=4096)
+    worker = front.engine_up(delay_s=0.002)
+    client = front.client()
+    client.ask("abc|")
+    heard = client.hear(Heard(), "Piece", 3)
+    client.send(Cancel(heard.of("Accepted")[0].job))
+    client.hear(heard, "Finished")
+    assert heard.last.reason == "cancelled"
+    assert heard.last.completion_tokens == len(heard.token_ids)
+    assert client.answer("xy|", max_tokens=4).text == "xyxy"
+    assert list(worker.kv) == [2], "the worker was told to drop the cancelled sequence"
+
+
+def test_cancel_ends_an_answer_that_waits(start: StartFront) -> None:
+    front = start(max_sequences=1)
+    client = front.client()
+    client.ask("abc|", max_tokens=3)
+    client.ask("xyz|", max_tokens=3)
+    heard = client.hear(Heard(), "Accepted", 2)
+    second = heard.of("Accepted")[1].job
+    client.send(Cancel(second))
+    client.hear(heard, "Finished")
+    assert (heard.last.job, heard.last.reason, heard.last.completion_tokens) == (second, "cancelled", 0)
+    front.engine_up()
+    assert client.hear(Heard(heard.messages[:0]), "Finished").last.reason == "length"
+
+
+def test_nobody_cancels_the_job_of_another(start: StartFront) -> None:
+    front = start()
+    worker = front.engine_up()
+    worker.hold.set()
+    mine, theirs = front.client(), front.client()
+    mine.ask("abc|", max_tokens=3)
+    job = mine.hear(Heard(), "Accepted").last.job
+    theirs.send(Cancel(job))
+    refused = theirs.receive()
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.job) == ("unknown_job", job)
+    worker.hold.clear()
+    assert mine.hear(Heard(), "Finished").last.reason == "length"
+
+
+# the daemon's states
+
+
+def test_a_degraded_engine_fails_all_jobs_and_refuses_new_ones_but_reports(start: StartFront) -> None:
+    front = start(max_sequences=1)
+    worker = front.engine_up()
+    worker.hold.set()
+    client = front.client()
+    client.ask("abc|")
+    client.ask("xyz|")
+    heard = client.hear(Heard(), "Accepted", 2)
+    front.epoch += 1
+    front.tell("degraded", "the worker was killed five times")
+    client.hear(heard, "Refused", 2)
+    client.ask("new|")
+    client.hear(heard, "Refused", 3)
+    refused = heard.of("Refused")
+    assert {(r.code, r.exit_code) for r in refused} == {("degraded", 75)}
+    assert all("killed five times" in r.message for r in refused)
+    client.send(Status(9))
+    report = client.receive()
+    assert isinstance(report, Report)
+    assert (report.engine.state, report.engine.why, report.queue.running) == (
+        "degraded",
+        "the worker was killed five times",
+        0,
+    )
+
+
+def test_status_names_model_engine_queue_and_stages(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    client = front.client()
+    client.answer("abc|", max_tokens=6)
+    client.send(Status(4))
+    report = client.receive()
+    assert isinstance(report, Report)
+    assert (report.request, report.model.layers, report.model.streamed_bytes_per_sweep) == (4, 4, 1000)
+    assert (report.engine.state, report.engine.epoch, report.engine.sweeps) == ("up", 1, 6)
+    assert (report.engine.disk_bytes_per_s, report.queue.running, report.queue.waiting) == (1e6, 0, 0)
+    stages = {stage.name: stage for stage in report.stages}
+    assert stages["front"].pid == front.process.pid
+    assert stages["front"].state == stages["supervisor"].state == "up"
+    assert stages["front"].rss_bytes > 1 << 20
+    assert stages["worker"].state == "gone"
+
+
+def test_sweeps_are_counted_for_the_supervisor(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    front.client().answer("abc|", max_tokens=3)
+    counted = front.wait_for(lambda message: type(message).__name__ == "Counted")
+    assert 0 < counted.sweeps <= 3
+    assert counted.read_bytes == counted.sweeps * 1000
+
+
+def test_a_front_that_stops_says_so_to_whoever_waits_and_leaves_no_file(start: StartFront) -> None:
+    front = start()
+    front.engine_up(delay_s=0.01)
+    client = front.client()
+    client.ask("abc|")
+    heard = client.hear(Heard(), "Piece")
+    assert front.stop() == 0
+    refused = client.hear(heard, "Refused").last
+    assert (refused.code, refused.exit_code) == ("stopping", 75)
+    path = Path(front.socket.removeprefix("ipc://"))
+    assert not path.exists()
+    assert not path.with_name(path.name + ".lock").exists()
+
+
+def test_a_restarted_daemon_has_another_boot_and_takes_over_a_stale_socket(start: StartFront, tmp_path: Path) -> None:
+    first = start()
+    client = first.client()
+    boot = _boot(client)
+    first.process.kill()
+    first.process.wait()
+    second = start()
+    assert Path(second.socket.removeprefix("ipc://")).is_socket()
+    assert _boot(second.client()) != boot
+
+
+def _boot(client: Client) -> str:
+    client.send(Alive())
+    answer = client.receive()
+    assert isinstance(answer, Alive)
+    return answer.boot
+
+
+def test_heartbeats_are_answered_with_the_boot_of_the_welcome(start: StartFront) -> None:
+    client = start().client(hello=False)
+    client.send(Hello(1))
+    welcome = client.receive()
+    assert isinstance(welcome, Welcome)
+    assert welcome.max_context_tokens == 256
+    assert _boot(client) == welcome.boot
+
+
+def test_the_front_holds_no_torch(start: StartFront) -> None:
+    front = start()
+    maps = Path(f"/proc/{front.process.pid}/maps").read_text()
+    assert "tokenizers" in maps
+    assert "libtorch" not in maps
+
+
+def test_a_chat_needs_a_template_and_the_refusal_names_raw(start: StartFront) -> None:
+    client = start().client()
+    client.ask(messages=(ChatMessage("user", "hello"),))
+    refused = client.receive()
+    assert isinstance(refused, Refused)
+    assert refused.code == "no_template"
+    assert "--raw" in refused.message

@@ -1,0 +1,276 @@
+"""The front among clients that misbehave: garbage, floods, silence, and a second daemon."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from potato_client.codec import MAX_FRAME_BYTES
+from potato_client.protocol import PROTOCOL_VERSION, Alive, Hello, Refused, Status, Welcome
+
+from .front_harness import Client, Front, Heard, front_fails, start_front
+
+StartFront = Callable[..., Front]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartFront]:
+    fronts: list[Front] = []
+
+    def begin(**changes: object) -> Front:
+        front = start_front(tmp_path, **changes)
+        fronts.append(front)
+        return front
+
+    yield begin
+    for front in fronts:
+        front.close()
+
+
+def refused(client: Client) -> Refused:
+    message = client.receive()
+    assert isinstance(message, Refused), message
+    return message
+
+
+def serves(front: Front) -> bool:
+    return front.client().answer("ok|", max_tokens=4).text == "okok"
+
+
+BAD_FRAMES = {
+    "empty": b"",
+    "not msgpack": b"\xc1\xff\x00garbage",
+    "no list": msgpack.packb({"a": 1}),
+    "unknown message": msgpack.packb(["Launch", {}]),
+    "a message of the other side": msgpack.packb(["Welcome", {}]),
+    "unknown field": msgpack.packb(["Status", {"request": 1, "colour": "red"}]),
+    "missing field": msgpack.packb(["Status", {}]),
+    "wrong type": msgpack.packb(["Status", {"request": "one"}]),
+    "value out of range": msgpack.packb(["Generate", {"request": 1, "prompt": "x", "options": {"temperature": -1}}]),
+    "neither prompt nor messages": msgpack.packb(["Generate", {"request": 1}]),
+    "huge": b"\xc6" + b"x" * MAX_FRAME_BYTES,
+}
+
+
+@pytest.mark.parametrize("frame", BAD_FRAMES.values(), ids=BAD_FRAMES.keys())
+def test_a_bad_frame_is_refused_and_the_daemon_lives(start: StartFront, frame: bytes) -> None:
+    front = start()
+    front.engine_up()
+    client = front.client()
+    client.socket.send(frame)
+    assert refused(client).code == "bad_frame"
+    assert client.answer("ok|", max_tokens=4).text == "okok"
+
+
+def test_thousands_of_garbage_frames_are_answered_or_dropped_and_others_are_served(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    noise = random.Random(5)
+    flood = [front.client(hello=False) for _ in range(4)]
+    for number in range(4000):
+        flood[number % 4].socket.send(noise.randbytes(noise.randrange(64)))
+    assert serves(front)
+    for client in flood:
+        answers = []
+        while client.socket.poll(200):
+            answers.append(client.receive())
+        assert answers
+        assert {type(answer) for answer in answers} == {Refused}
+        assert any("a second" in answer.message for answer in answers), "a flood is told that it is one"
+    assert serves(front)
+
+
+def test_several_frames_in_one_message_are_refused(start: StartFront) -> None:
+    front = start()
+    client = front.client()
+    client.socket.send_multipart([b"", b"x"])
+    assert "one frame" in refused(client).message
+
+
+def test_raw_connections_that_do_not_speak_zeromq_harm_nobody(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    path = front.socket.removeprefix("ipc://")
+    noise = random.Random(6)
+    held = []
+    for _ in range(200):
+        raw = socket.socket(socket.AF_UNIX)
+        raw.connect(path)
+        held.append(raw)
+        try:
+            raw.send(noise.randbytes(200))
+        except OSError:
+            continue  # hung up on already
+    assert serves(front)
+    for raw in held:
+        raw.close()
+    assert serves(front)
+
+
+def test_a_frame_larger_than_any_honest_one_ends_the_connection_and_the_daemon_lives(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    front.client().socket.send(bytes(3 * MAX_FRAME_BYTES))
+    assert serves(front)
+
+
+def test_the_first_message_must_be_hello(start: StartFront) -> None:
+    client = start().client(hello=False)
+    client.send(Status(3))
+    answer = refused(client)
+    assert (answer.code, answer.request) == ("hello_first", 3)
+
+
+def test_a_wrong_version_is_refused_and_both_are_named(start: StartFront) -> None:
+    client = start().client(hello=False)
+    client.send(Hello(PROTOCOL_VERSION + 41))
+    answer = refused(client)
+    assert answer.code == "bad_version"
+    assert str(PROTOCOL_VERSION) in answer.message
+    assert str(PROTOCOL_VERSION + 41) in answer.message
+    client.send(Hello(PROTOCOL_VERSION))
+    assert isinstance(client.receive(), Welcome)
+
+
+# prompts
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(start: StartFront) -> None:
+    client = start(max_context=64).client()
+    client.ask("x" * 100)
+    answer = refused(client)
+    assert (answer.code, answer.exit_code) == ("prompt_too_long", 64)
+    assert "100" in answer.message
+    assert "64" in answer.message
+
+
+def test_an_absurd_prompt_is_refused_before_it_is_tokenised(start: StartFront) -> None:
+    client = start(max_context=64).client()
+    began = time.monotonic()
+    client.ask("x" * (8 << 20))
+    answer = refused(client)
+    assert answer.code == "prompt_too_long"
+    assert "bytes" in answer.message
+    assert time.monotonic() - began < 30
+
+
+def test_an_empty_prompt_is_refused(start: StartFront) -> None:
+    client = start().client()
+    client.ask("")
+    assert refused(client).code == "empty_prompt"
+
+
+# clients that go away
+
+
+VANISH_SOON = [
+    "-c",
+    "import sys; from potatod import stage; from potatod.front.front import Front; "
+    "sys.exit(stage.run('front', lambda s: Front(s, vanished_s=0.6).run()))",
+]
+
+
+def test_the_job_of_a_silent_client_is_cancelled(start: StartFront) -> None:
+    front = start(program=VANISH_SOON, max_context=1 << 14)
+    worker = front.engine_up(delay_s=0.01)
+    front.client().ask("abc|")
+    other = front.client()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        other.send(Status(1))
+        report = other.receive()
+        if report.engine.sweeps and not report.queue.running:
+            break
+        time.sleep(0.05)
+    assert "vanished" in front.log
+    swept = len(worker.sweeps)
+    time.sleep(0.2)
+    assert len(worker.sweeps) == swept, "nobody computes for a client that is gone"
+
+
+def test_a_client_that_says_alive_keeps_its_job_however_long_it_takes(start: StartFront) -> None:
+    front = start(program=VANISH_SOON)
+    front.engine_up(delay_s=0.1)
+    client = front.client()
+    client.ask("abc|", max_tokens=18)
+    heard = Heard()
+    while not heard.of("Finished"):
+        client.send(Alive())
+        heard.messages.append(client.receive())
+    assert heard.text == "abc" * 6
+
+
+def test_an_idle_client_is_remembered(start: StartFront) -> None:
+    front = start(program=VANISH_SOON)
+    front.engine_up()
+    client = front.client()
+    time.sleep(1.5)
+    assert client.answer("abc|", max_tokens=3).text == "abc"
+
+
+def test_the_job_of_a_client_that_left_is_cancelled(start: StartFront) -> None:
+    front = start(max_context=1 << 14)
+    front.engine_up(delay_s=0.005)
+    gone = front.client()
+    gone.ask("abc|")
+    gone.hear(Heard(), "Piece")
+    gone.socket.close(linger=0)
+    other = front.client()
+    deadline = time.monotonic() + 20
+    running = 1
+    while running and time.monotonic() < deadline:
+        other.send(Status(1))
+        running = other.receive().queue.running
+        time.sleep(0.02)
+    assert running == 0
+
+
+def test_a_client_that_does_not_read_delays_nobody_and_loses_its_job(start: StartFront) -> None:
+    front = start(max_context=1 << 16)
+    front.engine_up()
+    slow = front.client()
+    slow.ask("abc|")
+    other = front.client()
+    deadline = time.monotonic() + 60
+    running = 1
+    while running and time.monotonic() < deadline:
+        assert other.answer("ok|", max_tokens=2).text == "ok"
+        other.send(Status(1))
+        running = other.receive().queue.running
+    assert running == 0
+    assert "vanished" in front.log
+
+
+# the socket
+
+
+def test_a_second_daemon_on_the_same_socket_is_refused_and_told_whose_it_is(start: StartFront, tmp_path: Path) -> None:
+    front = start()
+    front.engine_up()
+    failed, code = front_fails(tmp_path, name="second", socket=front.socket)
+    assert code == 78
+    assert str(front.process.pid) in failed.why
+    assert front.socket.removeprefix("ipc://") in failed.why
+    assert serves(front), "the first one is not disturbed"
+
+
+def test_a_file_in_the_way_of_the_socket_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("text")
+    _, code = front_fails(tmp_path, name="bad", socket=f"ipc://{path}")
+    assert code == 78
+    assert path.read_text() == "text"
+
+
+def test_only_its_owner_may_use_the_socket(start: StartFront) -> None:
+    front = start()
+    path = front.socket.removeprefix("ipc://")
+    assert stat.S_IMODE(os.stat(path).st_mode) & 0o077 == 0

@@ -1,0 +1,131 @@
+"""The scheduler: which tokens go into the next sweep."""
+
+from __future__ import annotations
+
+import pytest
+
+from potatod.front.scheduler import QueueFull, Scheduler, Sequence
+from potatod.messages import Row, Step, Sweep
+
+
+def scheduler(*, running: int = 2, queue: int = 2, chunk: int = 4) -> Scheduler:
+    return Scheduler(max_sequences=running, max_queue=queue, prefill_chunk=chunk)
+
+
+def rows_of(sweep: Sweep, token: int = 7) -> list[Row]:
+    return [Row(step.sequence, token=token) for step in sweep.steps if step.want != "nothing"]
+
+
+def composed(s: Scheduler, epoch: int = 1) -> Sweep:
+    sweep = s.compose(epoch)
+    assert sweep is not None
+    return sweep
+
+
+def test_the_first_token_is_wanted_by_the_sweep_that_finishes_the_prefill() -> None:
+    s = scheduler(chunk=4)
+    s.add(Sequence(1, [10, 11, 12, 13, 14, 15]))
+    first = composed(s)
+    assert first.steps == (Step(1, 0, (10, 11, 12, 13), "nothing"),)
+    assert s.completed(first.number, rows_of(first)) == []
+    second = composed(s)
+    assert second.steps == (Step(1, 4, (14, 15), "argmax"),)
+    assert s.completed(second.number, rows_of(second)) == [(1, Row(1, token=7))]
+    s.append(1, 7)
+    assert composed(s).steps == (Step(1, 6, (7,), "argmax"),)
+
+
+def test_logits_are_wanted_only_where_sampling_needs_them() -> None:
+    s = scheduler()
+    s.add(Sequence(1, [5], needs_logits=True))
+    s.add(Sequence(2, [6]))
+    assert [step.want for step in composed(s).steps] == ["logits", "argmax"]
+
+
+def test_decode_steps_ride_along_with_prefill_chunks_and_prefill_tokens_per_sweep_are_bounded() -> None:
+    s = scheduler(running=4, chunk=4)
+    s.add(Sequence(1, [1]))
+    s.add(Sequence(2, [1, 2, 3]))
+    s.add(Sequence(3, [1, 2, 3]))
+    s.add(Sequence(4, [1, 2, 3]))
+    steps = composed(s).steps
+    assert [(step.sequence, len(step.tokens)) for step in steps] == [(1, 1), (2, 3), (3, 1)]
+
+
+def test_only_one_sweep_is_under_way() -> None:
+    s = scheduler()
+    s.add(Sequence(1, [1]))
+    composed(s)
+    assert s.compose(1) is None
+
+
+def test_nothing_to_compute_makes_no_sweep() -> None:
+    assert scheduler().compose(1) is None
+
+
+def test_the_queue_is_first_in_first_out_and_bounded() -> None:
+    s = scheduler(running=1, queue=2)
+    assert [s.add(Sequence(i, [i])) for i in (1, 2, 3)] == [0, 1, 2]
+    with pytest.raises(QueueFull):
+        s.add(Sequence(4, [4]))
+    s.remove(1)
+    assert composed(s).steps[0].sequence == 2
+    assert (s.running, s.waiting) == ((2,), (3,))
+
+
+def test_a_sequence_removed_while_it_waits_is_never_dropped_at_the_worker() -> None:
+    s = scheduler(running=1)
+    s.add(Sequence(1, [1]))
+    s.add(Sequence(2, [2]))
+    s.remove(2)
+    assert (s.drops(), s.waiting) == ((), ())
+
+
+def test_a_sequence_removed_during_a_sweep_is_dropped_once_and_its_row_ignored() -> None:
+    s = scheduler()
+    s.add(Sequence(1, [1]))
+    s.add(Sequence(2, [2]))
+    sweep = composed(s)
+    s.remove(1)
+    assert s.completed(sweep.number, rows_of(sweep)) == [(2, Row(2, token=7))]
+    assert s.drops() == (1,)
+    assert s.drops() == ()
+
+
+def test_rows_of_another_sweep_change_nothing() -> None:
+    s = scheduler()
+    s.add(Sequence(1, [1]))
+    sweep = composed(s)
+    assert s.completed(sweep.number + 1, rows_of(sweep)) == []
+    assert s.in_flight is sweep
+
+
+def test_after_a_restart_prompt_and_answer_are_prefilled_again_from_their_first_token() -> None:
+    s = scheduler(chunk=8)
+    s.add(Sequence(1, [1, 2]))
+    sweep = composed(s)
+    s.completed(sweep.number, rows_of(sweep, token=3))
+    s.append(1, 3)
+    lost = composed(s)
+    s.restarted()
+    assert s.completed(lost.number, rows_of(lost)) == [], "what the dead engine said is dropped"
+    again = composed(s, epoch=2)
+    assert again.epoch == 2
+    assert again.number > lost.number
+    assert again.steps == (Step(1, 0, (1, 2, 3), "argmax"),)
+
+
+def test_a_restart_forgets_what_the_dead_engine_should_have_dropped() -> None:
+    s = scheduler()
+    s.add(Sequence(1, [1]))
+    composed(s)
+    s.remove(1)
+    s.restarted()
+    assert s.drops() == ()
+
+
+def test_sweeps_to_go_counts_the_prefill_that_stands_before() -> None:
+    s = scheduler(running=3, chunk=4)
+    s.add(Sequence(1, list(range(8))))
+    s.add(Sequence(2, list(range(3))))
+    assert [s.sweeps_to_go(1), s.sweeps_to_go(2)] == [2, 3]
