@@ -1,0 +1,188 @@
+"""The command `potatod`. Each command loads what it needs when it runs: `potatod start` never imports torch.
+
+Errors end in one sentence on stderr and an exit code of errors.py; POTATO_DEBUG=1 adds the traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from . import config_page, log, places, sources
+from .config import Key, keys
+from .errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, ConfigError, PotatoError, UsageError
+
+#: What a shell says of a process that Ctrl-C ended.
+EXIT_INTERRUPTED: Final = 130
+
+#: Commands whose modules import torch, and the line `potatod --help` shows for them without doing so.
+_ELSEWHERE: Final = {
+    "prepare": ("potatod.store.commands", "Make a model folder from a checkpoint."),
+    "verify": ("potatod.store.commands", "Check every byte of a model folder."),
+}
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_CONFIG: Final = click.option(
+    "--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file of settings."
+)
+
+
+class _Commands(click.Group):
+    """Loads commands late, and knows the nearest name of one that is not there."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["start", *_ELSEWHERE, "config", "status"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE:
+            command = getattr(importlib.import_module(_ELSEWHERE[cmd_name][0]), cmd_name)
+            assert isinstance(command, click.Command)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        short = {name: about for name, (_, about) in _ELSEWHERE.items()}
+        short |= {name: command.get_short_help_str(70) for name, command in self.commands.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short[name]) for name in self.list_commands(ctx)])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            raise UsageError(f'there is no command "{args[0]}"{sources.nearest(args[0], self.list_commands(ctx))}')
+        return super().resolve_command(ctx, args)
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        python, torch = platform.python_version(), _installed("torch")
+        click.echo(f"potatod {_installed('potato-lm')} (Python {python}, torch {torch})")
+        ctx.exit(EXIT_OK)
+
+
+def _installed(package: str) -> str:
+    """From the package's metadata: importing torch takes seconds and 200 MB."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+    help="Versions of potatod and of what it computes with.",
+)  # fmt: skip
+@click.pass_context
+def potatod(ctx: click.Context) -> None:
+    """Runs language models that do not fit: weights stream from disk, layer by layer, exactly."""
+    if ctx.invoked_subcommand is None:
+        raise UsageError("no command is given; `potatod --help` lists them")
+
+
+def _takes_settings(command: _F) -> _F:
+    """Adds --config, a flag for every key, and the model as an argument."""
+    for key in reversed(list(keys())):
+        names = [key.flag, "--model"] if key.label == "[model] path" else [key.flag]
+        about = f"{key.reason.split('. ')[0].rstrip('.')}."
+        click.option(*names, f"{key.section}__{key.name}", metavar=key.name.upper(), help=about)(command)
+    _CONFIG(command)
+    return click.argument("model", required=False)(command)
+
+
+def _gather(file: Path | None, model: str | None, flags: dict[str, str | None]) -> sources.Gathered:
+    given: dict[Key, str] = {}
+    for key in keys():
+        text = flags[f"{key.section}__{key.name}"]
+        if key.label == "[model] path" and model is not None:
+            if text is not None and text != model:
+                raise UsageError(f'two models are given, "{model}" and "{text}": a daemon serves one')
+            text = model
+        if text is not None:
+            given[key] = text
+    return sources.gather(file, os.environ, given)
+
+
+@potatod.command(short_help="Serve a model folder until SIGTERM or Ctrl-C.")
+@_takes_settings
+def start(file: Path | None, model: str | None, **flags: str | None) -> int:
+    """Serve MODEL, a folder made by `potatod prepare`, until SIGTERM or Ctrl-C.
+
+    Every flag is also a key of the configuration file and a variable POTATO_SECTION__KEY; `potatod config --default`
+    describes them all.
+    """
+    settings = _gather(file, model, flags).settings
+    if not settings.model.path:
+        raise ConfigError("no model is given: `potatod start FOLDER`, or [model] path in the file of --config")
+    places.check(settings)
+    log.configure("supervisor", settings.log.level, settings.log.format)
+    from . import supervisor  # loads ZeroMQ, which no other command needs
+
+    return supervisor.run(settings)
+
+
+@potatod.command(short_help="Print the settings that hold, and from where.")
+@click.option("--show", is_flag=True, help="Print each setting and where it comes from: what happens anyway.")
+@click.option("--default", "default", is_flag=True, help="Print the commented configuration file instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of TOML.")
+@_takes_settings
+def config(show: bool, default: bool, as_json: bool, file: Path | None, model: str | None, **flags: str | None) -> None:
+    """Print the settings that `potatod start` would have with the same flags."""
+    if default and (show or as_json):
+        raise UsageError("--default prints a commented file: it goes with neither --show nor --json")
+    if default:
+        click.echo(config_page.commented_file(), nl=False)
+        return
+    gathered = _gather(file, model, flags)
+    click.echo((config_page.effective_json if as_json else config_page.effective)(gathered), nl=False)
+
+
+@potatod.command()
+@click.option("--socket", metavar="SOCKET", help="The daemon's [front] socket, where it is not the default one.")
+@_CONFIG
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(socket: str | None, file: Path | None, as_json: bool) -> None:
+    """What the running daemon is: model, engine, queue, stages."""
+    from . import status as page  # loads the client and ZeroMQ
+
+    flags = {key: socket for key in keys() if key.label == "[front] socket" and socket is not None}
+    report = page.ask(sources.gather(file, os.environ, flags).settings.front.socket)
+    click.echo((page.as_json if as_json else page.as_text)(report), nl=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns its exit code. Tells every error in one sentence."""
+    try:
+        result = potatod.main(argv, prog_name="potatod", standalone_mode=False)
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        return _tell(error.format_message(), EXIT_USAGE)
+    except PotatoError as error:
+        return _tell(str(error), error.exit_code)
+    except Exception as error:  # the process' top: whatever it is, it is our fault and is told in a sentence
+        return _tell(f"internal error, {type(error).__name__}: {error} (POTATO_DEBUG=1 shows where)", EXIT_INTERNAL)
+    return result if isinstance(result, int) else EXIT_OK
+
+
+def _tell(sentence: str, exit_code: int) -> int:
+    if os.environ.get("POTATO_DEBUG") == "1":
+        traceback.print_exc()
+    if sys.stderr is not None:
+        click.echo(f"potatod: {sentence}", err=True)
+    return exit_code

@@ -1,0 +1,278 @@
+"""The settings tree: frozen, and complete before any process starts. Each key is declared here, once.
+
+    potatod.toml, POTATO_* variables, flags ──sources.py──▶ Settings ──to_json──▶ every stage
+
+A key's declaration – type, default, what is allowed, the reason it exists – makes its flag, its variable, its lines in
+config/potatod.toml and its checks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+from potato_client.paths import default_socket
+
+from .errors import ConfigError
+from .keys import Choice, Device, Duration, Folder, Kind, NotAllowed, Number, Plain, Share, Size, Socket, Whole
+from .sizes import Auto, Percent
+
+_ROOT: Final = Path("/")
+
+
+def _key(
+    default: Any, kind: Kind, reason: str, *, name: str = "", unset: str = "", example: Plain = None,
+) -> Any:  # fmt: skip
+    """Declares a key. ``default`` may be a function of no arguments, for what depends on the machine; ``unset`` says in
+    words what then holds, ``example`` is what the commented file shows instead."""
+    metadata = {"kind": kind, "reason": reason, "name": name, "unset": unset, "example": example}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _default_directory() -> str:
+    return str(Path(default_socket().removeprefix("ipc://")).parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    #: absolute, or empty where nobody has said yet
+    path: str = _key(
+        "", Folder(), "The model folder that is served, as `potatod prepare` made it.",
+        unset="none: give it here, as --model, or as the argument of `potatod start`", example="/var/lib/potato/model",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    #: bytes where it is a number
+    size: int | Percent | Auto = _key(  # noqa: RUF009  a declaration; what it holds is frozen
+        Auto(), Share("the RAM available at start"),
+        "RAM for weights. What fits stays for good, the rest streams through it from disk for every token.",
+    )  # fmt: skip
+    page_lock: bool | Literal["auto"] = _key(
+        "auto", Choice(("auto", True, False)),
+        "Whether the pool is page-locked for CUDA, so that uploads run beside the computation. No effect on a CPU.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    io: Literal["auto", "direct", "mmap"] = _key(
+        "auto", Choice(("auto", "direct", "mmap")),
+        "How shards are read: past the page cache (direct), or through it (mmap), as some network file systems need.",
+    )  # fmt: skip
+    in_flight: int = _key(
+        4, Whole(1, 64, "reads"), "Reads under way at the same time. One leaves a fast disk idle between two of them."
+    )
+    #: bytes
+    piece: int = _key(
+        8 << 20, Size(64 << 10, 256 << 20, multiple=4096),
+        "Larger parts are read as several requests of this size. Small ones cost rate, huge ones overlap.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    device: str = _key("auto", Device(), "Where the model computes. auto takes a CUDA card where there is one.")
+    #: bytes where it is a number
+    vram: int | Percent | Auto = _key(  # noqa: RUF009  as above
+        Auto(), Share("the card's free memory"),
+        "Memory of the card that the worker may take: slots, KV cache and resident layers. No effect on a CPU.",
+    )  # fmt: skip
+    threads: int = _key(0, Whole(0, 1024, "threads"), "Threads that compute; 0 takes one per core.")
+    kernels: Literal["invariant", "fast", "reference"] = _key(
+        "invariant", Choice(("invariant", "fast", "reference")),
+        "How exact the arithmetic is. invariant: a text is the same alone, batched, chunked or resumed. fast: the "
+        "fastest kernel for each batch, texts may part at near-ties. reference: transformers' own operations, bit for "
+        "bit, for one unchunked sequence.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    socket: str = _key(
+        default_socket, Socket(), "Where clients connect. Only processes of the same user are let in.",
+        unset="in the user's runtime directory, where potato-client looks too",
+        example="ipc:///run/user/1000/potato/front.sock",
+    )  # fmt: skip
+    max_sequences: int = _key(
+        4, Whole(1, 1024, "sequences"), "Answers that share each sweep. More of them cost KV cache, hardly time."
+    )
+    #: tokens; 0: the model's own
+    max_context: int = _key(
+        0, Whole(0, 1 << 24, "tokens"),
+        "Longest prompt and answer together. 0 takes the model's own length, or less where its KV cache does not fit.",
+    )  # fmt: skip
+    max_queue: int = _key(
+        64, Whole(0, 100_000, "requests"),
+        "Requests that may wait. One more is refused at once instead of waiting for hours.",
+    )  # fmt: skip
+
+
+def _sampling(kind: Kind, reason: str, example: Plain) -> Any:
+    return _key(None, kind, reason, unset="the model's generation_config.json, else greedy", example=example)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What holds where a request says nothing; None leaves it to the model. Ranges are those of the client protocol."""
+
+    temperature: float | None = _sampling(
+        Number(0, 100), "Spread of the choice; 0 always takes the likeliest token.", 0.7
+    )
+    top_k: int | None = _sampling(Whole(0, 1 << 31), "Choose among so many likeliest tokens; 0 among all.", 40)
+    top_p: float | None = _sampling(
+        Number(0, 1, above_low=True), "Choose among the likeliest tokens that together have this probability.", 0.9
+    )
+    min_p: float | None = _sampling(
+        Number(0, 1), "Leave out tokens less likely than this share of the likeliest one.", 0.05
+    )
+    repetition_penalty: float | None = _sampling(
+        Number(1e-3, 1e3), "Above 1: tokens that have occurred become less likely.", 1.1
+    )
+    max_tokens: int | None = _key(
+        None, Whole(1, 1 << 31, "tokens"), "Longest answer.",
+        unset="the model's generation_config.json, else what the context leaves", example=1024,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    level: Literal["debug", "info", "warning", "error"] = _key(
+        "info", Choice(("debug", "info", "warning", "error")), "The least important event that is still logged."
+    )
+    format: Literal["text", "json"] = _key(
+        "text", Choice(("text", "json")), "Lines on stderr for people (text) or for machines (json), one an event."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    directory: str = _key(
+        _default_directory, Folder(holds_sockets=True),
+        "Sockets between the daemon's own processes, and its lock. It must be the user's alone; one for each daemon.",
+        unset="potato in the user's runtime directory", example="/run/user/1000/potato",
+    )  # fmt: skip
+    restarts: int = _key(
+        5, Whole(1, 100, "deaths"),
+        "So many deaths of the engine within restart_window, without a completed sweep between them, keep it down.",
+    )  # fmt: skip
+    #: seconds
+    restart_window_s: float = _key(
+        600.0, Duration(1, 86400), "The time in which so many deaths are too many.", name="restart_window"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the daemon can be told. Sections stand in the order of config/potatod.toml."""
+
+    model: Model = field(default_factory=Model)
+    pool: Pool = field(default_factory=Pool)
+    reader: Reader = field(default_factory=Reader)
+    worker: Worker = field(default_factory=Worker)
+    front: Front = field(default_factory=Front)
+    sampling: Sampling = field(default_factory=Sampling)
+    log: Log = field(default_factory=Log)
+    run: Run = field(default_factory=Run)
+
+    def to_json(self) -> str:
+        """``from_json(to_json())`` is equal to this tree."""
+        page: dict[str, dict[str, Plain]] = {}
+        for key in keys():
+            page.setdefault(key.section, {})[key.name] = key.plain(key.of(self))
+        return json.dumps(page)
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Raises :class:`ConfigError` where the page is not one that :meth:`to_json` wrote."""
+        try:
+            page = json.loads(text)
+            return build({(key.section, key.name): key.parse(page[key.section][key.name]) for key in keys()})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"the settings handed to this process are not complete: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of the tree, as declared."""
+
+    section: str
+    #: in TOML, flags and variables; the tree's attribute may carry a unit besides
+    name: str
+    attribute: str
+    kind: Kind
+    reason: str
+    #: what holds where nothing is set, in words; empty where there is a plain default
+    unset: str
+    #: for the commented file, where there is no plain default
+    example: Plain
+    _default: Callable[[], Any]
+
+    @property
+    def label(self) -> str:
+        return f"[{self.section}] {self.name}"
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.section}-{self.name}".replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return f"POTATO_{self.section}__{self.name}".upper()
+
+    @property
+    def default(self) -> Any:
+        return self._default()
+
+    def of(self, settings: Settings) -> Any:
+        return getattr(getattr(settings, self.section), self.attribute)
+
+    def plain(self, value: Any) -> Plain:
+        """None where the value is unset."""
+        return None if value is None else self.kind.plain(value)
+
+    def parse(self, value: object, base: Path = _ROOT) -> Any:
+        """Raises ValueError with a sentence about the key; ``base`` is what relative paths are meant from."""
+        if value is None and self._default() is None:
+            return None
+        try:
+            return self.kind.parse(value, base)
+        except NotAllowed:
+            shown = json.dumps(value, default=str)[:80]
+            raise ValueError(f"{self.label} must be {self.kind.allowed}, not {shown}") from None
+        except ValueError as error:
+            raise ValueError(f"{self.label} {error}") from None
+
+
+def keys() -> Iterator[Key]:
+    """Every key, in the order of the tree."""
+    for section in dataclasses.fields(Settings):
+        for attribute in dataclasses.fields(cast(Any, section.default_factory)):
+            about = attribute.metadata
+            yield Key(
+                section.name, about["name"] or attribute.name, attribute.name, about["kind"], about["reason"],
+                about["unset"], about["example"], _default_of(attribute),
+            )  # fmt: skip
+
+
+def _default_of(attribute: dataclasses.Field[Any]) -> Callable[[], Any]:
+    if attribute.default_factory is not dataclasses.MISSING:
+        return attribute.default_factory
+    return lambda: attribute.default
+
+
+def build(values: dict[tuple[str, str], Any]) -> Settings:
+    """The tree with these values, by section and key name, and defaults elsewhere."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key in keys():
+        if (key.section, key.name) in values:
+            sections.setdefault(key.section, {})[key.attribute] = values[key.section, key.name]
+    classes = {section.name: cast(Any, section.default_factory) for section in dataclasses.fields(Settings)}
+    return Settings(**{name: classes[name](**given) for name, given in sections.items()})
