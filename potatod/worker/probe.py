@@ -23,6 +23,8 @@ from potatod.manifest import Manifest
 from potatod.stage import die_with_parent
 from potatod.store import skeleton as skeletons
 
+from . import selfcheck
+from .attention import PackedAttention
 from .rows import find_groupings
 
 
@@ -44,7 +46,8 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     torch.set_num_threads(settings.worker.threads or os.cpu_count() or 1)
     manifest = manifests.load(folder)
     dtype = getattr(torch, manifest.dtype)
-    skeleton = skeletons.build(skeletons.load_config(folder), dtype)
+    config = skeletons.load_config(folder)
+    skeleton = skeletons.build(config, dtype)
     worker_bytes = psutil.Process().memory_info().rss
     groupings = {}
     if settings.worker.kernels == "invariant":
@@ -55,7 +58,7 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
         "kv_bytes_per_token": kv_bytes_per_token(skeleton.model.config, dtype),
         "max_positions": max_positions(skeleton.model.config),
         "worker_bytes": worker_bytes,
-        "checked": "",
+        "checked": selfcheck.check(config, settings.worker.kernels, PackedAttention()),
     }
 
 
