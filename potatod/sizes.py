@@ -9,7 +9,6 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
-#: Smallest unit first: formatting goes through them in reverse.
 _BINARY: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _DECIMAL: Final = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE_UNITS: Final = {"": 1, "b": 1, **{name.lower(): size for name, size in (_BINARY | _DECIMAL).items()}}
@@ -22,8 +21,8 @@ _DURATION_UNITS: Final[Mapping[str, int | Fraction]] = {
     "d": 86400,
 }
 #: ASCII digits only: int() would take those of other scripts too.
-_AMOUNT: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)[ _]?([a-zA-Z]*)")
-_PERCENT: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,18})?) ?%")
+_AMOUNT: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,40})?) ?([a-zA-Z]*)")
+_PERCENT: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,40})?) ?%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +58,11 @@ def parse_size(value: str | int) -> int:
 
 def format_size(size_bytes: int) -> str:
     """The shortest exact spelling: ``parse_size(format_size(n)) == n``."""
-    for units in (_BINARY, _DECIMAL):
-        for name, factor in reversed(units.items()):
-            if size_bytes and size_bytes % factor == 0:
-                return f"{size_bytes // factor}{name}"
-    return f"{size_bytes}B"
+    spellings = [f"{size_bytes}B"]
+    for name, factor in (_BINARY | _DECIMAL).items():
+        if size_bytes and size_bytes % factor == 0:
+            spellings.append(f"{size_bytes // factor}{name}")
+    return min(spellings, key=len)
 
 
 def human_size(size_bytes: float) -> str:
