@@ -20,9 +20,9 @@ the codec, so that both sides share it.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from .codec import Codec
 
@@ -41,9 +41,20 @@ MAX_STOP_CHARS: Final = 256
 MAX_MESSAGES: Final = 10_000
 
 
-def _range(name: str, value: float | None, low: float, high: float, what: str) -> None:
-    if value is not None and not (math.isfinite(value) and low <= value <= high):
-        raise ValueError(f"{name} must be {what}, not {value}")
+def _whole(name: str, value: int | None, low: int, high: int, what: str) -> None:
+    if value is not None and not (type(value) is int and low <= value <= high):
+        raise ValueError(f"{name} must be {what}, not {_shown(value)}")
+
+
+def _number(name: str, value: float | None, low: float, high: float, what: str) -> None:
+    """Neither a NaN nor an infinity lies between two numbers."""
+    if value is not None and not (type(value) in (int, float) and low <= value <= high):
+        raise ValueError(f"{name} must be {what}, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """Numbers of thousands of digits exist, and Python refuses to print them."""
+    return "so large a number" if isinstance(value, int) and value.bit_length() > 200 else repr(value)[:100]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +83,22 @@ class Options:
     thinking: bool | None = None
 
     def __post_init__(self) -> None:
-        _range("max_tokens", self.max_tokens, 1, 1 << 31, "a whole number of 1 or more")
-        _range("temperature", self.temperature, 0, 100, "between 0 and 100")
-        _range("top_k", self.top_k, 0, 1 << 31, "0 (off) or more")
-        _range("top_p", self.top_p, 0, 1, "between 0 and 1")
-        _range("min_p", self.min_p, 0, 1, "between 0 and 1")
-        _range("repetition_penalty", self.repetition_penalty, 1e-3, 1e3, "greater than 0")
-        _range("seed", self.seed, 0, (1 << 63) - 1, "between 0 and 2^63 - 1")
+        _whole("max_tokens", self.max_tokens, 1, 1 << 31, "a whole number of 1 or more")
+        _number("temperature", self.temperature, 0, 100, "between 0 and 100")
+        _whole("top_k", self.top_k, 0, 1 << 31, "a whole number, 0 (off) or more")
+        _number("top_p", self.top_p, 0, 1, "greater than 0 and at most 1")
+        _number("min_p", self.min_p, 0, 1, "between 0 and 1")
+        _number("repetition_penalty", self.repetition_penalty, 1e-3, 1e3, "between 0.001 and 1000")
+        _whole("seed", self.seed, 0, (1 << 63) - 1, "a whole number between 0 and 2^63 - 1")
         if self.top_p == 0:
-            raise ValueError("top_p must be greater than 0")
-        if len(self.stop) > MAX_STOPS:
-            raise ValueError(f"at most {MAX_STOPS} stop strings")
+            raise ValueError("top_p must be greater than 0 and at most 1, not 0")
+        if type(self.stop) is not tuple or len(self.stop) > MAX_STOPS:
+            raise ValueError(f"stop must be a tuple of at most {MAX_STOPS} strings")
         for text in self.stop:
-            if not 0 < len(text) <= MAX_STOP_CHARS:
+            if not (isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARS):
                 raise ValueError(f"a stop string has 1 to {MAX_STOP_CHARS} characters")
+        if not (self.thinking is None or isinstance(self.thinking, bool)):
+            raise ValueError("thinking must be true or false")
 
 
 # client → front
@@ -211,17 +224,39 @@ class Finished:
     disk_limit_bytes_per_s: float | None = None
 
 
+RefusalCode = Literal[
+    "bad_frame", "bad_version", "hello_first", "bad_request", "prompt_too_long", "empty_prompt", "no_template",
+    "queue_full", "degraded", "stopping", "unknown_job", "internal",
+]  # fmt: skip
+
+#: What a command-line client ends with; Refused carries it, so that whoever passes it on needs no table.
+REFUSAL_EXIT_CODES: Final[Mapping[RefusalCode, int]] = {
+    "bad_frame": 70,
+    "bad_version": 69,
+    "hello_first": 75,
+    "bad_request": 64,
+    "prompt_too_long": 64,
+    "empty_prompt": 64,
+    "no_template": 64,
+    "queue_full": 75,
+    "degraded": 75,
+    "stopping": 75,
+    "unknown_job": 64,
+    "internal": 70,
+}
+assert set(REFUSAL_EXIT_CODES) == set(get_args(RefusalCode))
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The request or job comes to nothing, for a reason that a person understands."""
+    """The request or job comes to nothing, for a reason that a person understands.
 
-    #: of the tree in docs/PROTOCOL.md
-    code: Literal[
-        "bad_frame", "bad_version", "hello_first", "bad_request", "prompt_too_long", "empty_prompt", "no_template",
-        "queue_full", "degraded", "stopping", "unknown_job", "internal",
-    ]  # fmt: skip
+    Without ``request`` and ``job`` nothing that this client asked for will come.
+    """
+
+    code: RefusalCode
     message: str
-    #: what a command-line client exits with
+    #: of REFUSAL_EXIT_CODES
     exit_code: int
     request: int | None = None
     job: str | None = None
@@ -281,5 +316,5 @@ class Report:
     stages: tuple[StageReport, ...]
 
 
-FROM_CLIENT: Final = Codec(Hello, Generate, Cancel, Status, Alive)
+FROM_CLIENT: Final = Codec(Hello, Generate, Cancel, Status, Alive, max_items=MAX_MESSAGES)
 FROM_FRONT: Final = Codec(Welcome, Accepted, Progress, Piece, Finished, Refused, Report, Alive)
