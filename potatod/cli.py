@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from potato_client.paths import SOCKET_VARIABLE
 
 from . import config_page, log, places, sources
 from .config import Key, keys
@@ -153,16 +154,26 @@ def config(show: bool, default: bool, as_json: bool, file: Path | None, model: s
 
 
 @potatod.command()
-@click.option("--socket", metavar="SOCKET", help="The daemon's [front] socket, where it is not the default one.")
+@click.option(
+    "--socket", metavar="SOCKET", envvar=SOCKET_VARIABLE, show_envvar=True,
+    help="The daemon's [front] socket, where it is not the default one.",
+)  # fmt: skip
 @_CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(socket: str | None, file: Path | None, as_json: bool) -> None:
     """What the running daemon is: model, engine, queue, stages."""
     from . import status as page  # loads the client and ZeroMQ
 
-    flags = {key: socket for key in keys() if key.label == "[front] socket" and socket is not None}
-    report = page.ask(sources.gather(file, os.environ, flags).settings.front.socket)
+    report = page.ask(_socket(socket) if socket else sources.gather(file, os.environ, {}).settings.front.socket)
     click.echo((page.as_json if as_json else page.as_text)(report), nl=False)
+
+
+def _socket(text: str) -> str:
+    key = next(key for key in keys() if key.label == "[front] socket")
+    try:
+        return str(key.parse(text, Path.cwd()))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

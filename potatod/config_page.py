@@ -50,8 +50,8 @@ def effective_json(gathered: Gathered) -> str:
 
 
 def toml(value: Plain) -> str:
-    """A value as TOML writes it: JSON's spelling is TOML's too for strings, numbers and booleans."""
-    return json.dumps(value, ensure_ascii=False)
+    """A value as TOML writes it: JSON's spelling is TOML's too for strings (all but DEL), numbers and booleans."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def default_in_words(key: Key) -> str:
