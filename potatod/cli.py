@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+
 from potato_client.paths import SOCKET_VARIABLE
 
 from . import config_page, log, places, sources
