@@ -9,8 +9,18 @@ against the files themselves.
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+import re
+import stat
 from dataclasses import dataclass
-from typing import Final, Literal
+from itertools import pairwise
+from pathlib import Path
+from types import UnionType
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+
+from .errors import ModelDataError, NoSuchModel
 
 FORMAT: Final = 1
 ALIGNMENT: Final = 4096
@@ -55,3 +65,222 @@ class Shard:
     #: of a layer, counted from 0; 0 elsewhere
     layer: int
     parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A model folder's index, parsed and found consistent in itself."""
+
+    format: int
+    #: versions of what wrote it
+    potatod: str
+    transformers: str
+    #: transformers' class: "LlamaForCausalLM"
+    architecture: str
+    model_type: str
+    #: reference dtype of the model: "bfloat16"
+    dtype: str
+    layers: int
+    #: where transformers keeps its layers, embedding and head: "model.layers", "model.embed_tokens.weight", "lm_head.weight"
+    layers_name: str
+    embed_name: str
+    head_name: str
+    #: whether the head is the embedding's own bytes
+    tied: bool
+    #: of the module names and shapes, so that a transformers that renames them is noticed
+    fingerprint: str
+    #: bytes of every file that shards lie in
+    files: dict[str, int]
+    shards: tuple[Shard, ...]
+    #: what it was made from, for people
+    provenance: dict[str, str]
+
+
+NAME: Final = "manifest.json"
+_FILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\.safetensors")
+_TENSOR_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,254}")
+_CHECKSUM: Final = re.compile(r"[0-9a-f]{16}")
+_DTYPE_BYTES: Final = {
+    "float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
+}  # fmt: skip
+_MAX_MANIFEST_BYTES: Final = 256 << 20
+_MAX_DIMENSION: Final = 1 << 40
+
+
+def dumps(manifest: Manifest) -> str:
+    return json.dumps(dataclasses.asdict(manifest), indent=1)
+
+
+def load(folder: Path) -> Manifest:
+    """The folder's manifest, parsed and consistent; :class:`NoSuchModel` where there is none."""
+    path = folder / NAME
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise ModelDataError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes: that is no manifest")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if not folder.is_dir():
+            raise NoSuchModel(f"there is no model folder at {folder}; make one with `potatod prepare SOURCE {folder}`") from None
+        raise NoSuchModel(
+            f"{folder} is not a finished model folder: it has no {NAME}; run `potatod prepare` again, it goes on where it stopped"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelDataError(f"cannot read {path}: {error}") from None
+    try:
+        return parse(text)
+    except ModelDataError as error:
+        raise ModelDataError(f"{path}: {error}; prepare the model again") from None
+
+
+def parse(text: str) -> Manifest:
+    """Checks everything that can be checked without the files; raises :class:`ModelDataError` naming what is wrong."""
+    try:
+        page = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelDataError(f"not JSON ({error})") from None
+    if isinstance(page, dict) and page.get("format") != FORMAT:
+        raise ModelDataError(f"format {page.get('format')!r} where this potatod reads format {FORMAT}")
+    manifest: Manifest = _build(Manifest, page, "manifest")
+    _check_shards(manifest)
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Every file is there, a regular file of the folder's own, and as large as the manifest says."""
+    for name, size in manifest.files.items():
+        path = folder / name
+        try:
+            found = path.lstat()
+        except OSError as error:
+            raise ModelDataError(f"{path} is missing ({error.strerror}); prepare the model again") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise ModelDataError(f"{path} is not a regular file: a model folder's shards lie in it, not behind links")
+        if found.st_size != size:
+            raise ModelDataError(f"{path} has {found.st_size} bytes and should have {size}: it was cut or changed; prepare it again")
+
+
+def _build(cls: Any, value: Any, where: str) -> Any:
+    """A dataclass of ours from parsed JSON, every field present and of its type, none unknown."""
+    if not isinstance(value, dict):
+        raise ModelDataError(f"{where} must be a JSON object")
+    hints = get_type_hints(cls)
+    for name in value:
+        if name not in hints:
+            raise ModelDataError(f"{where} has an unknown field {str(name)[:60]!r}")
+    built = {}
+    for name, hint in hints.items():
+        if name not in value:
+            raise ModelDataError(f"{where} has no field {name!r}")
+        built[name] = _typed(hint, value[name], f"{where}.{name}")
+    return cls(**built)
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {_typed(arguments[0], k, where): _typed(arguments[1], v, f"{where}.{str(k)[:60]}") for k, v in value.items()}
+    if origin is Literal and value in arguments:
+        return value
+    if origin is UnionType:  # int | None
+        return None if value is None else _typed(arguments[0], value, where)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise ModelDataError(f"{where} has a value of the wrong type: {str(value)[:60]!r}")
+
+
+def _check_shards(manifest: Manifest) -> None:
+    for name, size in manifest.files.items():
+        if not _FILE_NAME.fullmatch(name):
+            raise ModelDataError(f"{name[:80]!r} is not a name for a shard's file")
+        if size <= 0 or size % ALIGNMENT:
+            raise ModelDataError(f"file {name}: {size} bytes are not a positive multiple of {ALIGNMENT}")
+    for name in (manifest.layers_name, manifest.embed_name, manifest.head_name):
+        if not _TENSOR_NAME.fullmatch(name):
+            raise ModelDataError(f"{name[:80]!r} is not a name for a module or tensor")
+    if manifest.dtype not in _DTYPE_BYTES:
+        raise ModelDataError(f"unknown dtype {manifest.dtype[:40]!r}")
+    seen: set[tuple[Kind, int]] = set()
+    for shard in manifest.shards:
+        if (shard.kind, shard.layer) in seen:
+            raise ModelDataError(f"shard {_label(shard)} occurs twice")
+        seen.add((shard.kind, shard.layer))
+        _check_parts(manifest, shard)
+    if not 0 < manifest.layers <= 10_000 or {n for kind, n in seen if kind == "layer"} != set(range(manifest.layers)):
+        raise ModelDataError(f"there must be one shard for each of {manifest.layers} layers")
+    for kind in ("embed", "head", "resident"):
+        if {n for k, n in seen if k == kind} != {0}:
+            raise ModelDataError(f"there must be one shard of kind {kind}")
+
+
+def _check_parts(manifest: Manifest, shard: Shard) -> None:
+    label = _label(shard)
+    if shard.kind != "resident" and not shard.parts:
+        raise ModelDataError(f"shard {label} has no parts")
+    taken: dict[str, list[tuple[int, int]]] = {}
+    for part in shard.parts:
+        size = manifest.files.get(part.file)
+        if size is None:
+            raise ModelDataError(f"shard {label} lies in {part.file[:80]!r}, which is not among the files")
+        if part.offset < 0 or part.offset % ALIGNMENT or part.length <= 0 or part.length % ALIGNMENT:
+            raise ModelDataError(f"shard {label}: a part at offset {part.offset} of {part.length} bytes is not aligned to {ALIGNMENT}")
+        if part.offset + part.length > size:
+            raise ModelDataError(f"shard {label}: a part ends at {part.offset + part.length}, {part.file} has {size} bytes")
+        if not _CHECKSUM.fullmatch(part.checksum):
+            raise ModelDataError(f"shard {label}: {part.checksum[:40]!r} is not a checksum")
+        taken.setdefault(part.file, []).append((part.offset, part.offset + part.length))
+        _check_tensors(part, label)
+    for spans in taken.values():
+        _check_disjoint(spans, f"shard {label}: parts")
+    if shard.kind in ("embed", "head"):
+        _check_bands(manifest, shard)
+    else:
+        names = [tensor.name for part in shard.parts for tensor in part.tensors]
+        if len(names) != len(set(names)):
+            raise ModelDataError(f"shard {label} names a tensor twice")
+
+
+def _check_tensors(part: Part, label: str) -> None:
+    if not part.tensors:
+        raise ModelDataError(f"shard {label}: the part at offset {part.offset} holds no tensor")
+    for tensor in part.tensors:
+        name = tensor.name
+        if not _TENSOR_NAME.fullmatch(name):
+            raise ModelDataError(f"shard {label}: {name[:80]!r} is not a name for a tensor")
+        if tensor.dtype not in _DTYPE_BYTES:
+            raise ModelDataError(f"{name}: unknown dtype {tensor.dtype[:40]!r}")
+        if any(not 0 <= size < _MAX_DIMENSION for size in tensor.shape) or len(tensor.shape) > 8:
+            raise ModelDataError(f"{name}: {tensor.shape} is not a shape")
+        if tensor.scheme == "raw" and tensor.length != math.prod(tensor.shape) * _DTYPE_BYTES[tensor.dtype]:
+            raise ModelDataError(f"{name}: {tensor.length} bytes are not those of {tensor.dtype} {list(tensor.shape)}")
+        if tensor.offset < 0 or tensor.offset % 64 or tensor.length < 0 or tensor.offset + tensor.length > part.length:
+            raise ModelDataError(f"{name}: bytes {tensor.offset} to {tensor.offset + tensor.length} do not lie well in its part")
+    _check_disjoint([(t.offset, t.offset + t.length) for t in part.tensors if t.length], f"shard {label}: tensors")
+
+
+def _check_bands(manifest: Manifest, shard: Shard) -> None:
+    """Embedding and head: bands of rows of one matrix, in order and without gaps, each but the last equally high."""
+    name = manifest.embed_name if shard.kind == "embed" else manifest.head_name
+    row, first = 0, shard.parts[0].tensors[0]
+    for part in shard.parts:
+        band = part.tensors[0]
+        whole = len(part.tensors) == 1 and band.name == name and len(band.shape) == 2 and band.first_row == row
+        if not whole or band.shape[1:] != first.shape[1:] or band.dtype != first.dtype or band.shape[0] == 0:
+            raise ModelDataError(f"shard {_label(shard)}: the bands of {name} must follow each other from row 0 on")
+        if part is not shard.parts[-1] and band.shape[0] != first.shape[0]:
+            raise ModelDataError(f"shard {_label(shard)}: only the last band of {name} may be of another height")
+        row += band.shape[0]
+
+
+def _check_disjoint(spans: list[tuple[int, int]], what: str) -> None:
+    spans = sorted(spans)
+    for (_, end), (start, _) in pairwise(spans):
+        if start < end:
+            raise ModelDataError(f"{what} overlap at byte {start}")
+
+
+def _label(shard: Shard) -> str:
+    return f"layer {shard.layer}" if shard.kind == "layer" else shard.kind

@@ -52,7 +52,11 @@ class SlotLender:
     def upload(self, group: Group) -> None:
         """Starts the copy if the bytes are there and a slot is free; otherwise lend() will."""
         self._retire()
-        if self._filled(group) is None and len(self._slots) > 1 and self._arrivals.here(group):
+        filled = [slot for slot in self._slots if slot.group is not None]
+        free = len(self._slots) - len(filled)
+        if not filled:
+            free -= 1  # for the group that is lent before this one
+        if free > 0 and self._filled(group) is None and self._arrivals.here(group):
             self._fill(group)
 
     @contextmanager
@@ -80,9 +84,9 @@ class SlotLender:
 
     def _fill(self, group: Group) -> Slot:
         offsets = self._arrivals.await_parts(group)
-        slot = self._slots[0]  # used longest ago
-        self._slots.rotate(-1)
-        assert slot.group is None, "a slot that is waited for cannot be filled anew"
+        slot = next(slot for slot in self._slots if slot.group is None)  # the one used longest ago
+        self._slots.remove(slot)
+        self._slots.append(slot)
         if slot.computed is not None:
             self._device.copies_wait_for(slot.computed)
         for part, source, target in zip(group.parts, offsets, _offsets(group), strict=True):

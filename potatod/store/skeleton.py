@@ -1,0 +1,132 @@
+"""The model without weights: what the store cuts a checkpoint by, and what the worker runs.
+
+transformers' own class, parameters on the meta device, buffers real: rope tables and the like are computed as they would be in a whole
+model. Never remote code: a config that asks for it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel
+
+#: Keys that would have transformers run code from the checkpoint or fetch kernels from a hub.
+_CODE_KEYS: Final = ("auto_map", "custom_pipelines", "use_kernels", "kernel_config")
+_MAX_CONFIG_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model in eval mode, its parameters on meta, and where its large parts are."""
+
+    model: PreTrainedModel
+    #: the decoder layers
+    layers: nn.ModuleList
+    #: the module path of ``layers``: "model.layers"
+    layers_name: str
+    #: full parameter names: "model.embed_tokens.weight", "lm_head.weight"
+    embed_name: str
+    head_name: str
+    #: whether head and embedding are one tensor
+    tied: bool
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """The text model's config of a folder with a config.json; raises NoSuchModel, ModelDataError or UnsupportedModel."""
+    path = folder / "config.json"
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ModelDataError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes: that is no config")
+        page = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NoSuchModel(f"there is no config.json in {folder}") from None
+    except (OSError, ValueError) as error:
+        raise ModelDataError(f"cannot read {path}: {error}") from None
+    if not isinstance(page, dict):
+        raise ModelDataError(f"{path} must hold a JSON object")
+    return config_of(page, path)
+
+
+def config_of(page: dict[str, Any], where: Path) -> PreTrainedConfig:
+    """The text model's config out of a parsed config.json."""
+    for key in _CODE_KEYS:
+        if page.get(key):
+            raise UnsupportedModel(
+                f'{where} has "{key}": this model needs code of its own, and potatod runs only what transformers itself implements'
+            )
+    model_type = page.get("model_type")
+    if not isinstance(model_type, str):
+        raise ModelDataError(f'{where} names no "model_type"')
+    try:
+        config = AutoConfig.for_model(**page)
+    except ValueError as error:
+        if "Unrecognized model identifier" in str(error) or "nrecognized" in str(error):
+            raise UnsupportedModel(f'{where}: the architecture "{model_type}" is not known to the installed transformers') from None
+        raise ModelDataError(f"{where}: {error}") from None
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ModelDataError(f"{where} is not a valid config for {model_type}: {error}") from None
+    text: PreTrainedConfig = config.get_text_config(decoder=True)
+    if text is not config:
+        text.dtype = text.dtype or config.dtype
+    if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedModel(f'{where}: "{text.model_type}" is not a language model that transformers can run as one')
+    return text
+
+
+def build(config: PreTrainedConfig, dtype: torch.dtype) -> Skeleton:
+    """The skeleton for a config, parameters in ``dtype`` (but where the family keeps some in fp32)."""
+    model = _on_meta(config, dtype)
+    layers_name, layers = _find_layers(model, config)
+    embed, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if not isinstance(getattr(embed, "weight", None), torch.Tensor) or not isinstance(head, nn.Linear):
+        raise UnsupportedModel(f"{type(model).__name__} has no embedding or no linear head where transformers puts them")
+    tied = embed.weight is head.weight
+    names = {id(module): name for name, module in model.named_modules()}
+    head_name = f"{names[id(head)]}.weight"
+    embed_name = f"{names[id(embed)]}.weight"
+    return Skeleton(model, layers, layers_name, embed_name, head_name, tied)
+
+
+def _on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        with no_init_weights(), torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, ZeroDivisionError) as error:
+        raise UnsupportedModel(f"transformers cannot build a {config.model_type} from this config: {error}") from error
+    model.tie_weights()
+    _materialise_buffers(model)
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+    return model
+
+
+def _materialise_buffers(model: PreTrainedModel) -> None:
+    """Computes what is in no checkpoint: non-persistent buffers, by the model's own initialisation, as from_pretrained does."""
+    for name, buffer in list(model.named_non_persistent_buffers()):
+        owner, _, key = name.rpartition(".")
+        model.get_submodule(owner)._buffers[key] = torch.empty_like(buffer, device="cpu")
+    for tensor in [*model.parameters(), *(b for b in model.buffers() if b.is_meta)]:
+        tensor._is_hf_initialized = True  # type: ignore[union-attr]
+    model.initialize_weights()
+
+
+def _find_layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, nn.ModuleList]:
+    """The ModuleList of decoder layers and its path: where the decoder says, else the one of the right length and class."""
+    names = {id(module): name for name, module in model.named_modules()}
+    decoder = model.get_decoder()
+    layers = getattr(decoder, "layers", None)
+    if isinstance(layers, nn.ModuleList) and len(layers) == config.num_hidden_layers:
+        return names[id(layers)], layers
+    kinds = set(model._no_split_modules or ())
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers and type(module[0]).__name__ in kinds:
+            return name, module
+    raise UnsupportedModel(f"{type(model).__name__} does not keep its layers in one list, so they cannot be streamed one by one")
