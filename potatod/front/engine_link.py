@@ -68,10 +68,13 @@ class EngineLink:
     def send(self, sweep: Sweep, drops: tuple[int, ...]) -> None:
         """Drops first. Gives the last sweep's logits back to the worker."""
         assert self._wire is not None, "no engine to send a sweep to"
-        for sequence in drops:
-            self._wire.send(Drop(sequence))
-        self._wire.send(sweep)
         self._sent = (sweep, self._clock())
+        try:
+            for sequence in drops:
+                self._wire.send(Drop(sequence))
+            self._wire.send(sweep)
+        except zmq.Again:
+            pass  # the worker is gone: the supervisor is about to say so, and what it took with it is made again
 
     def receive(self) -> Iterator[Rows | LayerDone]:
         """What the present engine has said about the sweep under way."""
@@ -84,7 +87,8 @@ class EngineLink:
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """``(vocabulary,)``, a view: valid until the next sweep is sent."""
-        return self._logits[row]
+        values: NDArray[np.float32] = self._logits[row]
+        return values
 
     @property
     def under_way_s(self) -> float:

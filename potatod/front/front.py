@@ -25,9 +25,11 @@ from .server import Server
 from .sweep_times import SweepTimes
 
 #: Nothing waits longer than this without looking whether it should stop.
-_PATIENCE_MS: Final = 250
+_PATIENCE_MS: Final = 500
 #: Client frames between two looks at the engine.
 _FRAMES_PER_TURN: Final = 64
+#: Seconds between two looks at what is not urgent.
+_LOOK_EVERY_S: Final = 0.1
 #: For the last messages, when the front ends.
 _LINGER_MS: Final = 500
 
@@ -47,6 +49,7 @@ class Front:
         self._layers = int(boot.verdict["layers"])
         self._layers_done = 0
         self._counted = (0.0, 0)
+        self._look_at = 0.0
         self._poller = zmq.Poller()
         self._scheduler = Scheduler(
             max_sequences=limits.max_sequences,
@@ -83,10 +86,8 @@ class Front:
             self._send_sweep()
             for identity, message in self._server.receive(_FRAMES_PER_TURN):
                 self._asked(identity, message)
-            self._answers.cancel_where(self._server.vanished)
             self._send_sweep()
-            self._answers.say_progress(self._now())
-            self._count()
+            self._look_around()
         self._answers.fail_all(Refusal("stopping", "the daemon is stopping; ask again when it is back"))
         self._engine.close()
         self._server.close(_LINGER_MS)
@@ -133,6 +134,17 @@ class Front:
         if times.sweeps != sweeps and now - at >= 1:
             self._counted = (now, times.sweeps)
             self._stage.counted(sweeps=times.sweeps, read_bytes=times.read_bytes)
+
+    def _look_around(self) -> None:
+        """What need not be done at once. However long the queue, a twentieth of the time goes into it at most."""
+        began = time.monotonic()
+        if began < self._look_at:
+            return
+        self._answers.cancel_where(self._server.vanished)
+        self._answers.say_progress(self._now())
+        self._count()
+        ended = time.monotonic()
+        self._look_at = ended + max(_LOOK_EVERY_S, 20 * (ended - began))
 
     # the clients' side
 

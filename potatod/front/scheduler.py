@@ -73,8 +73,7 @@ class Scheduler:
         """Queues it; returns its place (0: it takes part in the next sweep). Raises :class:`QueueFull`."""
         assert sequence.tokens, "a sequence starts with a prompt"
         assert sequence.held == 0, "a new sequence is one that no worker has seen"
-        self._promote()
-        if len(self._running) < self._max_sequences:
+        if len(self._running) < self._max_sequences:  # then nobody waits
             self._running[sequence.id] = sequence
             return 0
         if len(self._waiting) >= self._max_queue:
@@ -87,8 +86,10 @@ class Scheduler:
         sequence = self._running.pop(sequence_id, None)
         if sequence is None:
             self._waiting = deque(s for s in self._waiting if s.id != sequence_id)
-        elif sequence.held or self._takes_part(sequence_id):
+            return
+        if sequence.held or self._takes_part(sequence_id):
             self._dropped.append(sequence_id)
+        self._promote()
 
     def sweeps_to_go(self, sequence_id: int) -> int:
         """Sweeps until this running sequence has its next token, the one under way or next included."""
@@ -110,7 +111,6 @@ class Scheduler:
         """The next sweep, now under way; None while one is, or while there is nothing to compute."""
         if self._in_flight is not None:
             return None
-        self._promote()
         steps = tuple(self._steps())
         if not steps:
             return None

@@ -30,8 +30,8 @@ _RECEIVE_FRAMES: Final = 8
 _SEND_MESSAGES: Final = 1024
 _HANDSHAKE_MS: Final = 5000
 #: Of one client: so many frames at once, and so many a second from then on.
-_BURST_FRAMES: Final = 256
-_FRAMES_PER_S: Final = 64.0
+_BURST_FRAMES: Final = 512
+_FRAMES_PER_S: Final = 256.0
 #: Peers that we remember; beyond it the one silent for longest goes.
 _MAX_CLIENTS: Final = 1024
 

@@ -2,7 +2,7 @@
 
 The "model" is a function of all tokens so far, so that a token that is fed twice, lost or moved changes the text: a
 prompt ``abc|`` is answered with ``abcabcabc…``; ``$`` in it stands for the end of text; a prompt that starts with ``?``
-gives random logits that depend on every token.
+gives random logits that depend on every token; one that starts with ``!`` gives a row that is not there.
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ class Worker(threading.Thread):
                     self.kv.pop(message.sequence, None)
                 elif isinstance(message, Sweep):
                     self._serve(ours, message)
+        except zmq.Again:
+            pass  # the front is gone
         finally:
             ours.close()
 
@@ -125,7 +127,9 @@ class Worker(threading.Thread):
             if step.start != len(held):
                 self.wrong = f"sequence {step.sequence} goes on at {step.start}, its KV holds {len(held)}"
             held += step.tokens
-            if step.want == "logits":
+            if held[0] == ord("!"):
+                rows.append(Row(step.sequence, logits_row=1 << 20))
+            elif step.want == "logits":
                 self._logits[index] = logits(held)
                 rows.append(Row(step.sequence, logits_row=index))
             elif step.want == "argmax":

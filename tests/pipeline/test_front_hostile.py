@@ -75,7 +75,7 @@ def test_thousands_of_garbage_frames_are_answered_or_dropped_and_others_are_serv
     front.engine_up()
     noise = random.Random(5)
     flood = [front.client(hello=False) for _ in range(4)]
-    for number in range(4000):
+    for number in range(8000):
         flood[number % 4].socket.send(noise.randbytes(noise.randrange(64)))
     assert serves(front)
     for client in flood:
@@ -158,7 +158,7 @@ def test_an_absurd_prompt_is_refused_before_it_is_tokenised(start: StartFront) -
     client.ask("x" * (8 << 20))
     answer = refused(client)
     assert answer.code == "prompt_too_long"
-    assert "bytes" in answer.message
+    assert "characters" in answer.message
     assert time.monotonic() - began < 30
 
 
@@ -245,6 +245,7 @@ def test_a_client_that_does_not_read_delays_nobody_and_loses_its_job(start: Star
         assert other.answer("ok|", max_tokens=2).text == "ok"
         other.send(Status(1))
         running = other.receive().queue.running
+        time.sleep(0.02)
     assert running == 0
     assert "vanished" in front.log
 

@@ -40,7 +40,7 @@ WAY_TO = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("before", "after"), product(State, State))
+@pytest.mark.parametrize(("before", "after"), list(product(State, State)))
 def test_a_job_moves_only_along_the_drawn_arrows(before: State, after: State) -> None:
     one = job()
     for state in WAY_TO[before]:

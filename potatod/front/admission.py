@@ -1,0 +1,87 @@
+"""From a Generate to a sequence that can run, or to the sentence that says why not."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from potato_client.protocol import Generate
+from potatod.config import Sampling as Defaults
+from potatod.sampling.params import Sampling, resolve
+
+from . import generation
+from .detokenizer import Detokenizer
+from .reasoning import Reasoning
+from .refusal import Refusal
+from .stops import Stops
+from .template import ChatTemplate
+from .text import Text
+from .tokenizer import Tokenizer
+
+#: More text than this for each token of the context is refused before it is tokenised: prose, code and even blanks stay
+#: far below it.
+_MAX_CHARS_PER_TOKEN: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    prompt_ids: list[int]
+    sampling: Sampling
+    #: tokens that the answer may have
+    limit_tokens: int
+    text: Text
+
+
+class Admission:
+    """Knows the model's tokenizer, template and limits; keeps nothing about any request."""
+
+    def __init__(self, folder: Path, defaults: Defaults, max_context: int) -> None:
+        self.max_context = max_context
+        self._defaults = defaults
+        self._generation_config = generation.generation_config(folder)
+        self._tokenizer = Tokenizer.load(folder)
+        self._template = ChatTemplate.load(folder)
+        self.end_ids = generation.end_ids(folder)
+
+    def admit(self, ask: Generate) -> Admitted:
+        """Raises :class:`Refusal`."""
+        sampling = self._sampling(ask)
+        prompt_ids = self._prompt_ids(ask)
+        room = self.max_context - len(prompt_ids)
+        if not prompt_ids:
+            raise Refusal("empty_prompt", "the prompt is empty: there is nothing to go on from")
+        if room < 1:
+            raise Refusal(
+                "prompt_too_long",
+                f"the prompt has {len(prompt_ids)} tokens and the context {self.max_context}: no room for an answer",
+            )
+        limit = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
+        return Admitted(prompt_ids, sampling, limit, self._text(sampling))
+
+    def _sampling(self, ask: Generate) -> Sampling:
+        return resolve(ask.options, self._defaults, self._generation_config, drawn_seed=secrets.randbits(63))
+
+    def _prompt_ids(self, ask: Generate) -> list[int]:
+        """A chat's special tokens are its template's; a raw prompt gets the tokenizer's, as in transformers."""
+        if ask.prompt is not None:
+            self._check_size(ask.prompt)
+            return self._tokenizer.encode(ask.prompt, add_special_tokens=True)
+        if self._template is None:
+            raise Refusal("no_template", "this model has no chat template: send the prompt as it is (--raw)")
+        for message in ask.messages:
+            self._check_size(message.content)
+        text = self._template.render(ask.messages, thinking=ask.options.thinking)
+        self._check_size(text)
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _check_size(self, text: str) -> None:
+        if len(text) > self.max_context * _MAX_CHARS_PER_TOKEN:
+            raise Refusal(
+                "prompt_too_long",
+                f"the prompt has {len(text)} characters, far more than the context of {self.max_context} tokens holds",
+            )
+
+    def _text(self, sampling: Sampling) -> Text:
+        return Text(Detokenizer(self._tokenizer), Stops(sampling.stop), Reasoning())
