@@ -133,7 +133,7 @@ def start(file: Path | None, model: str | None, **flags: str | None) -> int:
         raise ConfigError("no model is given: `potatod start FOLDER`, or [model] path in the file of --config")
     places.check(settings)
     log.configure("supervisor", settings.log.level, settings.log.format)
-    from . import supervisor  # loads ZeroMQ, which no other command needs
+    from . import supervisor  # loads ZeroMQ, which `config` does without
 
     return supervisor.run(settings)
 

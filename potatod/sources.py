@@ -93,7 +93,10 @@ def _of_file(file: Path | None) -> Iterator[tuple[Key, Given]]:
     text = _read(file)
     try:
         page = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not only TOMLDecodeError: numbers of thousands of digits, deep nests
         raise ConfigError(f"{file} is not TOML: {error}") from None
     sections: dict[str, dict[str, Key]] = {}
     for key in keys():

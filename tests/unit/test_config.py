@@ -166,6 +166,22 @@ def test_a_value_that_is_not_allowed_is_told_with_key_value_and_what_is(name: st
     assert str(error.value).startswith(KEYS[name].label)
 
 
+@given(
+    st.sampled_from(list(KEYS.values())),
+    st.recursive(
+        st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.datetimes(), st.just(10**400)),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    ),
+)
+def test_whatever_a_file_holds_a_key_takes_it_or_refuses_it_with_its_name(key: Key, value: object) -> None:
+    try:
+        taken = key.parse(value)
+    except ValueError as error:
+        assert str(error).startswith(f"{key.label} ")  # noqa: PT017  both ends are fine, each with its own claim
+    else:
+        assert key.parse(key.plain(taken)) == taken
+
+
 def test_the_longest_socket_path_is_allowed() -> None:
     assert KEYS["front.socket"].parse("ipc:///" + "x" * 106) == "ipc:///" + "x" * 106
 

@@ -104,6 +104,12 @@ def test_a_mistake_in_the_file_is_told_with_its_line_and_what_is_known(file: Pat
     assert said in refusal
 
 
+def test_a_file_made_to_trouble_the_parser_is_refused_like_any_other(file: Path) -> None:
+    for trouble in ("9" * 5000, "[" * 5000):
+        file.write_text(f"[front]\nmax_queue = {trouble}")
+        assert "is not TOML" in _refusal(file)
+
+
 def test_a_bad_value_in_the_file_is_refused_even_where_a_flag_goes_over_it(file: Path) -> None:
     file.write_text('[pool]\nsize = "x"\n')
     assert "is not a size" in _refusal(file, pool__size="1GiB")
