@@ -90,7 +90,7 @@ class Server:
         """Never waits. Whether it is on its way; a client whose queue is full, or who left, is forgotten."""
         try:
             self.socket.send_multipart([identity, FROM_FRONT.encode(message)], zmq.DONTWAIT)
-        except (zmq.Again, zmq.ZMQError) as error:
+        except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
             self._clients.pop(identity, None)
