@@ -1,0 +1,35 @@
+"""Talks to a potato daemon: ``Client``, ``AsyncClient``, and the command ``potato-client``.
+
+    what a caller wants ─▶ asking ─▶ session ─▶ protocol, codec ─▶ socket
+    what came back      ◀─ answer ◀─ session ◀─ protocol, codec ◀─ socket      (connection: a thread's, aio: an event loop's)
+
+Law: no torch, no transformers, nothing of potatod; potatod imports our protocol, codec and paths, never we anything of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .aio import AsyncAnswer, AsyncClient
+    from .client import Answer, Client
+    from .errors import BadRequest, BadSocket, ClientError, DaemonLost, NoDaemon, NotUnderstood, RequestRefused
+    from .protocol import ChatMessage
+
+__all__ = [
+    "Answer", "AsyncAnswer", "AsyncClient", "BadRequest", "BadSocket", "ChatMessage", "Client", "ClientError",
+    "DaemonLost", "NoDaemon", "NotUnderstood", "RequestRefused",
+]  # fmt: skip
+
+_HOMES = {
+    "Answer": "client", "Client": "client", "AsyncAnswer": "aio", "AsyncClient": "aio", "ChatMessage": "protocol",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is asked for: the daemon's processes import our protocol and must not pay for a client they do not use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)

@@ -1,0 +1,93 @@
+"""From what a caller says to the message that is sent: shared by both clients and the command line. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final, TypedDict
+
+from .errors import BadRequest
+from .protocol import ChatMessage, Generate, Options
+
+Prompt = str | Sequence[ChatMessage | Mapping[str, str]]
+
+
+class AnswerOptions(TypedDict, total=False):
+    """The keyword arguments of ``generate``; what is left out or None is left to the daemon. Ranges: :class:`protocol.Options`."""
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    thinking: bool | None
+
+
+_OPTIONS: Final = tuple(field.name for field in fields(Options))
+_MESSAGE_FIELDS: Final = tuple(field.name for field in fields(ChatMessage))
+
+
+def generate_message(
+    request: int, prompt: Prompt, *, system: str | None = None, raw: bool = False, options: Mapping[str, Any] | None = None
+) -> Generate:
+    """A question through the model's chat template, a conversation through it, or (``raw``) a text to go on with.
+
+    Raises :class:`BadRequest`, a ValueError.
+    """
+    try:
+        if raw:
+            return Generate(request, prompt=_raw_prompt(prompt, system), options=options_of(options or {}))
+        return Generate(request, messages=_conversation(prompt, system), options=options_of(options or {}))
+    except BadRequest:
+        raise
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
+def options_of(given: Mapping[str, Any]) -> Options:
+    """Raises ValueError; an unknown name is answered with the nearest known one."""
+    for name in given:
+        _known(name, _OPTIONS, "option")
+    values = {name: value for name, value in given.items() if value is not None}
+    if "stop" in values:
+        stop = values["stop"]
+        values["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    return Options(**values)
+
+
+def _raw_prompt(prompt: Prompt, system: str | None) -> str:
+    if not isinstance(prompt, str):
+        raise BadRequest("raw goes on with one text; a conversation needs the model's chat template")
+    if system is not None:
+        raise BadRequest("raw goes on with a text as it is; a system message needs the model's chat template")
+    return prompt
+
+
+def _conversation(prompt: Prompt, system: str | None) -> tuple[ChatMessage, ...]:
+    before = () if system is None else (ChatMessage("system", system),)
+    if isinstance(prompt, str):
+        return (*before, ChatMessage("user", prompt))
+    return (*before, *map(_chat_message, prompt))
+
+
+def _chat_message(message: ChatMessage | Mapping[str, str]) -> ChatMessage:
+    if isinstance(message, ChatMessage):
+        return message
+    if not isinstance(message, Mapping):
+        raise BadRequest(f"a message is a ChatMessage or a mapping with role and content, not {type(message).__name__}")
+    for name in message:
+        _known(name, _MESSAGE_FIELDS, "field of a message")
+    try:
+        return ChatMessage(**message)
+    except TypeError:
+        raise BadRequest("a message has a role and a content") from None
+
+
+def _known(name: str, known: Sequence[str], what: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        raise BadRequest(f"unknown {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"))

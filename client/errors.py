@@ -1,0 +1,68 @@
+"""What a client can meet, and what a command line ends with then.
+
+    ClientError
+    ├── BadRequest        64  what was asked cannot be asked; nothing was sent
+    ├── BadSocket         64  the socket's address is no address of a daemon
+    ├── NoDaemon          69  nobody answers there
+    ├── DaemonLost        75  the daemon went away while an answer was expected; ask again
+    ├── RequestRefused     *  the daemon said no; it says with which code
+    └── NotUnderstood     70  the daemon said what this release cannot read
+
+The message is a sentence for the person at the keyboard: what is wrong, where, what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .protocol import REFUSAL_EXIT_CODES, RefusalCode, Refused
+
+EXIT_OK: Final = 0
+EXIT_USAGE: Final = 64
+EXIT_UNAVAILABLE: Final = 69
+EXIT_INTERNAL: Final = 70
+EXIT_TRY_AGAIN: Final = 75
+#: ended by Ctrl-C, as shells say it: 128 + SIGINT
+EXIT_INTERRUPTED: Final = 130
+#: whoever read the answer has gone: 128 + SIGPIPE
+EXIT_BROKEN_PIPE: Final = 141
+
+
+class ClientError(Exception):
+    """Base of all that a client can meet."""
+
+    exit_code: int = EXIT_INTERNAL
+
+
+class BadRequest(ClientError, ValueError):
+    exit_code = EXIT_USAGE
+
+
+class BadSocket(ClientError, ValueError):
+    exit_code = EXIT_USAGE
+
+
+class NoDaemon(ClientError):
+    exit_code = EXIT_UNAVAILABLE
+
+
+class DaemonLost(ClientError):
+    exit_code = EXIT_TRY_AGAIN
+
+
+class RequestRefused(ClientError):
+    """``code`` is one of docs/PROTOCOL.md; ``exit_code`` what the daemon wants a command line to end with."""
+
+    def __init__(self, code: RefusalCode, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.exit_code = REFUSAL_EXIT_CODES[code] if exit_code is None else exit_code
+
+    @classmethod
+    def of(cls, refused: Refused) -> RequestRefused:
+        honest = 0 < refused.exit_code < 126  # above lie the shell's own
+        return cls(refused.code, refused.message, refused.exit_code if honest else None)
+
+
+class NotUnderstood(ClientError):
+    exit_code = EXIT_INTERNAL

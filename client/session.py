@@ -1,0 +1,252 @@
+"""Every decision of a client, without a socket: frames and the time go in, frames and events come out.
+
+    ask(request, frame) ────┐                       ┌─▶ frames()   to be sent
+    cancel(request)  ───────┼─▶   Session    ───────┤
+    receive(frame)  ────────┤                       └─▶ events()   for whoever asked
+    tick()  ────────────────┘      due_in() says when tick is wanted
+
+Two clients act on it, one with a thread and one with asyncio; neither knows versions, boots, heartbeats or silence. The clock is an argument.
+
+NOTE [ another front ]
+A ZeroMQ socket reconnects silently, so the front that answers may not be the one that was asked. Each front has a boot id: as soon as
+another one shows up while something is expected, all that is expected is lost. While nothing is expected nobody listens; so whoever asks
+after that says Hello again, and the answer to it settles who is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from .codec import BadFrame
+from .errors import BadRequest, ClientError, DaemonLost, NoDaemon, NotUnderstood, RequestRefused
+from .protocol import (
+    FROM_CLIENT,
+    FROM_FRONT,
+    HEARTBEAT_S,
+    PROTOCOL_VERSION,
+    SILENCE_S,
+    Accepted,
+    Alive,
+    Cancel,
+    Finished,
+    Generate,
+    Hello,
+    Piece,
+    Progress,
+    Refused,
+    Report,
+    Status,
+    Welcome,
+)
+
+Message = Accepted | Progress | Piece | Finished | Report
+
+_TRY_AGAIN: Final = "what you asked is gone with it; ask again"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something for whoever asked ``request``."""
+
+    request: int
+    what: Message | ClientError
+    #: when it arrived, on the clock that the session is given
+    at_s: float
+    #: nothing follows for this request
+    last: bool = False
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request that is not over."""
+
+    frame: bytes
+    sent: bool = False
+    job: str | None = None
+    cancelled: bool = False
+
+
+class Session:
+    """``silence_s``: a front that says nothing for so long is gone."""
+
+    def __init__(self, address: str, client: str = "", *, silence_s: float = SILENCE_S) -> None:
+        self._address = address
+        self._hello = FROM_CLIENT.encode(Hello(PROTOCOL_VERSION, client))
+        self._silence_s = silence_s
+        self._heartbeat_s = min(HEARTBEAT_S, silence_s / 4)
+        self._open: dict[int, _Open] = {}
+        self._jobs: dict[str, int] = {}
+        self._frames: list[bytes] = []
+        self._events: list[Event] = []
+        #: the front's boot id; None until Welcome
+        self._boot: str | None = None
+        self._greeted = False
+        self._heard_at = self._said_at = self._ticked_at = 0.0
+
+    # what is wanted
+
+    @property
+    def expecting(self) -> bool:
+        """Whether anything is asked and not over."""
+        return bool(self._open)
+
+    def ask(self, request: int, frame: bytes, now: float) -> None:
+        """Sends an encoded Generate or Status, after the greeting. ``request``, its number, must be new."""
+        assert request not in self._open, "a request's number is used once"
+        if not self._open:  # NOTE [ another front ]
+            self._greeted, self._boot = False, None
+            self._heard_at = self._said_at = self._ticked_at = now
+            self._frames.append(self._hello)
+        self._open[request] = _Open(frame)
+        self._send_open()
+
+    def cancel(self, request: int) -> None:
+        """Asks the daemon to stop it, now or as soon as it has a name. Harmless when it is over."""
+        asked = self._open.get(request)
+        if asked is None or asked.cancelled:
+            return
+        asked.cancelled = True
+        if asked.job is not None:
+            self._frames.append(FROM_CLIENT.encode(Cancel(asked.job)))
+
+    # what the owner of the socket tells
+
+    def receive(self, frame: bytes, now: float) -> None:
+        self._heard_at = now
+        try:
+            message = FROM_FRONT.decode(frame)
+        except BadFrame as error:
+            self._fail(NotUnderstood(f"the daemon at {self._address} sent what this client cannot read ({error}); install the same release of both"), now)
+            return
+        if isinstance(message, Welcome):
+            self._welcome(message, now)
+        elif isinstance(message, Alive):
+            self._is_boot(message.boot, now)
+        elif isinstance(message, Refused):
+            self._refused(message, now)
+        else:
+            self._about_request(message, now)
+
+    def tick(self, now: float) -> None:
+        """Says that we live, and notices that the front does not."""
+        if not self._open:
+            return
+        if now - self._ticked_at > self._silence_s / 2:
+            self._heard_at = max(self._heard_at, now - self._heartbeat_s)  # we were stopped ourselves: what came meanwhile is still to be read
+        self._ticked_at = now
+        if now - self._heard_at >= self._silence_s:
+            self._fail(self._silent(), now)
+        elif now - self._said_at >= self._heartbeat_s:
+            self._said_at = now
+            self._frames.append(FROM_CLIENT.encode(Alive()) if self._greeted else self._hello)
+
+    def close(self, now: float) -> None:
+        """Nothing more will come: the socket is about to close. What has a name is cancelled."""
+        for request in self._open:
+            self.cancel(request)
+        self._fail(ClientError("the client was closed before the answer was complete"), now)
+
+    # what it answers
+
+    def due_in(self, now: float) -> float | None:
+        """Seconds until ``tick`` has something to do; None while nothing is expected."""
+        if not self._open:
+            return None
+        return max(0.0, min(self._said_at + self._heartbeat_s, self._heard_at + self._silence_s) - now)
+
+    def frames(self) -> list[bytes]:
+        """To be sent, in this order; they are handed out once."""
+        frames, self._frames = self._frames, []
+        return frames
+
+    def events(self) -> list[Event]:
+        """In the order they happened; they are handed out once."""
+        events, self._events = self._events, []
+        return events
+
+    # one message each
+
+    def _welcome(self, welcome: Welcome, now: float) -> None:
+        if welcome.version != PROTOCOL_VERSION:
+            why = f"the daemon speaks version {welcome.version} of the protocol and this client version {PROTOCOL_VERSION}: install the same release of both"
+            self._fail(RequestRefused("bad_version", why), now)
+        elif self._is_boot(welcome.boot, now) and self._open:
+            self._boot, self._greeted = welcome.boot, True
+            self._send_open()
+
+    def _is_boot(self, boot: str, now: float) -> bool:
+        """Whether that is the front we know, or we know none yet. Another one has nothing of what was asked."""
+        if self._boot is None or boot == self._boot:
+            return True
+        self._fail(DaemonLost(f"the daemon at {self._address} was restarted; {_TRY_AGAIN}"), now)
+        return False
+
+    def _refused(self, refused: Refused, now: float) -> None:
+        if refused.code == "hello_first" and self._greeted:
+            self._fail(DaemonLost(f"the daemon at {self._address} does not know us any more; {_TRY_AGAIN}"), now)
+        elif refused.request is None and refused.job is None:
+            self._fail(RequestRefused.of(refused), now)
+        else:
+            request = self._jobs.get(refused.job or "") if refused.request is None else refused.request
+            self._tell(request, RequestRefused.of(refused), now, last=True)
+
+    def _about_request(self, message: Message, now: float) -> None:
+        if isinstance(message, Accepted):
+            self._accepted(message)
+        request = message.request if isinstance(message, Accepted | Report) else self._jobs.get(message.job)
+        self._tell(request, message, now, last=isinstance(message, Finished | Report))
+
+    def _accepted(self, accepted: Accepted) -> None:
+        asked = self._open.get(accepted.request)
+        if asked is None:
+            return
+        asked.job = accepted.job
+        self._jobs[accepted.job] = accepted.request
+        if asked.cancelled:
+            self._frames.append(FROM_CLIENT.encode(Cancel(accepted.job)))
+
+    # means
+
+    def _send_open(self) -> None:
+        if not self._greeted:
+            return
+        for asked in self._open.values():
+            if not asked.sent:
+                asked.sent = True
+                self._frames.append(asked.frame)
+
+    def _tell(self, request: int | None, what: Message | ClientError, now: float, *, last: bool) -> None:
+        """To whoever asked; what belongs to nobody (any more) is dropped."""
+        asked = self._open.get(request) if request is not None else None
+        if request is None or asked is None:
+            return
+        self._events.append(Event(request, what, now, last))
+        if last:
+            del self._open[request]
+            if asked.job is not None:
+                self._jobs.pop(asked.job, None)
+
+    def _fail(self, error: ClientError, now: float) -> None:
+        self._events.extend(Event(request, error, now, last=True) for request in self._open)
+        self._open.clear()
+        self._jobs.clear()
+        self._greeted, self._boot = False, None
+
+    def _silent(self) -> ClientError:
+        for_s = f"for {self._silence_s:g} seconds"
+        if self._greeted:
+            return DaemonLost(f"the daemon at {self._address} has said nothing {for_s}; {_TRY_AGAIN}")
+        return NoDaemon(f"somebody listens at {self._address} and has not answered {for_s}: it hangs, or is no potatod")
+
+
+def encode(message: Generate | Status) -> bytes:
+    """The frame to ask with. What we would not read ourselves is not sent: :class:`BadRequest` says why."""
+    try:
+        frame = FROM_CLIENT.encode(message)
+        FROM_CLIENT.decode(frame)
+    except UnicodeEncodeError:
+        raise BadRequest("the text holds characters that are no Unicode (half a surrogate pair); was it read in the wrong encoding?") from None
+    except (BadFrame, OverflowError, TypeError) as error:
+        raise BadRequest(str(error)) from None
+    return frame
