@@ -74,12 +74,12 @@ def address(directory: Path, name: str, epoch: int | None = None) -> str:
 
 
 def bytes_wire(context: zmq.Context[Any], directory: Path, epoch: int, *, bind: bool) -> Wire:
-    """Reader (binds) ⇄ worker."""
+    """Reader (connects, so that what it sends early waits in its queue) ⇄ worker (binds)."""
     return _pair(context, address(directory, "bytes", epoch), _BYTES, bind)
 
 
 def sweeps_wire(context: zmq.Context[Any], directory: Path, epoch: int, *, bind: bool) -> Wire:
-    """Worker (binds) ⇄ front."""
+    """Front (connects, as the reader does) ⇄ worker (binds)."""
     return _pair(context, address(directory, "sweeps", epoch), _SWEEPS, bind)
 
 

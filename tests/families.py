@@ -32,6 +32,9 @@ class Family:
     model_type: str
     #: beyond _SIZES
     overrides: dict[str, Any]
+    #: False where the self-check refuses it; then ``why`` is part of the sentence it refuses with
+    served: bool = True
+    why: str = ""
 
     def config(self) -> Any:
         import transformers
@@ -81,7 +84,7 @@ FAMILIES = [
     Family("Phi-2", "phi", {"num_key_value_heads": 4}),
     Family("GPT-2", "gpt2", {"n_inner": 160}),
     Family("GPT-NeoX", "gpt_neox", {"rotary_pct": 0.5}),
-    Family("Falcon", "falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    Family("Falcon", "falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}, served=False),
     Family("StableLM", "stablelm", {"use_qkv_bias": True}),
     Family("OLMo", "olmo", {}),
     Family("OLMo 2", "olmo2", {}),
@@ -105,9 +108,9 @@ FAMILIES = [
         "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 160, "attention_chunk_size": 16,
         "head_dim": 16, "interleave_moe_layer_step": 2,
     }),
-    Family("Bloom", "bloom", {"_without": ("intermediate_size",), "n_layer": 6, "n_head": 4}),
-    Family("Mamba 2", "mamba2", {"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 2, "expand": 2}),
-    Family("Jamba", "jamba", {"num_experts": 4, "attn_layer_period": 3, "attn_layer_offset": 1, "use_mamba_kernels": False}),
+    Family("Bloom", "bloom", {"_without": ("intermediate_size",), "n_layer": 6, "n_head": 4}, served=False),
+    Family("Mamba 2", "mamba2", {"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 2, "expand": 2}, served=False),
+    Family("Jamba", "jamba", {"num_experts": 4, "attn_layer_period": 3, "attn_layer_offset": 1, "use_mamba_kernels": False}, served=False),
 ]  # fmt: skip
 
 

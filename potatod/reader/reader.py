@@ -39,7 +39,7 @@ class Reader:
         folder = Path(stage.boot.model)
         self._sources = {name: Source(folder / name, settings.io) for name in {part.file for part in plan.parts}}
         self._requests = Requests(settings.in_flight, settings.piece)
-        self._worker = wire.bytes_wire(stage.context, stage.directory, stage.boot.epoch, bind=True)
+        self._worker = wire.bytes_wire(stage.context, stage.directory, stage.boot.epoch, bind=False)
         self._poller = zmq.Poller()
         for end in (self._worker.socket, stage.control.socket, self._requests.wakeup):
             self._poller.register(end, zmq.POLLIN)

@@ -58,7 +58,7 @@ class Worker:
         self._streamed_bytes = boot.plan.streamed_bytes
         self._all_bytes = boot.plan.resident_bytes + boot.plan.streamed_bytes
         self._front = wire.sweeps_wire(stage.context, stage.directory, boot.epoch, bind=True)
-        reader = wire.bytes_wire(stage.context, stage.directory, boot.epoch, bind=False)
+        reader = wire.bytes_wire(stage.context, stage.directory, boot.epoch, bind=True)
         self._arrivals = Arrivals(reader, boot.plan, self._wait_for_bytes)
         self._bytes_poller = _poller(reader.socket, stage.control.socket)
         self._sweeps_poller = _poller(self._front.socket, stage.control.socket)
@@ -82,11 +82,15 @@ class Worker:
             self._stage.orders()
             while (message := self._front.receive()) is not None and not self._stage.stopping:
                 if isinstance(message, Drop):
-                    self._sequences.pop(message.sequence, None)
+                    self.forget(message)
                 elif isinstance(message, Sweep) and message.epoch == self._epoch:
-                    self._front.send(self._serve(message))
+                    self._front.send(self.serve(message))
 
-    def _serve(self, sweep: Sweep) -> Rows:
+    def forget(self, drop: Drop) -> None:
+        self._sequences.pop(drop.sequence, None)
+
+    def serve(self, sweep: Sweep) -> Rows:
+        """One pass over all weights for every step of the sweep."""
         began = time.monotonic()
         self._sweep_number = sweep.number
         tokens, positions, wanted, pieces = self._pack(sweep)

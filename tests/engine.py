@@ -1,0 +1,125 @@
+"""The engine inside one process, for tests that need hundreds of them: the real Reader on a thread, the real Worker, a real pool between.
+
+What tests/pipeline adds are the processes; everything that computes or moves bytes is the same code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import torch
+import zmq
+from potatod import manifest as manifests
+from potatod import plan as plans
+from potatod import pool, wire
+from potatod.config import Settings
+from potatod.messages import Drop, Step, Sweep
+from potatod.reader.reader import Reader
+from potatod.stage import Boot, Stage
+from potatod.verdict import vocabulary_of
+from potatod.worker.probe import weight_shapes
+from potatod.worker.rows import find_groupings
+from potatod.worker.worker import Stopped, Worker
+
+_groupings: dict[object, object] = {}
+
+
+def groupings_for(manifest: manifests.Manifest) -> list[list[object]]:
+    """The probe's table, remembered: families share shapes."""
+    dtype = getattr(torch, manifest.dtype)
+    table = []
+    for shape in weight_shapes(manifest):
+        if (shape, dtype) not in _groupings:
+            _groupings[shape, dtype] = find_groupings([shape], dtype, torch.device("cpu"))[shape]
+        found = _groupings[shape, dtype]
+        table.append([*shape, found.rows, found.fixed])
+    return table
+
+
+class Engine:
+    """``with Engine(folder, pool_bytes, kernels="invariant") as engine: engine.sweep(...)``."""
+
+    def __init__(self, folder: Path, pool_bytes: int, *, kernels: str = "invariant", max_sequences: int = 8) -> None:
+        manifest = manifests.load(folder)
+        manifests.check_files(folder, manifest)
+        self.plan = plans.make(manifest, pool_bytes)
+        settings = Settings()
+        settings = dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, kernels=kernels))
+        self._directory = tempfile.TemporaryDirectory(prefix="pt-")
+        directory = Path(self._directory.name)
+        verdict = {
+            "groupings": groupings_for(manifest) if kernels == "invariant" else [],
+            "vocabulary": vocabulary_of(manifest),
+            "device": "cpu",
+        }
+        boot = Boot(1, str(directory), str(folder), settings, self.plan, verdict)
+        self._context = zmq.Context()
+        self._control = wire.control_router(self._context, directory)
+        pool_fd = pool.create(self.plan.pool_bytes)
+        logits_fd = pool.create(max_sequences * verdict["vocabulary"] * 4)
+        self._reader_stage = Stage("reader", boot, {"pool": pool_fd})
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self.reader_error: BaseException | None = None
+        self._reader.start()
+        self._worker_stage = Stage("worker", boot, {"pool": os.dup(pool_fd), "logits": logits_fd})
+        self.front = wire.sweeps_wire(self._context, directory, 1, bind=False)
+        self.worker = Worker(self._worker_stage)
+        self.front.send(Drop(0))  # as soon as this has come through the worker has a peer to talk to
+        assert self.worker._front.wait(10)
+        self._logits = torch.frombuffer(pool.Pool(os.dup(logits_fd)).view, dtype=torch.float32).view(max_sequences, -1)
+        self._number = 0
+        self._held: dict[int, int] = {}
+
+    def _read(self) -> None:
+        try:
+            Reader(self._reader_stage, self.plan).run()
+        except BaseException as error:  # noqa: B036  carried to the test
+            self.reader_error = error
+            self._worker_stage.stopping = True
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._reader_stage.stopping = True
+        self._reader.join(10)
+        for stage in (self._reader_stage, self._worker_stage):
+            stage.context.destroy(linger=0)
+        self._control.close()
+        self.front.close()
+        self._context.destroy(linger=0)
+        self._directory.cleanup()
+
+    def sweep(self, steps: dict[int, list[int]], want: str = "logits") -> dict[int, torch.Tensor | int]:
+        """Feeds each sequence its tokens behind what it holds; the last row's logits (vocabulary,) or likeliest token of each."""
+        self._number += 1
+        if self.reader_error is not None:
+            raise self.reader_error
+        sweep = Sweep(
+            1, self._number, tuple(Step(s, self._held.get(s, 0), tuple(tokens), want) for s, tokens in steps.items())
+        )
+        try:
+            rows = self.worker.serve(sweep)
+        except Stopped:
+            raise self.reader_error or AssertionError("stopped without a reason") from None
+        for sequence, tokens in steps.items():
+            self._held[sequence] = self._held.get(sequence, 0) + len(tokens)
+        return {
+            row.sequence: row.token if row.logits_row is None else self._logits[row.logits_row].clone() for row in rows.rows
+        }
+
+    def drop(self, sequence: int) -> None:
+        self._held.pop(sequence, None)
+        self.worker.forget(Drop(sequence))
+
+    def greedy(self, sequence: int, prompt: list[int], count: int) -> list[int]:
+        """``count`` likeliest tokens after the prompt, one sweep each."""
+        tokens = [self.sweep({sequence: prompt}, "argmax")[sequence]]
+        while len(tokens) < count:
+            tokens.append(self.sweep({sequence: [tokens[-1]]}, "argmax")[sequence])
+        return tokens

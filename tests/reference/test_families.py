@@ -1,0 +1,106 @@
+"""Exactness, family by family: a pool of at most three layers, everything else streamed.
+
+Two claims. *reference*: one sequence, unchunked, has transformers' bits. *invariant*: whatever shares the sweep, however the prompt is cut,
+and after a restart, a sequence has the bits it has alone, and the tokens that transformers gives.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from potatod import manifest as manifests
+from potatod.plan import smallest_pool, sweep_parts
+
+from engine import Engine
+from families import FAMILIES, VOCABULARY, Family
+
+LENGTHS = (1, 5, 31, 64, 67)
+GREEDY_TOKENS = 32
+PROMPT = torch.randint(3, VOCABULARY, (100,), generator=torch.Generator().manual_seed(1)).tolist()
+
+families = pytest.mark.parametrize("family", [f for f in FAMILIES if f.served], ids=lambda family: family.name)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+def small_pool(folder) -> int:
+    """Bytes for three of the largest layers at most, and not all of the model."""
+    lengths = [(stop, part.length) for stop, part in sweep_parts(manifests.load(folder))]
+    layers = [sum(n for s, n in lengths if s == stop) for stop in range(6)]
+    least = smallest_pool(lengths)
+    assert least <= 3 * max(layers), "the smallest pool is larger than three layers"
+    return least
+
+
+@torch.inference_mode()
+def expected(model, prompt: list[int]) -> tuple[torch.Tensor, list[int]]:
+    """transformers' logits of the last row, and its greedy continuation."""
+    ids = torch.tensor([prompt])
+    logits = model(ids, logits_to_keep=1).logits[0, -1].float()
+    out = model.generate(ids, max_new_tokens=GREEDY_TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0)
+    return logits, out[0, len(prompt) :].tolist()
+
+
+@families
+@dtypes
+def test_one_sequence_has_the_bits_of_transformers(tiny, family: Family, dtype):
+    made = tiny(family, dtype)
+    with Engine(made.folder, small_pool(made.folder), kernels="reference") as engine:
+        assert engine.plan.streamed_bytes > 0
+        for number, length in enumerate(LENGTHS):
+            logits, tokens = expected(made.model, PROMPT[:length])
+            got = engine.sweep({number: PROMPT[:length]})[number]
+            assert torch.equal(got, logits), f"logits after {length} tokens differ by {(got - logits).abs().max():.2g}"
+        engine.drop(len(LENGTHS) - 1)
+        assert engine.greedy(99, PROMPT[: LENGTHS[-1]], GREEDY_TOKENS) == tokens
+
+
+@families
+@dtypes
+def test_a_sequence_has_the_same_bits_alone_packed_chunked_and_restarted(tiny, family: Family, dtype):
+    made = tiny(family, dtype)
+    prompts = {1: PROMPT[:67], 2: PROMPT[10:41], 3: PROMPT[:5], 4: PROMPT[33:100]}
+    with Engine(made.folder, small_pool(made.folder)) as engine:
+        alone = {n: _alone(engine, n, prompt, 12) for n, prompt in prompts.items()}
+    shuffled = random.Random(family.name)
+    with Engine(made.folder, small_pool(made.folder)) as engine:
+        first = _together(engine, prompts, 5, shuffled)
+    with Engine(made.folder, small_pool(made.folder)) as engine:  # a new engine: all KV is gone
+        resumed = {n: prompt + [t for t, _ in first[n]] for n, prompt in prompts.items()}
+        second = _together(engine, resumed, 7, shuffled)
+    for n in prompts:
+        for (token, logits), (token_alone, logits_alone) in zip(first[n] + second[n], alone[n], strict=True):
+            assert token == token_alone
+            assert torch.equal(logits, logits_alone), f"sequence {n}: bits depend on what else is in the sweep"
+    assert [t for t, _ in alone[1]] == expected(made.model, prompts[1])[1][:12]
+
+
+def _alone(engine: Engine, sequence: int, prompt: list[int], count: int) -> list[tuple[int, torch.Tensor]]:
+    out = []
+    tokens = prompt
+    for _ in range(count):
+        logits = engine.sweep({sequence: tokens})[sequence]
+        out.append((int(logits.argmax()), logits))
+        tokens = [out[-1][0]]
+    engine.drop(sequence)
+    return out
+
+
+def _together(engine: Engine, prompts: dict[int, list[int]], count: int, shuffled: random.Random):
+    """All at once: random chunks of prompts beside decode steps, sequences joining one after the other."""
+    left = {n: list(prompt) for n, prompt in prompts.items()}
+    out: dict[int, list[tuple[int, torch.Tensor]]] = {n: [] for n in prompts}
+    joined = 0
+    while any(len(made) < count for made in out.values()):
+        joined = min(len(prompts), joined + 1)
+        chunks = {}
+        for n in list(prompts)[:joined]:
+            if len(out[n]) < count:
+                size = shuffled.choice([1, 3, 8, 20, 50])
+                chunks[n], left[n] = left[n][:size], left[n][size:]
+        for n, logits in engine.sweep(chunks).items():
+            if not left[n] and len(out[n]) < count:  # the prompt is complete: this row is a token
+                out[n].append((int(logits.argmax()), logits))
+                left[n] = [out[n][-1][0]]
+    return out
