@@ -12,7 +12,7 @@ from potato_client.protocol import EngineReport, ModelReport, Report, StageRepor
 from .errors import by_exit_code
 from .sizes import human_size
 
-_COLUMNS: Final = "  {:<12}{:>8}  {:<12}{:>8}{:>10}\n"
+_COLUMNS: Final = "  {:<12}{:>8}  {:<12}{:>8}{:>12}\n"
 
 
 def ask(socket: str) -> Report:

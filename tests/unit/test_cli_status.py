@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from potato_client.paths import default_socket
 from potato_client.protocol import EngineReport, ModelReport, QueueReport, Report, StageReport
 from potatod import cli, status
 
@@ -28,7 +29,7 @@ def test_a_report_in_words_tells_model_engine_speed_queue_and_stages() -> None:
         "  engine  cpu, invariant kernels; epoch 2, 1 restart, 120 sweeps",
         "  speed   0.21 s/token now, reading at 830MB/s, 83% of the disk's 1.0GB/s",
         "  queue   1 of 4 running, 3 of 64 waiting",
-        "  stage            pid  state         memory    uptime",
+        "  stage            pid  state         memory      uptime",
         "  worker          4711  up             480MB   2 h 1 min",
     ]
 
@@ -69,6 +70,47 @@ def test_a_report_as_json_has_every_field() -> None:
 )
 def test_a_duration_is_said_in_its_two_largest_units(seconds: float, said: str) -> None:
     assert status.duration(seconds) == said
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sockets that were asked for a report."""
+    sockets: list[str] = []
+
+    def ask(socket: str) -> Report:
+        sockets.append(socket)
+        return REPORT
+
+    monkeypatch.setattr(status, "ask", ask)
+    for variable in ("POTATO_SOCKET", "POTATO_FRONT__SOCKET"):
+        monkeypatch.delenv(variable, raising=False)
+    return sockets
+
+
+def test_the_socket_is_the_options_then_the_variables_then_the_configurations(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "cfg.toml"
+    file.write_text('[front]\nsocket = "ipc:///run/file.sock"\n')
+    assert cli.main(["status"]) == cli.main(["status", "--config", str(file)]) == 0
+    monkeypatch.setenv("POTATO_SOCKET", "ipc:///run/variable.sock")
+    assert cli.main(["status", "--config", str(file)]) == 0
+    assert cli.main(["status", "--socket", "ipc:///run/option.sock"]) == 0
+    assert asked == [default_socket(), "ipc:///run/file.sock", "ipc:///run/variable.sock", "ipc:///run/option.sock"]
+
+
+def test_a_socket_that_is_none_is_a_usage_error(asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--socket", "tcp://127.0.0.1:1"]) == 64
+    assert "is refused" in capsys.readouterr().err
+    assert not asked
+
+
+def test_the_report_is_printed_in_words_or_as_json(asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["status"])
+    assert capsys.readouterr().out == status.as_text(REPORT)
+    cli.main(["status", "--json"])
+    assert json.loads(capsys.readouterr().out)["daemon"] == "potatod 0.1.0"
+    assert len(asked) == 2
 
 
 def test_where_no_daemon_is_the_exit_code_says_unavailable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
