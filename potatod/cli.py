@@ -193,8 +193,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tell(sentence: str, exit_code: int) -> int:
-    if os.environ.get("POTATO_DEBUG") == "1":
-        traceback.print_exc()
-    if sys.stderr is not None:
-        click.echo(f"potatod: {sentence}", err=True)
+    try:
+        if os.environ.get("POTATO_DEBUG") == "1":
+            traceback.print_exc()
+        if sys.stderr is not None:
+            click.echo(f"potatod: {sentence}", err=True)
+    except OSError:
+        pass  # nobody reads stderr any more; the exit code still tells
     return exit_code
