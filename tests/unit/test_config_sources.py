@@ -129,7 +129,7 @@ def test_variables_that_are_no_keys_are_left_alone() -> None:
 
 def test_a_bad_variable_or_flag_is_named() -> None:
     assert _refusal(environment={"POTATO_READER__IO": "fast"}).startswith(
-        'variable POTATO_READER__IO: [reader] io must be "auto", "direct" or "mmap", not "fast"'
+        'variable POTATO_READER__IO: [reader] io must be "auto", "direct" or "buffered", not "fast"'
     )
     assert _refusal(reader__in_flight="1.5").startswith(
         "flag --reader-in-flight: [reader] in_flight must be a whole number"
