@@ -1,9 +1,9 @@
 """Talks to a potato daemon: ``Client``, ``AsyncClient``, and the command ``potato-client``.
 
     what a caller wants ─▶ asking ─▶ session ─▶ protocol, codec ─▶ socket
-    what came back      ◀─ answer ◀─ session ◀─ protocol, codec ◀─ socket      (connection: a thread's, aio: an event loop's)
+    what came back      ◀─ answer ◀─ session ◀─ protocol, codec ◀─ socket      (connection: by a thread, aio: by asyncio)
 
-Law: no torch, no transformers, nothing of potatod; potatod imports our protocol, codec and paths, never we anything of it.
+Law: no torch, no transformers, nothing of potatod; potatod imports from us, never we from it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what is asked for: the daemon's processes import our protocol and must not pay for a client they do not use."""
+    """Loads what is asked for: the daemon's processes import our protocol and must not pay for a client."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

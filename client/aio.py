@@ -1,9 +1,9 @@
 """The client for programs with asyncio: the same decisions (session, answer, asking, address), other waiting.
 
-    async with AsyncClient() as client:
-        answer = await client.generate("What is the capital of France?")
-        async for piece in answer:
-            ...
+async with AsyncClient() as client:
+    answer = await client.generate("What is the capital of France?")
+    async for piece in answer:
+        ...
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class AsyncAnswer(Collected):
         self._connection.cancel(self.request)
 
     async def wait(self, timeout_s: float) -> bool:
-        """Takes in what comes until the answer is over, or for so long; whether it is over. Raises as iterating does."""
+        """Takes in what comes until it is over, or for so long; whether it is over. Raises as iterating does."""
         try:
             async with asyncio.timeout(timeout_s):
                 async for _ in self.messages():

@@ -44,12 +44,15 @@ class Collected:
 
     @property
     def s_per_token(self) -> float | None:
-        """(arrival of the last token - arrival of the first, at this client) ÷ (tokens - 1); None for fewer than two tokens."""
+        """(arrival of the last token - arrival of the first, at this client) ÷ (tokens - 1).
+
+        None for fewer than two tokens.
+        """
         count = len(self._token_ids)
         return (self._last_at_s - self._first_at_s) / (count - 1) if count > 1 else None
 
     def take(self, event: Event) -> Message:
-        """Folds in what came. Raises what an error event carries, or :class:`NotUnderstood` where tokens are missing."""
+        """Folds in what came. Raises what an error event carries; :class:`NotUnderstood` where tokens are missing."""
         what = event.what
         if isinstance(what, ClientError):
             self.error = what
@@ -66,7 +69,9 @@ class Collected:
 
     def _add(self, piece: Piece, at_s: float) -> None:
         if piece.index != len(self._token_ids):
-            self.error = NotUnderstood(f"tokens of the answer are missing: {len(self._token_ids)} have come and the next is number {piece.index}")
+            self.error = NotUnderstood(
+                f"tokens of the answer are missing: {len(self._token_ids)} have come, the next is number {piece.index}"
+            )
             raise self.error
         if piece.token_ids:
             self._first_at_s = self._first_at_s if self._token_ids else at_s

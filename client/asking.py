@@ -14,7 +14,10 @@ Prompt = str | Sequence[ChatMessage | Mapping[str, str]]
 
 
 class AnswerOptions(TypedDict, total=False):
-    """The keyword arguments of ``generate``; what is left out or None is left to the daemon. Ranges: :class:`protocol.Options`."""
+    """The keyword arguments of ``generate``; what is left out or None is left to the daemon.
+
+    Ranges and meanings: :class:`potato_client.protocol.Options`.
+    """
 
     max_tokens: int | None
     temperature: float | None
@@ -32,7 +35,12 @@ _MESSAGE_FIELDS: Final = tuple(field.name for field in fields(ChatMessage))
 
 
 def generate_message(
-    request: int, prompt: Prompt, *, system: str | None = None, raw: bool = False, options: Mapping[str, Any] | None = None
+    request: int,
+    prompt: Prompt,
+    *,
+    system: str | None = None,
+    raw: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Generate:
     """A question through the model's chat template, a conversation through it, or (``raw``) a text to go on with.
 
@@ -90,4 +98,6 @@ def _chat_message(message: ChatMessage | Mapping[str, str]) -> ChatMessage:
 def _known(name: str, known: Sequence[str], what: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=1)
-        raise BadRequest(f"unknown {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"))
+        raise BadRequest(
+            f"unknown {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}")
+        )

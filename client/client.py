@@ -1,10 +1,10 @@
 """The client for programs with threads.
 
-    with Client() as client:
-        answer = client.generate("What is the capital of France?", max_tokens=64)
-        for piece in answer:
-            sys.stdout.write(piece.text)
-    answer.finished.completion_tokens, answer.s_per_token
+with Client() as client:
+    answer = client.generate("What is the capital of France?", max_tokens=64)
+    for piece in answer:
+        sys.stdout.write(piece.text)
+answer.finished.completion_tokens, answer.s_per_token
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .session import Message, encode
 class Answer(Collected):
     """An answer as it comes: iterate for its pieces. ``text``, ``finished`` and the rest can be read at any time.
 
-    Iterating raises :class:`DaemonLost`, :class:`RequestRefused` or another :class:`ClientError` where the answer comes to nothing. Whoever
-    stops iterating early and wants no more says ``cancel``; closing the client does it too.
+    Iterating raises :class:`DaemonLost`, :class:`RequestRefused` or another :class:`ClientError` where the answer comes
+    to nothing. Whoever stops iterating early and wants no more says ``cancel``; closing the client does it too.
     """
 
     def __init__(self, request: int, inbox: Inbox, connection: Connection) -> None:
@@ -49,7 +49,7 @@ class Answer(Collected):
         self._connection.cancel(self.request)
 
     def wait(self, timeout_s: float) -> bool:
-        """Takes in what comes until the answer is over, or for so long; whether it is over. Raises as iterating does."""
+        """Takes in what comes until it is over, or for so long; whether it is over. Raises as iterating does."""
         until = time.monotonic() + timeout_s
         while not self.over and (left_s := until - time.monotonic()) > 0:
             self._take_within(left_s)
@@ -64,9 +64,9 @@ class Answer(Collected):
 
 
 class Client:
-    """A connection to one daemon, made when it is first needed. May be used from several threads, and for several answers at once.
+    """A connection to one daemon. May be used from several threads, and for several answers at once.
 
-    ``socket``: ``ipc://`` and an absolute path; None takes ``POTATO_SOCKET``, else the place where a daemon of this user listens.
+    ``socket``: ``ipc://`` and an absolute path; None takes ``POTATO_SOCKET``, else where this user's daemon listens.
     ``timeout_s``: a daemon that says nothing for so long is gone; it is asked for a sign of life all the while.
     """
 
@@ -79,7 +79,9 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -91,8 +93,9 @@ class Client:
     ) -> Answer:
         """Asks, and returns at once; iterate over what comes back.
 
-        ``prompt``: a question, or a conversation of messages with role and content. ``raw``: goes on with the text as it is, without the
-        model's chat template. Options: :class:`AnswerOptions`. Raises :class:`BadRequest` or :class:`NoDaemon`.
+        ``prompt``: a question, or a conversation of messages with role and content. ``raw``: goes on with the text as it
+        is, without the model's chat template. Options: :class:`AnswerOptions`. Raises :class:`BadRequest`,
+        :class:`NoDaemon`.
         """
         message = generate_message(next(self._numbers), prompt, system=system, raw=raw, options=options)
         frame = encode(message)

@@ -1,14 +1,17 @@
 """Frozen dataclasses to msgpack and back, with every field checked by type before it is read.
 
-A frame is ``[name, {field: value}]``. Nothing is trusted: a frame is bounded before it is parsed, and at every place the first byte says what stands
-there before memory is taken for it, so a frame costs its own size and what its message holds, whatever it claims to be (NOTE [ small frame, much
-memory ]). An unknown message, an unknown, doubled or missing field and a wrong type are :class:`BadFrame`, never a surprise further in.
+A frame is ``[name, {field: value}]``. Nothing is trusted: a frame is bounded before it is parsed, and at every place the
+first byte says what stands there before memory is taken for it, so a frame costs its own size and what its message holds,
+whatever it claims to be (NOTE [ small frame, much memory ]). An unknown message, an unknown, doubled or missing field and
+a wrong type are :class:`BadFrame`, never a surprise further in.
 
-Fields may be ``int, float, str, bool, bytes``, ``Literal`` strings, tuples of one type (``tuple[int, ...]``), other dataclasses, and any of these ``| None``.
+Fields may be ``int, float, str, bool, bytes``, ``Literal`` strings, tuples of one type (``tuple[int, ...]``), other
+dataclasses, and any of these ``| None``.
 
 NOTE [ small frame, much memory ]
-A general parser builds what a frame says: ten megabytes of empty maps become 700 MB, and five bytes that announce an array of a million items take
-eight megabytes, times a thousand where they are nested. Here containers are opened only where a message has one, and grow as their items come.
+A general parser builds what a frame says: ten megabytes of empty maps become 700 MB, and five bytes that announce an array
+of a million items take eight megabytes, times a thousand where they are nested. Here containers are opened only where a
+message has one, and grow as their items come.
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ class BadFrame(ValueError):
 class Codec:
     """Packs and unpacks a closed set of messages.
 
-    ``messages`` may stand alone in a frame; dataclasses that only occur inside fields need not be listed. A list in a frame has at most
-    ``max_items`` items, where that is given.
+    ``messages`` may stand alone in a frame; dataclasses that only occur inside fields need not be listed. A list in a
+    frame has at most ``max_items`` items, where that is given.
     """
 
     def __init__(self, *messages: type, max_frame_bytes: int = MAX_FRAME_BYTES, max_items: int | None = None) -> None:
@@ -45,7 +48,7 @@ class Codec:
         self._max_items = max_items
 
     def encode(self, message: object) -> bytes:
-        """The frame. Raises ValueError for text that is not Unicode (lone surrogates) and OverflowError for numbers beyond 64 bits."""
+        """The frame. Raises ValueError for text that is not Unicode, OverflowError for numbers beyond 64 bits."""
         cls = type(message)
         if self._readers.get(cls.__name__, (None,))[0] is not cls:
             raise TypeError(f"{cls.__name__} is not a message of this wire")
@@ -93,10 +96,11 @@ class _Source:
 
     def kind(self) -> type:
         """Of the next value, by its first byte."""
-        at = self._unpacker.tell()
+        at: int = self._unpacker.tell()
         if at >= len(self._frame):
             raise BadFrame("cut short")
-        return _KINDS[self._frame[at]]
+        first: int = self._frame[at]
+        return _KINDS[first]
 
     def open_list(self, where: str) -> int:
         """How many items follow. Ask for the kind first."""
@@ -128,7 +132,7 @@ def _kinds() -> list[type]:
     return kinds
 
 
-_KINDS: Final = _kinds()
+_KINDS: Final[list[type]] = _kinds()
 _NAMES: Final = {list: "a list", dict: "a map", types.NoneType: "None", _Nothing: "something of no type we know"}
 
 _Reader = Callable[[_Source], Any]
@@ -237,7 +241,7 @@ def _field_name(source: _Source, where: str) -> str:
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:
-    """", did you mean …?" where a known name is near."""
+    """ ", did you mean …?" where a known name is near."""
     near = difflib.get_close_matches(name[:_SHOWN_CHARS], list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

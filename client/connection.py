@@ -58,7 +58,7 @@ class Connection:
             self._pump.order(partial(self._pump.session.cancel, request))
 
     def close(self) -> None:
-        """Cancels what is still expected and frees the socket; whoever waits gets an error. Takes less than a second or two."""
+        """Cancels what is still expected and frees the socket; whoever waits gets an error. Takes a second at most."""
         self._finalizer()
 
 
@@ -162,7 +162,7 @@ def client_name() -> str:
 
 
 def dealer(context: zmq.Context[Any]) -> Any:
-    """A client's socket, not connected yet. Its queues have no bounds: what lies in them is bounded by what was asked."""
+    """A client's socket, not connected yet. Queues without bounds: what lies in them is bounded by what was asked."""
     socket = context.socket(zmq.DEALER)
     socket.set_hwm(0)
     socket.set(zmq.LINGER, LINGER_MS)

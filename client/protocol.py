@@ -14,8 +14,8 @@
       Status(request)             ───▶
                                   ◀───    Report(request, …)
 
-One ZeroMQ message of one frame each way, a DEALER at the client, a ROUTER at the front. Imports only the standard library and
-the codec, so that both sides share it.
+One ZeroMQ message of one frame each way, a DEALER at the client, a ROUTER at the front. Imports only the standard
+library and the codec, so that both sides share it.
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@
     receive(frame)  ────────┤                       └─▶ events()   for whoever asked
     tick()  ────────────────┘      due_in() says when tick is wanted
 
-Two clients act on it, one with a thread and one with asyncio; neither knows versions, boots, heartbeats or silence. The clock is an argument.
+Two clients act on it, one with a thread and one with asyncio; neither knows versions, boots, heartbeats or silence.
+The clock is an argument.
 
 NOTE [ another front ]
-A ZeroMQ socket reconnects silently, so the front that answers may not be the one that was asked. Each front has a boot id: as soon as
-another one shows up while something is expected, all that is expected is lost. While nothing is expected nobody listens; so whoever asks
-after that says Hello again, and the answer to it settles who is there.
+A ZeroMQ socket reconnects silently, so the front that answers may not be the one that was asked. Each front has a boot
+id: as soon as another one shows up while something is expected, all that is expected is lost. While nothing is expected
+nobody listens; so whoever asks after that says Hello again, and the answer to it settles who is there.
 """
 
 from __future__ import annotations
@@ -117,7 +118,12 @@ class Session:
         try:
             message = FROM_FRONT.decode(frame)
         except BadFrame as error:
-            self._fail(NotUnderstood(f"the daemon at {self._address} sent what this client cannot read ({error}); install the same release of both"), now)
+            self._fail(
+                NotUnderstood(
+                    f"the daemon at {self._address} sent what cannot be read ({error}); install the same release of both"
+                ),
+                now,
+            )
             return
         if isinstance(message, Welcome):
             self._welcome(message, now)
@@ -133,7 +139,9 @@ class Session:
         if not self._open:
             return
         if now - self._ticked_at > self._silence_s / 2:
-            self._heard_at = max(self._heard_at, now - self._heartbeat_s)  # we were stopped ourselves: what came meanwhile is still to be read
+            self._heard_at = max(
+                self._heard_at, now - self._heartbeat_s
+            )  # we were stopped ourselves: what came meanwhile is still to be read
         self._ticked_at = now
         if now - self._heard_at >= self._silence_s:
             self._fail(self._silent(), now)
@@ -169,7 +177,10 @@ class Session:
 
     def _welcome(self, welcome: Welcome, now: float) -> None:
         if welcome.version != PROTOCOL_VERSION:
-            why = f"the daemon speaks version {welcome.version} of the protocol and this client version {PROTOCOL_VERSION}: install the same release of both"
+            why = (
+                f"the daemon speaks version {welcome.version} of the protocol and this client version {PROTOCOL_VERSION}: "
+                "install the same release of both"
+            )
             self._fail(RequestRefused("bad_version", why), now)
         elif self._is_boot(welcome.boot, now) and self._open:
             self._boot, self._greeted = welcome.boot, True
@@ -246,7 +257,9 @@ def encode(message: Generate | Status) -> bytes:
         frame = FROM_CLIENT.encode(message)
         FROM_CLIENT.decode(frame)
     except UnicodeEncodeError:
-        raise BadRequest("the text holds characters that are no Unicode (half a surrogate pair); was it read in the wrong encoding?") from None
+        raise BadRequest(
+            "the text holds characters that are no Unicode (half a surrogate pair); was it read in the wrong encoding?"
+        ) from None
     except (BadFrame, OverflowError, TypeError) as error:
         raise BadRequest(str(error)) from None
     return frame

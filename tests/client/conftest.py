@@ -12,14 +12,14 @@ from .fake_front import FakeFront, Script, paris
 StartFront = Callable[..., FakeFront]
 
 
-@pytest.fixture()
+@pytest.fixture
 def place() -> Iterator[Path]:
     """A directory whose path is short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="potato-") as name:
         yield Path(name)
 
 
-@pytest.fixture()
+@pytest.fixture
 def start(place: Path) -> Iterator[StartFront]:
     fronts: list[FakeFront] = []
     umask = os.umask(0o077)

@@ -1,6 +1,7 @@
 """A front in a thread, with a real ROUTER, that does what a test wants: slowly, silently, wrongly, as another boot.
 
-A script is a generator: it yields messages to send, bytes to send as they are, seconds to wait, and callables to call with the front.
+A script is a generator: it yields messages to send, bytes to send as they are, seconds to wait, and callables to call
+with the front.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import zmq
+
 from potato_client.protocol import (
     FROM_CLIENT,
     FROM_FRONT,
@@ -57,9 +59,7 @@ def refused(code: Any, message: str, **whom: Any) -> Refused:
 def paris(generate: Generate, job: str) -> Iterator[Said]:
     yield Accepted(generate.request, job, 42, 7, 0)
     yield from pieces(job, "The capital", " is", " Paris.")
-    yield finished(
-        job, 3, sweeps=4, disk_bytes=800_000_000, disk_bytes_per_s=4.9e8, disk_limit_bytes_per_s=2e9
-    )
+    yield finished(job, 3, sweeps=4, disk_bytes=800_000_000, disk_bytes_per_s=4.9e8, disk_limit_bytes_per_s=2e9)
 
 
 def report(request: int, boot: str) -> Report:
@@ -69,7 +69,7 @@ def report(request: int, boot: str) -> Report:
         boot=boot,
         uptime_s=4000.0,
         model=ModelReport("tiny", "LlamaForCausalLM", "bfloat16", 30, 269_000_000, 100_000_000, 169_000_000),
-        engine=EngineReport("up", 1, 0, "cpu", "invariant", 12, s_per_sweep=0.35, disk_bytes_per_s=4.8e8, disk_limit_bytes_per_s=5e8),
+        engine=EngineReport("up", 1, 0, "cpu", "invariant", 12, "", 0.35, 4.8e8, 5e8),
         queue=QueueReport(1, 2, 4, 64),
         stages=(StageReport("front", 4242, "up", 90_000_000, 3999.0),),
     )  # fmt: skip
@@ -141,7 +141,9 @@ class FakeFront:
             return
         match message:
             case Hello():
-                self._say(socket, identity, self.greeting or Welcome(self.version, self.boot, "potatod 0", "tiny", 2048))
+                self._say(
+                    socket, identity, self.greeting or Welcome(self.version, self.boot, "potatod 0", "tiny", 2048)
+                )
             case Alive():
                 self._say(socket, identity, Alive(self.boot))
             case Status(request):

@@ -1,0 +1,62 @@
+"""What ``status`` shows: a Report in words and as JSON. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Final
+
+from .protocol import EngineReport, ModelReport, Report, StageReport
+from .words import count, duration, harmless, size
+
+_COLUMNS: Final = "  {:<12}{:>8}  {:<12}{:>8}{:>10}\n"
+
+
+def as_json(report: Report) -> str:
+    return json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False) + "\n"
+
+
+def as_text(report: Report) -> str:
+    queue = report.queue
+    text = (
+        f"{report.daemon}  {report.engine.state} for {duration(report.uptime_s)}\n"
+        f"  model   {_model(report.model)}\n"
+        f"  engine  {_engine(report.engine)}\n"
+        f"  speed   {_speed(report.engine)}\n"
+        f"  queue   {queue.running} of {queue.max_running} running, {queue.waiting} of {queue.max_waiting} waiting\n"
+    )
+    if report.engine.why:
+        text += f"  why     {report.engine.why}\n"
+    text += _COLUMNS.format("stage", "pid", "state", "memory", "uptime")
+    return harmless(text + "".join(map(_stage, report.stages)))
+
+
+def _model(model: ModelReport) -> str:
+    return (
+        f"{model.name}: {model.architecture}, {model.dtype}, {model.layers} layers; "
+        f"{size(model.weights_bytes)}, of which {size(model.resident_bytes)} resident and "
+        f"{size(model.streamed_bytes_per_sweep)} read for every sweep"
+    )
+
+
+def _engine(engine: EngineReport) -> str:
+    return (
+        f"{engine.device}, {engine.kernels} kernels; epoch {engine.epoch}, {count(engine.restarts, 'restart')}, "
+        f"{count(engine.sweeps, 'sweep')}"
+    )
+
+
+def _speed(engine: EngineReport) -> str:
+    if engine.s_per_sweep is None:
+        return "nothing has been computed yet"
+    said = f"{engine.s_per_sweep:.3g} s/token now"
+    if engine.disk_bytes_per_s:
+        said += f", reading at {size(engine.disk_bytes_per_s)}/s"
+        if engine.disk_limit_bytes_per_s:
+            share = engine.disk_bytes_per_s / engine.disk_limit_bytes_per_s
+            said += f", {share:.0%} of the disk's {size(engine.disk_limit_bytes_per_s)}/s"
+    return said
+
+
+def _stage(stage: StageReport) -> str:
+    return _COLUMNS.format(stage.name, stage.pid, stage.state, size(stage.rss_bytes), duration(stage.uptime_s))

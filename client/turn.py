@@ -1,0 +1,50 @@
+"""One question and its answer at a command line: asked, followed to its end, ended by Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final, cast
+
+from .asking import AnswerOptions, Prompt
+from .client import Answer, Client
+from .errors import EXIT_INTERRUPTED, BadRequest, ClientError
+from .screen import Screen
+
+#: After Ctrl-C the daemon may say for so long how the answer ended.
+_LAST_WORDS_S: Final = 1.0
+
+
+def answer_options(given: dict[str, Any]) -> AnswerOptions:
+    """What was given on the command line. An empty list of stop strings is none."""
+    return cast(AnswerOptions, {**given, "stop": given["stop"] or None})
+
+
+def generate(
+    client: Client, prompt: Prompt, *, system: str | None, raw: bool = False, options: AnswerOptions
+) -> Answer:
+    """As ``client.generate``; errors call options as they are typed here."""
+    try:
+        return client.generate(prompt, system=system, raw=raw, **options)
+    except BadRequest as error:
+        name, _, rest = str(error).partition(" ")
+        raise BadRequest(f"--{name.replace('_', '-')} {rest}" if name in options else str(error)) from None
+
+
+def follow(answer: Answer, screen: Screen) -> bool:
+    """Shows it to its end; whether Ctrl-C ended it. A second Ctrl-C ends the program at once."""
+    try:
+        for message in answer.messages():
+            screen.show(message)
+        return False
+    except KeyboardInterrupt:
+        answer.cancel()
+    except ClientError:
+        screen.clear()
+        raise
+    try:
+        answer.wait(_LAST_WORDS_S)
+    except ClientError:
+        pass  # nobody waits for it any more
+    except KeyboardInterrupt:
+        os._exit(EXIT_INTERRUPTED)
+    return True

@@ -1,0 +1,88 @@
+"""Figures and text for people. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from .protocol import Finished, Progress
+
+_DECIMAL: Final = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def size(size_bytes: float) -> str:
+    """In decimal units, two significant digits or more: "269MB", "3.1GB"."""
+    for name, factor in _DECIMAL:
+        if abs(size_bytes) >= factor:
+            scaled = size_bytes / factor
+            return f"{scaled:.1f}{name}" if abs(scaled) < 99.95 else f"{scaled:.0f}{name}"
+    return f"{size_bytes:.0f}B"
+
+
+def duration(seconds: float) -> str:
+    """In its two largest units: "3 min 20 s"."""
+    whole = int(seconds)
+    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= length:
+            rest = whole % length // part
+            return f"{whole // length} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
+
+
+def count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def harmless(text: str) -> str:
+    """For a terminal, to which escape sequences are orders, and a model may say anything: shown, not obeyed."""
+    return _CONTROL.sub(lambda found: _picture(ord(found[0])), text)
+
+
+def _picture(code: int) -> str:
+    """Unicode has a picture for each of the old control characters."""
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
+
+
+def one_line(text: str) -> str:
+    return harmless(" ".join(text.split()))
+
+
+def progress(now: Progress) -> str:
+    """What is going on while nothing has come yet."""
+    said = _STATES[now.state]
+    if now.state == "queued" and now.place:
+        said = f"in the queue, {count(now.place, 'answer')} before this one"
+    elif now.state == "prefill":
+        if now.prompt_tokens:
+            said += f" {now.prefilled_tokens}/{now.prompt_tokens} tokens,"
+        said += f" {now.layers_done}/{now.layers} layers"
+    if now.s_per_token is not None:
+        said += f" · {now.s_per_token:.3g} s/token"
+    if now.eta_s is not None:
+        said += f" · first token in about {duration(now.eta_s + 1)}"
+    return said
+
+
+_STATES: Final = {
+    "queued": "in the queue",
+    "prefill": "prefill",
+    "decode": "decoding",
+    "restarting": "engine restarting",
+}
+
+
+def summary(finished: Finished, s_per_token: float | None) -> str:
+    """One line about an answer: tokens, speed, bytes read per sweep (which makes one token), share of the disk's bandwidth.
+
+    The share is of the time in which sweeps ran for it.
+    """
+    words = [count(finished.completion_tokens, "token")]
+    if s_per_token is not None:
+        words.append(f"{s_per_token:.3g} s/token")
+    if finished.sweeps:
+        words.append(f"{size(finished.disk_bytes / finished.sweeps)} read from disk per token")
+    seconds, limit = finished.prefill_s + finished.decode_s, finished.disk_limit_bytes_per_s
+    if finished.disk_bytes and limit and seconds > 0:
+        words.append(f"{finished.disk_bytes / seconds / limit:.0%} of the disk's {size(limit)}/s")
+    return " · ".join(words)
