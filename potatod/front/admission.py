@@ -9,7 +9,7 @@ from typing import Final
 
 from potato_client.protocol import Generate
 from potatod.config import Sampling as Defaults
-from potatod.sampling.params import Sampling, resolve
+from potatod.sampling.params import Sampling, of_model, resolve
 
 from . import generation
 from .detokenizer import Detokenizer
@@ -41,6 +41,7 @@ class Admission:
         self.max_context = max_context
         self._defaults = defaults
         self._generation_config = generation.generation_config(folder)
+        of_model(self._generation_config)  # what is wrong with it is told now, not to the first client
         self._tokenizer = Tokenizer.load(folder)
         self._template = ChatTemplate.load(folder)
         self.end_ids = generation.end_ids(folder)

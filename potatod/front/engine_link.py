@@ -65,16 +65,15 @@ class EngineLink:
             self._poller.register(self._wire.socket, zmq.POLLIN)
         return lost
 
-    def send(self, sweep: Sweep, drops: tuple[int, ...]) -> None:
-        """Drops first. Gives the last sweep's logits back to the worker."""
-        assert self._wire is not None, "no engine to send a sweep to"
+    def send(self, sweep: Sweep) -> None:
+        """Gives the last sweep's logits back to the worker."""
         self._sent = (sweep, self._clock())
-        try:
-            for sequence in drops:
-                self._wire.send(Drop(sequence))
-            self._wire.send(sweep)
-        except zmq.Again:
-            pass  # the worker is gone: the supervisor is about to say so, and what it took with it is made again
+        self._say(sweep)
+
+    def drop(self, sequences: tuple[int, ...]) -> None:
+        """Acts after the sweep under way."""
+        for sequence in sequences:
+            self._say(Drop(sequence))
 
     def receive(self) -> Iterator[Rows | LayerDone]:
         """What the present engine has said about the sweep under way."""
@@ -101,6 +100,13 @@ class EngineLink:
             self._wire.close()
         self._wire = None
         self._sent = None
+
+    def _say(self, message: Sweep | Drop) -> None:
+        assert self._wire is not None, "there is no engine to talk to"
+        try:
+            self._wire.send(message)
+        except zmq.Again:
+            pass  # the worker is gone: the supervisor is about to say so, and what it took with it is made again
 
     def _arrived(self, rows: Rows) -> None:
         assert self._sent is not None

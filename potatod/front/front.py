@@ -24,10 +24,11 @@ from .scheduler import Scheduler
 from .server import Server
 from .sweep_times import SweepTimes
 
-#: Nothing waits longer than this without looking whether it should stop.
+#: With nothing to do, nothing waits longer than this without looking whether it should stop.
 _PATIENCE_MS: Final = 500
-#: Client frames between two looks at the engine.
+#: Client frames between two looks at the engine, and seconds spent on them (one long prompt may take more).
 _FRAMES_PER_TURN: Final = 64
+_TURN_S: Final = 0.02
 #: Seconds between two looks at what is not urgent.
 _LOOK_EVERY_S: Final = 0.1
 #: For the last messages, when the front ends.
@@ -78,14 +79,13 @@ class Front:
 
     def run(self) -> None:
         while not self._stage.stopping:
-            self._poller.poll(_PATIENCE_MS)
+            self._poller.poll(_LOOK_EVERY_S * 1000 if self._scheduler.running else _PATIENCE_MS)
             for order in self._stage.orders():
                 if isinstance(order, Engine):
                     self._engine_is(order)
             self._hear_engine()
             self._send_sweep()
-            for identity, message in self._server.receive(_FRAMES_PER_TURN):
-                self._asked(identity, message)
+            self._hear_clients()
             self._send_sweep()
             self._look_around()
         self._answers.fail_all(Refusal("stopping", "the daemon is stopping; ask again when it is back"))
@@ -120,8 +120,11 @@ class Front:
                 self._answers.swept(said, self._engine.logits)
 
     def _send_sweep(self) -> None:
-        if self._engine.up and (sweep := self._scheduler.compose(self._engine.epoch)) is not None:
-            self._engine.send(sweep, self._scheduler.drops())
+        if not self._engine.up:
+            return
+        self._engine.drop(self._scheduler.drops())
+        if (sweep := self._scheduler.compose(self._engine.epoch)) is not None:
+            self._engine.send(sweep)
             self._answers.taken(sweep)
 
     def _now(self) -> EngineNow:
@@ -148,6 +151,14 @@ class Front:
 
     # the clients' side
 
+    def _hear_clients(self) -> None:
+        """Some of what they sent; the engine waits meanwhile, so the rest stays where it is until the next turn."""
+        until = time.monotonic() + _TURN_S
+        for identity, message in self._server.receive(_FRAMES_PER_TURN):
+            self._asked(identity, message)
+            if time.monotonic() > until:
+                return
+
     def _asked(self, identity: bytes, message: Any) -> None:
         request = getattr(message, "request", None)
         job = getattr(message, "job", None)
@@ -161,9 +172,7 @@ class Front:
         except Refusal as refusal:
             self._server.send(identity, refusal.to(request=request, job=job))
             self._stage.log("refused", level=logging.WARNING, code=refusal.code, why=refusal.message)
-        except (
-            Exception
-        ) as error:  # a request's top: whatever a prompt does to a tokenizer or a template, the daemon lives
+        except Exception as error:  # a request's top: a prompt may break a tokenizer or a template, never the daemon
             self._stage.logger.exception("a request failed")
             why = Refusal("internal", f"this request failed: {type(error).__name__}: {error}"[:500])
             self._server.send(identity, why.to(request=request, job=job))

@@ -216,7 +216,7 @@ def test_jobs_wait_for_an_engine_that_is_still_starting(start: StartFront) -> No
 
 def test_prefill_tells_its_layers_and_tokens(start: StartFront) -> None:
     front = start(prefill_chunk=2)
-    front.engine_up(delay_s=0.1)
+    front.engine_up(delay_s=0.2)
     client = front.client()
     client.ask("abcdefghijklmnop|", max_tokens=2)
     heard = client.hear(Heard(), "Finished")

@@ -10,23 +10,16 @@ from potatod.front.jobs import DiskUse, Job, Jobs, State
 from potatod.sampling.params import Sampling
 
 
-def sampling(**changes: object) -> Sampling:
-    values: dict[str, object] = {
-        "temperature": 0.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
-        "seed": 3,
-        "max_tokens": None,
-        "stop": (),
-    }
-    return Sampling(**{**values, **changes})  # type: ignore[arg-type]
-
-
 def job(job_id: str = "a", sequence: int = 1, owner: bytes = b"me", limit_tokens: int = 3) -> Job:
     return Job(
-        job_id, sequence, owner, 1, prompt_tokens=5, sampling=sampling(), limit_tokens=limit_tokens, accepted_at=10.0
+        job_id,
+        sequence,
+        owner,
+        1,
+        prompt_tokens=5,
+        sampling=Sampling(seed=3),
+        limit_tokens=limit_tokens,
+        accepted_at=10.0,
     )
 
 

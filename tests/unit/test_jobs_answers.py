@@ -64,10 +64,8 @@ class World:
         return True
 
     def ask(self, owner: bytes = b"me", prompt: int = 3, limit: int = 5) -> Accepted:
-        sampling = Sampling(
-            temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, seed=7, max_tokens=None, stop=()
-        )
-        self.answers.accept(owner, 1, Admitted(list(range(1, prompt + 1)), sampling, limit, Numbers()))  # type: ignore[arg-type]
+        prompt_ids = list(range(1, prompt + 1))
+        self.answers.accept(owner, 1, Admitted(prompt_ids, Sampling(seed=7), limit, Numbers()))  # type: ignore[arg-type]
         return self.of(Accepted, owner)[-1]
 
     def sweep(self, token: int = 5, seconds: float = 2.0) -> Sweep:
