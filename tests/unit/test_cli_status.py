@@ -1,9 +1,8 @@
-"""`potatod status`: the report of a daemon, in words and as JSON."""
+"""`potatod status`: which daemon is asked, and what is printed."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,57 +18,6 @@ REPORT = Report(
     queue=QueueReport(1, 3, 4, 64),
     stages=(StageReport("worker", 4711, "up", 480_000_000, 7300.0),),
 )  # fmt: skip
-
-
-def test_a_report_in_words_tells_model_engine_speed_queue_and_stages() -> None:
-    assert status.as_text(REPORT).splitlines() == [
-        "potatod 0.1.0  up for 3 min 20 s",
-        "  model   smollm2: LlamaForCausalLM, bfloat16, 30 layers; 269MB, of which 94.0MB resident and 175MB read for "
-        "every sweep",
-        "  engine  cpu, invariant kernels; epoch 2, 1 restart, 120 sweeps",
-        "  speed   0.21 s/token now, reading at 830MB/s, 83% of the disk's 1.0GB/s",
-        "  queue   1 of 4 running, 3 of 64 waiting",
-        "  stage            pid  state         memory      uptime",
-        "  worker          4711  up             480MB   2 h 1 min",
-    ]
-
-
-def test_what_is_not_known_yet_is_not_shown() -> None:
-    engine = replace(REPORT.engine, s_per_sweep=None)
-    assert "  speed   nothing has been computed yet\n" in status.as_text(replace(REPORT, engine=engine))
-    engine = replace(REPORT.engine, disk_limit_bytes_per_s=None)
-    assert "reading at 830MB/s\n" in status.as_text(replace(REPORT, engine=engine))
-    engine = replace(REPORT.engine, disk_bytes_per_s=None)
-    assert "0.21 s/token now\n" in status.as_text(replace(REPORT, engine=engine))
-
-
-def test_a_degraded_engine_says_why() -> None:
-    engine = replace(REPORT.engine, state="degraded", why="the disk is gone")
-    text = status.as_text(replace(REPORT, engine=engine))
-    assert text.startswith("potatod 0.1.0  degraded for 3 min 20 s\n")
-    assert "  why     the disk is gone\n" in text
-
-
-def test_a_report_as_json_has_every_field() -> None:
-    page = json.loads(status.as_json(REPORT))
-    assert page["stages"][0]["pid"] == 4711
-    assert page["engine"]["disk_limit_bytes_per_s"] == 1e9
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0, "0 s"),
-        (59.9, "59 s"),
-        (60, "1 min"),
-        (61, "1 min 1 s"),
-        (7300, "2 h 1 min"),
-        (90_000, "1 d 1 h"),
-        (172_800, "2 d"),
-    ],
-)
-def test_a_duration_is_said_in_its_two_largest_units(seconds: float, said: str) -> None:
-    assert status.duration(seconds) == said
 
 
 @pytest.fixture
