@@ -44,7 +44,9 @@ def groupings_for(manifest: manifests.Manifest) -> list[list[object]]:
 class Engine:
     """``with Engine(folder, pool_bytes, kernels="invariant") as engine: engine.sweep(...)``."""
 
-    def __init__(self, folder: Path, pool_bytes: int, *, kernels: str = "invariant", max_sequences: int = 8) -> None:
+    def __init__(
+        self, folder: Path, pool_bytes: int, *, kernels: str = "invariant", device: str = "cpu", max_sequences: int = 8
+    ) -> None:
         manifest = manifests.load(folder)
         manifests.check_files(folder, manifest)
         self.plan = plans.make(manifest, pool_bytes)
@@ -55,7 +57,7 @@ class Engine:
         verdict = {
             "groupings": groupings_for(manifest) if kernels == "invariant" else [],
             "vocabulary": vocabulary_of(manifest),
-            "device": "cpu",
+            "device": device,
         }
         boot = Boot(1, str(directory), str(folder), settings, self.plan, verdict)
         self._context = zmq.Context()

@@ -44,8 +44,13 @@ class Model:
         self._bands = sum(group.layer is None for group in self._groups)
         self._under_way: Iterator[list[Bound]] | None = None
         self._head = self._model.get_submodule(skeleton.head_name.rpartition(".")[0])
+        for owner in self._model.modules():
+            for name, buffer in owner._buffers.items():
+                if buffer is not None and not buffer.is_meta:
+                    owner._buffers[name] = buffer.to(device)
         self._places = [_places(layer) for layer in skeleton.layers]
         self._model.set_attn_implementation(NAME)
+        conform(skeleton, manifest, folder)
         bind_outside(self._model, skeleton, manifest, folder, device)
         for number, layer in enumerate(skeleton.layers):
             layer.register_forward_pre_hook(lambda *_, number=number: self._enter(number))
@@ -102,6 +107,31 @@ class Model:
                 band_bias = None if bias is None else bias[first : first + weight.shape[0]]
                 bands.append(functional.linear(hidden, weight, band_bias))
         return bands[0] if len(bands) == 1 else torch.cat(bands, dim=-1)
+
+
+def conform(skeleton: Skeleton, manifest: Manifest, folder: Path) -> None:
+    """The folder has exactly the tensors that this model has, in its shapes; raises :class:`ModelDataError` naming the first that differs."""
+    for shard in manifest.shards:
+        if shard.kind == "layer":
+            own = _shapes(skeleton.layers[shard.layer])
+            found = {tensor.name: tensor.shape for part in shard.parts for tensor in part.tensors}
+            for name in sorted(own.keys() | found.keys()):
+                if own.get(name) != found.get(name):
+                    raise ModelDataError(
+                        f"{folder}: {name} of layer {shard.layer} has shape {found.get(name)} and {manifest.architecture} of the installed "
+                        f"transformers has {own.get(name)}; prepare the model again"
+                    )
+        elif shard.kind in ("embed", "head"):
+            name = manifest.embed_name if shard.kind == "embed" else manifest.head_name
+            expected = tuple(skeleton.model.get_parameter(name).shape)
+            last = shard.parts[-1].tensors[0]
+            rows = (last.first_row or 0) + last.shape[0]
+            if (rows, last.shape[1]) != expected:
+                raise ModelDataError(f"{folder}: {name} has shape {(rows, last.shape[1])}, the model needs {expected}")
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
 def _places(module: nn.Module) -> dict[str, tuple[dict[str, Any], str]]:

@@ -23,7 +23,7 @@ from potatod.manifest import Manifest
 from potatod.stage import die_with_parent
 from potatod.store import skeleton as skeletons
 
-from . import selfcheck
+from . import device, selfcheck
 from .attention import PackedAttention
 from .rows import find_groupings
 
@@ -44,6 +44,9 @@ def main(argv: list[str]) -> int:
 def find(folder: Path, settings: Settings) -> dict[str, Any]:
     """The fields of verdict.Findings."""
     torch.set_num_threads(settings.worker.threads or os.cpu_count() or 1)
+    name = device.find(settings.worker.device)
+    if name != "cpu":
+        device.Accelerator(name)  # says what is missing where it is not there
     manifest = manifests.load(folder)
     dtype = getattr(torch, manifest.dtype)
     config = skeletons.load_config(folder)
@@ -51,9 +54,9 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     worker_bytes = psutil.Process().memory_info().rss
     groupings = {}
     if settings.worker.kernels == "invariant":
-        groupings = find_groupings(weight_shapes(manifest), dtype, torch.device("cpu"))
+        groupings = find_groupings(weight_shapes(manifest), dtype, torch.device(name))
     return {
-        "device": "cpu",
+        "device": device.describe(name),
         "groupings": [[*shape, grouping.rows, grouping.fixed] for shape, grouping in groupings.items()],
         "kv_bytes_per_token": kv_bytes_per_token(skeleton.model.config, dtype),
         "max_positions": max_positions(skeleton.model.config),

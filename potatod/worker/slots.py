@@ -27,7 +27,7 @@ from .weights import Arrivals, Bound, Group, bind_views
 _ALIGNMENT = 4096
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
     memory: torch.Tensor
     #: the compute that read it last

@@ -18,12 +18,12 @@ from potatod.pool import Pool
 from potatod.stage import Stage
 from potatod.store import skeleton as skeletons
 
-from . import kernels
+from . import kernels, lenders
 from .attention import PackedAttention
 from .kv import Batch, Piece, SequenceKV
 from .model import Model
 from .rows import Grouping
-from .weights import Arrivals, PoolLender
+from .weights import Arrivals, groups_of
 
 #: Nothing waits longer than this without looking whether it should stop.
 _PATIENCE_MS: Final = 500
@@ -65,8 +65,14 @@ class Worker:
         skeleton = skeletons.build(config, getattr(torch, manifest.dtype))
         groupings = {(out, width): Grouping(rows, fixed) for out, width, rows, fixed in boot.verdict["groupings"]}
         self._kernels = kernels.choose(boot.settings.worker.kernels, skeleton.model.config, groupings)
-        lender = PoolLender(Pool(stage.fds["pool"]), self._arrivals, boot.plan)
-        self._model = Model(skeleton, manifest, folder, lender, torch.device("cpu"), PackedAttention(), self._layer_done)
+        placement = lenders.place(
+            boot.verdict["device"].split(" ")[0], boot.settings, Pool(stage.fds["pool"]), self._arrivals, boot.plan,
+            groups_of(manifest), stage.log,
+        )  # fmt: skip
+        self._before_waiting = placement.before_waiting
+        self._model = Model(
+            skeleton, manifest, folder, placement.lender, placement.torch_device, PackedAttention(), self._layer_done
+        )
         self._logits = _logits_region(stage.fds["logits"], boot.verdict["vocabulary"])
         self._sequences: dict[int, SequenceKV] = {}
         self._sweep_number = 0
@@ -134,7 +140,7 @@ class Worker:
             if step.want == "argmax":
                 rows.append(Row(step.sequence, token=int(values.float().argmax())))
             else:
-                self._logits[index] = values.float()
+                self._logits[index] = values.float().cpu()
                 rows.append(Row(step.sequence, logits_row=index))
         return tuple(rows)
 
@@ -148,6 +154,8 @@ class Worker:
             self._stage.counted(sweeps=self._sweeps)
 
     def _wait_for_bytes(self) -> None:
+        if self._before_waiting():
+            return
         self._bytes_poller.poll(_PATIENCE_MS)
         self._stage.orders()
         if self._stage.stopping:
