@@ -68,11 +68,11 @@ def test_the_model_is_an_argument_or_a_flag(start: Run, started: list[Settings],
 
 def test_start_hands_complete_settings_to_the_supervisor(start: Run, started: list[Settings], tmp_path: Path) -> None:
     file = tmp_path / "cfg.toml"
-    file.write_text('[model]\npath = "m"\n[reader]\nio = "mmap"\n')
+    file.write_text('[model]\npath = "m"\n[reader]\nio = "buffered"\n')
     assert start("--config", file, "--pool-size", "50%", "--sampling-temperature", "0")[0] == 0
     assert started[0].model.path == str(tmp_path / "m")
     assert started[0].pool.size == Percent(50)
-    assert (started[0].reader.io, started[0].sampling.temperature) == ("mmap", 0.0)
+    assert (started[0].reader.io, started[0].sampling.temperature) == ("buffered", 0.0)
     assert started[0].run.directory == str(tmp_path / "run")
 
 
@@ -184,12 +184,12 @@ def test_config_default_prints_the_commented_file(run: Run) -> None:
 
 
 def test_config_shows_what_start_would_have_and_from_where(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POTATO_READER__IO", "mmap")
+    monkeypatch.setenv("POTATO_READER__IO", "buffered")
     code, out, _ = run("config", "--show", "--pool-size", "4GiB", "/m")
     assert code == 0
     assert re.search(r'^path = "/m" +# flag --model-path$', out, re.MULTILINE)
     assert re.search(r'^size = "4GiB" +# flag --pool-size$', out, re.MULTILINE)
-    assert re.search(r'^io = "mmap" +# variable POTATO_READER__IO$', out, re.MULTILINE)
+    assert re.search(r'^io = "buffered" +# variable POTATO_READER__IO$', out, re.MULTILINE)
 
 
 def test_config_without_options_shows(run: Run) -> None:

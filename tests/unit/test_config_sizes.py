@@ -31,7 +31,9 @@ def test_a_size_means_what_it_says(text: str, size_bytes: int) -> None:
     assert parse_size(text) == size_bytes
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "4 apples", "-1MiB", "1e3", "4GiBs", "1,5GiB", "٤GiB", "0x10", "inf", "1.GB"])
+@pytest.mark.parametrize(
+    "text", ["", "GiB", "4 apples", "-1MiB", "1e3", "4GiBs", "1,5GiB", "٤GiB", "0x10", "inf", "1.GB"]
+)
 def test_what_is_no_size_is_refused_by_name(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size"):
         parse_size(text)
