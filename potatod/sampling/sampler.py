@@ -1,0 +1,52 @@
+"""One token from one row of logits, by the Gumbel-max trick.
+
+``argmax(scores + Gumbel noise)`` has the distribution ``softmax(scores)``, and needs no sum over the vocabulary: with
+the noise keyed by position the same token comes out whoever computes it, and two models that sample with the same noise
+tend to agree, which is what makes drafts good (C. J. Maddison et al., "A* sampling", 2014).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potatod.errors import InternalError
+
+from .noise import gumbel
+from .params import Sampling
+from .processors import process
+
+
+def needs_logits(sampling: Sampling) -> bool:
+    """Whether :func:`sample` must see the logits; otherwise their argmax is its answer."""
+    return not sampling.greedy or sampling.repetition_penalty != 1.0
+
+
+def sample(
+    logits: NDArray[np.float32], context_ids: Sequence[int], sampling: Sampling, choice: int, position: int
+) -> int:
+    """The next token for ``logits (vocabulary,)``, fp32.
+
+    ``context_ids`` are all tokens so far; ``position`` is the one that the new token gets, so usually their number;
+    ``choice`` says which of several answers to one prompt this is. Raises :class:`InternalError` where the logits are
+    not numbers: no token can be made of those.
+    """
+    _check(logits)
+    scores = process(logits, context_ids, sampling)
+    if sampling.greedy:
+        return int(np.argmax(scores))  # the first of equal ones, as in torch
+    noise = gumbel(sampling.seed, choice, position, scores.size)
+    return int(np.argmax(scores + noise))
+
+
+#: No model's logits come near it, and below it even the lowest temperature leaves scores finite.
+_LIMIT: Final = 1e30
+
+
+def _check(logits: NDArray[np.float32]) -> None:
+    best = logits.max()  # NaN where any of them is one
+    if not -_LIMIT < best < _LIMIT:
+        raise InternalError(f"the model's logits are no numbers to choose among (their maximum is {best})")
