@@ -65,7 +65,7 @@ class Pool:
 class Reader:
     io: Literal["auto", "direct", "buffered"] = _key(
         "auto", Choice(("auto", "direct", "buffered")),
-        "How shards are read: past the page cache (direct), or through it (buffered), as some network file systems need.",
+        "How shards are read: past the page cache (direct), or through it (buffered), as network file systems need.",
     )  # fmt: skip
     in_flight: int = _key(
         4, Whole(1, 64, "reads"), "Reads under way at the same time. One leaves a fast disk idle between two of them."
