@@ -1,7 +1,7 @@
 """Talks to a potato daemon: ``Client``, ``AsyncClient``, and the command ``potato-client``.
 
     what a caller wants ─▶ asking ─▶ session ─▶ protocol, codec ─▶ socket
-    what came back      ◀─ answer ◀─ session ◀─ protocol, codec ◀─ socket      (connection: by a thread, aio: by asyncio)
+    what came back      ◀─ answer ◀─ session ◀─ protocol, codec ◀─ socket      (connection: a thread, aio: asyncio)
 
 Law: no torch, no transformers, nothing of potatod; potatod imports from us, never we from it.
 """

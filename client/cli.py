@@ -34,6 +34,13 @@ class _AskByDefault(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, self._with_command(ctx, args))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would end with 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python's last flush goes
+            return EXIT_BROKEN_PIPE
+
     def _with_command(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
         if args and args[0] in own:
@@ -117,15 +124,23 @@ def potato_client() -> None:
 
 
 @potato_client.command()
-@click.argument("prompt", required=False)
+@click.argument("prompt", nargs=-1)
 @_answer_options
 @click.option("--raw", is_flag=True, help="Go on with the text as it is, without the model's chat template.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object when the answer is complete.")
 def ask(
-    prompt: str | None, socket: str | None, system: str | None, raw: bool, as_json: bool, quiet: bool, **options: Any
+    prompt: tuple[str, ...],
+    socket: str | None,
+    system: str | None,
+    raw: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> int:
     """Ask once; the answer streams to stdout. Text on stdin is the prompt, or follows it after a blank line."""
-    text = _whole_prompt(prompt, raw)
+    if len(prompt) > 1:
+        raise click.UsageError(f'one prompt at a time; put it in quotes: {_NAME} "{" ".join(prompt)[:60]}"')
+    text = _whole_prompt("".join(prompt), raw)
     screen = Screen(sys.stdout, sys.stderr, quiet=quiet, silent=as_json)
     with Client(socket) as client:
         answer = generate(client, text, system=system, raw=raw, options=answer_options(options))
@@ -159,11 +174,11 @@ def status(socket: str | None, as_json: bool) -> int:
     return EXIT_OK
 
 
-def _whole_prompt(prompt: str | None, raw: bool) -> str:
+def _whole_prompt(prompt: str, raw: bool) -> str:
     piped = _piped()
     if not raw:
         piped = piped.rstrip("\n")
-    text = "\n\n".join(part for part in (prompt or "", piped) if part)
+    text = "\n\n".join(part for part in (prompt, piped) if part)
     if not text.strip():
         raise click.UsageError(
             f'there is nothing to ask: give a prompt, as in {_NAME} "Why is the sky blue?", or pipe a text'
@@ -222,9 +237,6 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         code: int | None = potato_client.main(args, prog_name=_NAME, standalone_mode=False)
         return code or EXIT_OK
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its end goes nowhere
-        return EXIT_BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except click.ClickException as error:

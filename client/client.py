@@ -93,8 +93,8 @@ class Client:
     ) -> Answer:
         """Asks, and returns at once; iterate over what comes back.
 
-        ``prompt``: a question, or a conversation of messages with role and content. ``raw``: goes on with the text as it
-        is, without the model's chat template. Options: :class:`AnswerOptions`. Raises :class:`BadRequest`,
+        ``prompt``: a question, or a conversation of messages with role and content. ``raw``: goes on with the text as
+        it is, without the model's chat template. Options: :class:`AnswerOptions`. Raises :class:`BadRequest`,
         :class:`NoDaemon`.
         """
         message = generate_message(next(self._numbers), prompt, system=system, raw=raw, options=options)

@@ -1,17 +1,17 @@
 """Frozen dataclasses to msgpack and back, with every field checked by type before it is read.
 
-A frame is ``[name, {field: value}]``. Nothing is trusted: a frame is bounded before it is parsed, and at every place the
-first byte says what stands there before memory is taken for it, so a frame costs its own size and what its message holds,
-whatever it claims to be (NOTE [ small frame, much memory ]). An unknown message, an unknown, doubled or missing field and
-a wrong type are :class:`BadFrame`, never a surprise further in.
+A frame is ``[name, {field: value}]``. Nothing is trusted: a frame is bounded before it is parsed, and at every place
+the first byte says what stands there before memory is taken for it, so a frame costs its own size and what its message
+holds, whatever it claims to be (NOTE [ small frame, much memory ]). An unknown message, an unknown, doubled or missing
+field and a wrong type are :class:`BadFrame`, never a surprise further in.
 
 Fields may be ``int, float, str, bool, bytes``, ``Literal`` strings, tuples of one type (``tuple[int, ...]``), other
 dataclasses, and any of these ``| None``.
 
 NOTE [ small frame, much memory ]
-A general parser builds what a frame says: ten megabytes of empty maps become 700 MB, and five bytes that announce an array
-of a million items take eight megabytes, times a thousand where they are nested. Here containers are opened only where a
-message has one, and grow as their items come.
+A general parser builds what a frame says: ten megabytes of empty maps become 700 MB, and five bytes that announce an
+array of a million items take eight megabytes, times a thousand where they are nested. Here containers are opened only
+where a message has one, and grow as their items come.
 """
 
 from __future__ import annotations

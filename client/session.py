@@ -118,12 +118,8 @@ class Session:
         try:
             message = FROM_FRONT.decode(frame)
         except BadFrame as error:
-            self._fail(
-                NotUnderstood(
-                    f"the daemon at {self._address} sent what cannot be read ({error}); install the same release of both"
-                ),
-                now,
-            )
+            why = f"the daemon at {self._address} sent what cannot be read ({error}); install the same release of both"
+            self._fail(NotUnderstood(why), now)
             return
         if isinstance(message, Welcome):
             self._welcome(message, now)
@@ -178,8 +174,8 @@ class Session:
     def _welcome(self, welcome: Welcome, now: float) -> None:
         if welcome.version != PROTOCOL_VERSION:
             why = (
-                f"the daemon speaks version {welcome.version} of the protocol and this client version {PROTOCOL_VERSION}: "
-                "install the same release of both"
+                f"the daemon speaks version {welcome.version} of the protocol and this client version "
+                f"{PROTOCOL_VERSION}: install the same release of both"
             )
             self._fail(RequestRefused("bad_version", why), now)
         elif self._is_boot(welcome.boot, now) and self._open:

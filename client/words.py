@@ -73,7 +73,7 @@ _STATES: Final = {
 
 
 def summary(finished: Finished, s_per_token: float | None) -> str:
-    """One line about an answer: tokens, speed, bytes read per sweep (which makes one token), share of the disk's bandwidth.
+    """One line about an answer: tokens, speed, bytes read per sweep (which makes one token), share of the disk.
 
     The share is of the time in which sweeps ran for it.
     """
