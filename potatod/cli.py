@@ -26,7 +26,7 @@ from .errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, ConfigError, PotatoError
 #: What a shell says of a process that Ctrl-C ended.
 EXIT_INTERRUPTED: Final = 130
 
-#: Commands of the offline half, which computes with torch, and the line `potatod --help` shows for them without doing so.
+#: Commands of the offline half, loaded when they run, and the line `potatod --help` shows for each without loading it.
 _ELSEWHERE: Final = {
     "prepare": ("potatod.store.commands", "Make a model folder from a checkpoint."),
     "verify": ("potatod.store.commands", "Check every byte of a model folder."),
