@@ -64,8 +64,10 @@ class Codec:
             return self._message(_Source(frame, self._max_items or size))
         except BadFrame:
             raise
+        except msgpack.exceptions.OutOfData:
+            raise BadFrame("not msgpack: cut short") from None
         except (ValueError, msgpack.exceptions.UnpackException) as error:
-            raise BadFrame(f"not msgpack: {error or 'cut short'}") from None
+            raise BadFrame(f"not msgpack: {error}") from None
 
     def _message(self, source: _Source) -> Any:
         if source.kind() is not list or source.open_list("a frame") != 2 or source.kind() is not str:

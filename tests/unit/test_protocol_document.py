@@ -1,4 +1,4 @@
-"""docs/PROTOCOL.md against protocol.py: every message, field, type, default, code and limit, and nothing that is not there."""
+"""docs/PROTOCOL.md against protocol.py: every message, field, type, default, code and limit, and nothing else."""
 
 from __future__ import annotations
 
@@ -53,12 +53,19 @@ def test_every_field_stands_there_in_order_with_its_type_and_default(name: str) 
 def test_seconds_bytes_and_tokens_are_called_so(name: str) -> None:
     for row in (row for row in rows(SECTIONS[name]) if len(row) == 4):
         field, meaning = unquoted(row[0]), row[3]
-        for ending, unit in (("_s", "second"), ("_bytes", "bytes"), ("bytes_per_s", "bytes per second"), ("_tokens", "tokens")):
+        for ending, unit in (
+            ("_s", "second"),
+            ("_bytes", "bytes"),
+            ("bytes_per_s", "bytes per second"),
+            ("_tokens", "tokens"),
+        ):
             assert not field.endswith(ending) or unit in meaning, (name, field)
 
 
 def test_every_refusal_has_its_code_and_exit_code() -> None:
-    told = {unquoted(code): int(exit_code) for code, exit_code, _ in (r for r in rows(SECTIONS["Refused"]) if len(r) == 3)}
+    told = {
+        unquoted(code): int(exit_code) for code, exit_code, _ in (r for r in rows(SECTIONS["Refused"]) if len(r) == 3)
+    }
     assert told == dict(protocol.REFUSAL_EXIT_CODES)
     assert set(told) == set(typing.get_args(protocol.RefusalCode))
 
