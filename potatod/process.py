@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Process:
 
     name: str
     child: subprocess.Popen[bytes]
+    #: -1 once it has been reaped
     pidfd: int
     #: time.time()
     started: float
@@ -39,13 +41,12 @@ class Process:
         return self.child.pid
 
     def signal(self, number: signal.Signals) -> None:
-        try:
-            signal.pidfd_send_signal(self.pidfd, number)
-        except ProcessLookupError:
-            pass
+        if self.pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
 
     def reap(self, timeout_s: float) -> int:
-        """Waits for its end, kills it after ``timeout_s``; the exit code (negative: the signal that ended it)."""
+        """Waits for its end, kills it after ``timeout_s``; the exit code (negative: the signal that ended it). May be asked again."""
         try:
             code = self.child.wait(timeout_s)
         except subprocess.TimeoutExpired:
