@@ -89,7 +89,7 @@ def make(manifest: Manifest, pool_bytes: int) -> Plan:
     if pool_bytes < least:
         raise DoesNotFit(
             f"[pool] size of {pool_bytes} bytes is too small for this model: the smallest that works is {least} bytes "
-            f"({-(-least // 1048576)}MiB), {least - pool_bytes} more"
+            f"(write {-(-least // 1024)}KiB), {least - pool_bytes} more"
         )
     ring = _ring_for(lengths, pool_bytes)
     while True:

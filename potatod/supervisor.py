@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import setproctitle
 import zmq
 
 from . import log, pool, process, wire
@@ -122,13 +123,14 @@ class Supervisor:
 
     def run(self) -> int:
         began = time.monotonic()
+        setproctitle.setproctitle(f"potatod: supervisor ({self._folder.name})")
         self._catch_signals()
         self._verdict: Verdict = probe(self._settings, self._folder, self._manifest, self._directory)
         self._plan = plans.make(self._manifest, self._verdict.pool_bytes)
         log.event(
-            _LOGGER, "planned", pool=self._plan.pool_bytes, resident=self._plan.resident_bytes,
-            streamed_per_sweep=self._plan.streamed_bytes, ring=self._plan.ring_bytes, context=self._verdict.max_context,
-            probe_s=round(time.monotonic() - began, 1),
+            _LOGGER, "planned", pool_bytes=self._plan.pool_bytes, resident_bytes=self._plan.resident_bytes,
+            ring_bytes=self._plan.ring_bytes, streamed_bytes=self._plan.streamed_bytes, context_tokens=self._verdict.max_context,
+            checked=self._verdict.findings.checked, probe_s=round(time.monotonic() - began, 1),
         )  # fmt: skip
         self._logits_fd = pool.create(self._settings.front.max_sequences * self._verdict.vocabulary * 4, "potato-logits")
         self._context: zmq.Context[Any] = zmq.Context()

@@ -14,6 +14,7 @@ from potatod import wire
 from potatod.messages import Freed, Loaded, Passed
 from potatod.plan import Placed, Plan
 from potatod.pool import Pool, Ring
+from potatod.sizes import human_size
 from potatod.stage import Stage
 
 from .requests import Fetch, Requests
@@ -112,6 +113,6 @@ class Reader:
         self._pass_began = (self._read_bytes, self._requests.busy_s)
         self._worker.send(Passed(self._passes, read_bytes, busy_s))
         if self._passes == 0:
-            rate = round(read_bytes / busy_s) if busy_s else 0
-            self._stage.log("first pass read", bytes=read_bytes, busy_s=round(busy_s, 2), bytes_per_s=rate)
+            rate = f"{human_size(read_bytes / busy_s)}/s" if busy_s else "unknown"
+            self._stage.log("first pass read", read_bytes=read_bytes, busy_s=round(busy_s, 2), rate=rate)
         self._passes += 1

@@ -1,0 +1,21 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def probe_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Daemons of one test run probe each model once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama 3 with a byte-level tokenizer, prepared: six layers, fp32."""
+    from daemons import make_model
+
+    return make_model(tmp_path_factory.mktemp("tiny"))

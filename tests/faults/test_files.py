@@ -1,0 +1,98 @@
+"""Model folders that are damaged, lie, or change while they are served: no token is made of wrong bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from daemons import BIN, Daemon
+
+SMALL = ("--pool-size", "560KiB", "--front-max-context", "256")
+
+
+@pytest.fixture
+def copy(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def _start(model: Path, cache: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / "potatod", "start", model, *SMALL, "--run-directory", tmp_path / "run", "--front-socket", f"ipc://{tmp_path}/s"],
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_bit_ends_the_start_with_65_and_names_the_file(copy: Path, probe_cache: Path, tmp_path: Path, seed: int):
+    shuffled = random.Random(seed)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    shard = shuffled.choice([s for s in manifest["shards"] if s["kind"] in ("layer", "head")])
+    part = shuffled.choice(shard["parts"])
+    path = copy / part["file"]
+    data = bytearray(path.read_bytes())
+    data[part["offset"] + shuffled.randrange(part["length"])] ^= 1 << shuffled.randrange(8)
+    path.write_bytes(data)
+    done = _start(copy, probe_cache, tmp_path)
+    assert done.returncode == 65, done.stderr
+    assert path.name in done.stderr and "Traceback" not in done.stderr
+    verified = subprocess.run([BIN / "potatod", "verify", copy], capture_output=True, text=True, check=False)
+    assert verified.returncode == 65 and path.name in verified.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "says"),
+    [
+        (lambda m: (m / "layer.0003.safetensors").unlink(), 65, "layer.0003.safetensors"),
+        (lambda m: os.truncate(m / "layer.0002.safetensors", 8192), 65, "layer.0002.safetensors"),
+        (lambda m: (m / "manifest.json").unlink(), 66, "potatod prepare"),
+        (lambda m: (m / "manifest.json").write_text("{"), 65, "manifest.json"),
+        (lambda m: (m / "config.json").unlink(), 66, "config.json"),
+        (lambda m: (m / "tokenizer.json").unlink(), 65, "tokenizer"),
+        (lambda m: shutil.rmtree(m), 66, "potatod prepare"),
+        (lambda m: _swap(m), 65, "damaged"),
+    ],
+)
+def test_a_damaged_folder_is_one_sentence_and_an_exit_code(copy: Path, probe_cache: Path, tmp_path: Path, damage, code, says):
+    damage(copy)
+    done = _start(copy, probe_cache, tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert says in done.stderr
+
+
+def _swap(model: Path) -> None:
+    """Two layers of equal size change places."""
+    a, b, aside = model / "layer.0001.safetensors", model / "layer.0004.safetensors", model / "aside"
+    a.rename(aside), b.rename(a), aside.rename(b)
+
+
+def test_a_file_that_changes_under_the_daemon_stops_the_engine_and_says_which(copy: Path, probe_cache: Path):
+    with Daemon(copy, probe_cache, *SMALL) as daemon:
+        daemon.ask("x", "--max-tokens", "3")
+        victim = copy / "layer.0003.safetensors"
+        data = bytearray(victim.read_bytes())
+        data[-5000] ^= 1
+        victim.write_bytes(data)
+        done = daemon.client("hello", "--max-tokens", "100")
+        assert done.returncode == 75, (done.returncode, done.stdout, done.stderr)
+        assert victim.name in done.stderr
+        report = json.loads(daemon.client("status", "--json").stdout)
+        assert report["engine"]["state"] == "degraded" and victim.name in report["engine"]["why"]
+
+
+def test_a_damaged_embedding_is_found_before_a_row_of_it_is_used(copy: Path, probe_cache: Path):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    embed = next(s for s in manifest["shards"] if s["kind"] == "embed")["parts"][0]
+    data = bytearray((copy / embed["file"]).read_bytes())
+    data[embed["offset"] + 100] ^= 4
+    (copy / embed["file"]).write_bytes(data)
+    with Daemon(copy, probe_cache, *SMALL) as daemon:
+        done = daemon.client("hello", "--max-tokens", "5")
+        assert done.returncode in (65, 75), done.stderr
+        assert embed["file"] in done.stderr + daemon.text()
+        assert done.stdout.strip() == ""

@@ -1,0 +1,137 @@
+"""SIGKILL at random moments while answers are being made: every answer equals the undisturbed one, or is a clear refusal."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from daemons import Daemon, leaks
+
+SMALL = ("--pool-size", "560KiB", "--front-max-context", "320", "--run-restarts", "100")
+#: (prompt, seed, temperature): greedy and sampled ones.
+ASKED = [("tell me", 1, 0.0), ("once upon a time", 2, 0.8), ("potato", 3, 1.2)]
+
+
+def _ask(daemon: Daemon, prompt: str, seed: int, temperature: float):
+    arguments = [prompt, "--max-tokens", "150", "--seed", str(seed), "--temperature", str(temperature), "--json"]
+    return daemon.client(*arguments, timeout=120)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_thirty_kills_of_the_engine_change_no_token(tiny_model: Path, probe_cache: Path, seed: int):
+    """The client sees a pause, not an error: same seed, same text, through every restart."""
+    shuffled = random.Random(seed)
+    with Daemon(tiny_model, probe_cache, *SMALL) as daemon, ThreadPoolExecutor(len(ASKED)) as pool:
+        undisturbed = [_ask(daemon, *ask).stdout for ask in ASKED]
+        texts = [_tokens(answer) for answer in undisturbed]
+        kills = 0
+        while kills < 30:
+            asked = [pool.submit(_ask, daemon, *ask) for ask in ASKED]
+            for _ in range(shuffled.choice([1, 1, 2])):
+                time.sleep(shuffled.uniform(0.0, 1.2))
+                victim = daemon.stages().get(shuffled.choice(["reader", "worker"]))
+                if victim is not None:
+                    victim.kill()
+                    kills += 1
+            for answer, expected in zip(asked, texts, strict=True):
+                done = answer.result()
+                assert done.returncode == 0, done.stderr
+                assert _tokens(done.stdout) == expected
+        assert daemon.stop() == 0
+        assert leaks(daemon.place) == []
+
+
+def _tokens(answer: str) -> list[int]:
+    import json
+
+    return json.loads(answer)["token_ids"]
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_front_is_noticed_within_seconds_and_the_daemon_serves_again(tiny_model: Path, probe_cache: Path):
+    with Daemon(tiny_model, probe_cache, *SMALL) as daemon, ThreadPoolExecutor(1) as pool:
+        expected = _tokens(_ask(daemon, *ASKED[0]).stdout)
+        for _ in range(5):
+            asked = pool.submit(_ask, daemon, *ASKED[1])
+            accepted = daemon.text().count("accepted")
+            daemon.until(lambda n=accepted: daemon.text().count("accepted") > n, "the job in the log")
+            served = daemon.text().count("serving")
+            daemon.stages()["front"].kill()
+            done = asked.result()
+            assert done.returncode == 75, (done.returncode, done.stderr, done.stdout)
+            assert "Traceback" not in done.stderr
+            daemon.until(lambda n=served: daemon.text().count("serving") > n, "serving again")
+            assert _tokens(_ask(daemon, *ASKED[0]).stdout) == expected
+        assert daemon.stop() == 0
+        assert leaks(daemon.place) == []
+
+
+def test_a_killed_supervisor_takes_its_stages_with_it(tiny_model: Path, probe_cache: Path):
+    with Daemon(tiny_model, probe_cache, *SMALL) as daemon:
+        stages = list(daemon.stages().values())
+        assert len(stages) == 3
+        daemon.process.kill()
+        _, alive = psutil.wait_procs(stages, timeout=2)
+        assert not alive, "the children end within two seconds"
+        daemon.process.wait()
+        assert leaks(daemon.place) == []
+        # what a dead daemon left in its directory does not stand in the next one's way
+        before = daemon.text().count("serving")
+        daemon.start()
+        daemon.until(lambda: daemon.text().count("serving") > before, "serving again")
+        assert _ask(daemon, *ASKED[0]).returncode == 0
+
+
+def test_a_killed_process_group_leaves_nothing(tiny_model: Path, probe_cache: Path):
+    with Daemon(tiny_model, probe_cache, *SMALL) as daemon:
+        import os
+
+        stages = list(daemon.stages().values())
+        os.killpg(daemon.process.pid, signal.SIGKILL)
+        daemon.process.wait()
+        psutil.wait_procs(stages, timeout=2)
+        assert leaks(daemon.place) == []
+
+
+@pytest.mark.parametrize("name", ["reader", "worker", "front"])
+def test_a_stage_that_stands_still_for_ten_seconds_only_delays(tiny_model: Path, probe_cache: Path, name: str):
+    with Daemon(tiny_model, probe_cache, *SMALL) as daemon, ThreadPoolExecutor(1) as pool:
+        expected = _tokens(_ask(daemon, *ASKED[1]).stdout)
+        asked = pool.submit(_ask, daemon, *ASKED[1])
+        accepted = daemon.text().count("accepted")
+        daemon.until(lambda: daemon.text().count("accepted") >= accepted, "the job in the log")
+        stage = daemon.stages()[name]
+        stage.suspend()
+        time.sleep(10 if name != "front" else 6)  # the client gives a silent front ten seconds
+        stage.resume()
+        done = asked.result()
+        assert done.returncode == 0, done.stderr
+        assert _tokens(done.stdout) == expected
+
+
+@pytest.mark.timeout(300)
+def test_an_engine_that_dies_again_and_again_degrades_and_says_so(tiny_model: Path, probe_cache: Path):
+    """Still answers status, refuses work with 75, does not exit."""
+    flags = (*SMALL[:-2], "--run-restarts", "3")
+    with Daemon(tiny_model, probe_cache, *flags) as daemon:
+        for _ in range(3):
+            daemon.until(lambda: "worker" in daemon.stages(), "a worker")
+            daemon.stages()["worker"].kill()
+            deaths = daemon.text().count("a stage ended")
+            daemon.until(lambda n=deaths: daemon.text().count("a stage ended") > n or "degraded" in daemon.text(), "the death")
+        daemon.until(lambda: "degraded" in daemon.text(), "degraded in the log")
+        done = daemon.client("hello")
+        assert done.returncode == 75 and "SIGKILL" in done.stderr, done.stderr
+        import json
+
+        report = json.loads(daemon.client("status", "--json").stdout)
+        assert report["engine"]["state"] == "degraded"
+        assert daemon.alive
+        assert daemon.stop() == 0
