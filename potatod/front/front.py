@@ -29,8 +29,8 @@ _PATIENCE_MS: Final = 500
 #: Client frames between two looks at the engine, and seconds spent on them (one long prompt may take more).
 _FRAMES_PER_TURN: Final = 64
 _TURN_S: Final = 0.02
-#: Seconds between two looks at what is not urgent.
-_LOOK_EVERY_S: Final = 0.1
+#: Between two looks at what is not urgent.
+_LOOK_EVERY_MS: Final = 100
 #: For the last messages, when the front ends.
 _LINGER_MS: Final = 500
 
@@ -79,7 +79,7 @@ class Front:
 
     def run(self) -> None:
         while not self._stage.stopping:
-            self._poller.poll(_LOOK_EVERY_S * 1000 if self._scheduler.running else _PATIENCE_MS)
+            self._poller.poll(_LOOK_EVERY_MS if self._scheduler.running else _PATIENCE_MS)
             for order in self._stage.orders():
                 if isinstance(order, Engine):
                     self._engine_is(order)
@@ -147,7 +147,7 @@ class Front:
         self._answers.say_progress(self._now())
         self._count()
         ended = time.monotonic()
-        self._look_at = ended + max(_LOOK_EVERY_S, 20 * (ended - began))
+        self._look_at = ended + max(_LOOK_EVERY_MS / 1000, 20 * (ended - began))
 
     # the clients' side
 
