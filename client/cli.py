@@ -38,7 +38,7 @@ class _AskByDefault(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # click would end with 1
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python's last flush goes
+            _forget_stdout()
             return EXIT_BROKEN_PIPE
 
     def _with_command(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -225,6 +225,11 @@ def _out(text: str) -> None:
     sys.stdout.flush()
 
 
+def _forget_stdout() -> None:
+    """It takes no more; Python flushes it once again at the end, to nowhere then."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _say(sentence: str) -> None:
     sys.stderr.write(f"{_NAME}: {words.one_line(sentence)}\n")
 
@@ -245,6 +250,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except ClientError as error:
         _say(str(error))
         return error.exit_code
-    except OSError as error:
+    except OSError as error:  # what is to be written cannot be
+        _forget_stdout()
         _say(f"cannot go on: {error.strerror or error}")
         return EXIT_INTERNAL

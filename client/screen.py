@@ -51,6 +51,12 @@ class Screen:
         if answer.finished is not None and self._talks and not self._silent:
             self._write(self._err, f"{words.summary(answer.finished, answer.s_per_token)}\n")
 
+    def break_off(self) -> None:
+        """The answer ends here, and an error follows."""
+        self.clear()
+        if self._on_terminal and (self._thought or (self._wrote and not self._at_line_start)):
+            self._write(self._out, "\n")
+
     def clear(self) -> None:
         """Takes the live line away."""
         if self._live:

@@ -39,7 +39,7 @@ def follow(answer: Answer, screen: Screen) -> bool:
     except KeyboardInterrupt:
         answer.cancel()
     except ClientError:
-        screen.clear()
+        screen.break_off()
         raise
     try:
         answer.wait(_LAST_WORDS_S)
