@@ -273,11 +273,9 @@ def endless(generate: Generate, job: str) -> Iterator[Said]:
     yield from pieces(job, *["word "] * 100_000, every_s=0.005)
 
 
-def interrupted(
-    environment: dict[str, str], front: FakeFront, *arguments: str, signals: int
-) -> tuple[int, bytes, float]:
+def interrupted(environment: dict[str, str], front: FakeFront, signals: int) -> tuple[int, bytes, float]:
     """Exit code, stderr, and the seconds from the last Ctrl-C to the end."""
-    command = [PROGRAM, "x", *arguments]
+    command = [PROGRAM, "x"]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as program:

@@ -19,7 +19,7 @@ from .conftest import StartFront
 from .fake_front import Said, finished, pieces, refused
 
 PROGRAM = str(Path(sys.executable).parent / "potato-client")
-PATIENCE_S = 60
+PATIENCE_S = 30
 
 Spawn = Callable[..., Any]
 
@@ -34,7 +34,8 @@ def spawn(place: Path) -> Iterator[Spawn]:
 
     def begin(*arguments: str, **more: str) -> Any:
         program = pexpect.spawn(
-            PROGRAM, list(arguments), env={**environment, **more}, encoding="utf-8", timeout=PATIENCE_S, dimensions=(24, 100)
+            PROGRAM, list(arguments), env={**environment, **more},
+            encoding="utf-8", timeout=PATIENCE_S, dimensions=(24, 100),
         )  # fmt: skip
         programs.append(program)
         return program
@@ -128,7 +129,7 @@ def test_ctrl_c_cancels_leaves_a_whole_line_and_ends_with_130(spawn: Spawn, star
     program = spawn("x")
     program.expect_exact("word word")
     program.sendintr()
-    assert re.search(r"word \^C\r\n0 tokens", rest(program))
+    assert re.search(r"\^C\r\n0 tokens", rest(program))
     assert program.exitstatus == 130
     assert front.of(Cancel) == [Cancel("job-1")]
 
@@ -153,6 +154,8 @@ def test_nothing_to_ask_on_a_terminal_is_a_sentence(spawn: Spawn) -> None:
 
 # chat
 
+#: What prompt_toolkit writes before each prompt: from here on a terminal marks what is pasted.
+PROMPT = "\x1b[?2004h"
 ALT_ENTER = "\x1b\r"
 
 
@@ -183,14 +186,14 @@ def front(start: StartFront) -> Any:
 def begin(spawn: Spawn) -> Any:
     program = spawn("chat", "--quiet", "--seed", "5")
     program.expect_exact("tiny · /help")
-    program.expect_exact("> ")
+    program.expect_exact(PROMPT)
     return program
 
 
 def turn(program: Any, text: str, answer: str) -> None:
     say(program, text)
     program.expect_exact(answer)
-    program.expect_exact("> ")
+    program.expect_exact(PROMPT)
 
 
 def leave(program: Any) -> None:
@@ -229,7 +232,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_chat(spawn: Spawn, front: Any) -> No
     say(program, "slow")
     program.expect_exact("word word")
     program.sendintr()
-    program.expect_exact("> ")
+    program.expect_exact(PROMPT)
     front.wait_for(Cancel)
     turn(program, "after", "answer 3 to <after>")
     leave(program)
@@ -240,7 +243,7 @@ def test_ctrl_c_while_typing_drops_what_was_typed(spawn: Spawn, front: Any) -> N
     program.send("not this")
     time.sleep(0.2)
     program.sendintr()
-    program.expect_exact("> ")
+    program.expect_exact(PROMPT)
     turn(program, "this", "answer 1 to <this>")
     leave(program)
 
@@ -296,7 +299,7 @@ def leave_with_text(program: Any) -> None:
     """Ctrl-D leaves on an empty line only, as in a shell."""
     time.sleep(0.2)
     program.sendintr()
-    program.expect_exact("> ")
+    program.expect_exact(PROMPT)
     leave(program)
 
 
