@@ -13,7 +13,7 @@ _NO_LIMIT = 1 << 60
 
 def available_bytes(root: Path = Path("/")) -> int:
     """Bytes that this process and its children may still take: MemAvailable, or what a cgroup leaves, whichever is less."""
-    return max(0, min([psutil.virtual_memory().available, *_cgroup_room(root)]))
+    return max(0, min([int(psutil.virtual_memory().available), *_cgroup_room(root)]))
 
 
 def _cgroup_room(root: Path) -> Iterator[int]:

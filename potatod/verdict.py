@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from . import memory, process
 from .config import Settings
-from .errors import DoesNotFit, InternalError, by_exit_code
+from .errors import DoesNotFit, InternalError, NoSuchModel, by_exit_code
 from .manifest import Manifest
 from .plan import smallest_pool, sweep_parts
 from .sizes import Auto, Percent
@@ -126,11 +126,15 @@ def vocabulary_of(manifest: Manifest) -> int:
 
 
 def _cache_file(settings: Settings, folder: Path, manifest: Manifest) -> Path:
+    try:
+        config = (folder / "config.json").read_text()
+    except OSError as error:
+        raise NoSuchModel(f"cannot read {folder / 'config.json'} ({error.strerror}); prepare the model again") from None
     key = json.dumps(
         [
             [importlib.metadata.version(name) for name in ("torch", "transformers", "potato-lm")],
             _processor(), settings.worker.device, settings.worker.threads, settings.worker.kernels,
-            manifest.fingerprint, (folder / "config.json").read_text(),
+            manifest.fingerprint, config,
         ]
     )  # fmt: skip
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "potato" / "probe"

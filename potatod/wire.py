@@ -6,6 +6,7 @@ Each wire is one ipc socket in the 0700 runtime directory; both ends are ours an
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,9 @@ class Wire:
         socket.set_hwm(0)  # what is under way is bounded by the pool and by one sweep at a time
 
     def send(self, message: object) -> None:
-        self.socket.send(self._codec.encode(message), zmq.DONTWAIT)
+        """Never waits. Where the other end is dead the message is dropped: the supervisor knows, and makes this wire anew."""
+        with suppress(zmq.Again):
+            self.socket.send(self._codec.encode(message), zmq.DONTWAIT)
 
     def receive(self) -> Any | None:
         """The next message, None when none is there. Never waits: poll first."""

@@ -36,5 +36,6 @@ def get(name: str) -> Scheme:
         return _SCHEMES[name]
     except KeyError:
         raise ModelDataError(
-            f"the scheme {name[:40]!r} is not known to this potatod (known: {', '.join(_SCHEMES)}); a newer one may have written the folder"
+            f"the scheme {name[:40]!r} is not known to this potatod (known: {', '.join(_SCHEMES)}); a newer one may "
+            "have written the folder"
         ) from None

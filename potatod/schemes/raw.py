@@ -14,7 +14,7 @@ class Raw:
 
     def pack(self, tensor: torch.Tensor) -> memoryview:
         flat = tensor.detach().contiguous().reshape(-1)
-        return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+        return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
     def view(self, lies: torch.Tensor, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
         return lies.view(getattr(torch, dtype)).view(shape)

@@ -6,6 +6,7 @@ model. Never remote code: a config that asks for it is refused.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,10 @@ def load_config(folder: Path) -> PreTrainedConfig:
         raise ModelDataError(f"cannot read {path}: {error}") from None
     if not isinstance(page, dict):
         raise ModelDataError(f"{path} must hold a JSON object")
+    if page.get("quantization_config"):
+        raise UnsupportedModel(
+            f"{path} says that its weights are quantised; `potatod prepare` makes a folder of them that can be served"
+        )
     return config_of(page, path)
 
 
@@ -60,7 +65,8 @@ def config_of(page: dict[str, Any], where: Path) -> PreTrainedConfig:
     for key in _CODE_KEYS:
         if page.get(key):
             raise UnsupportedModel(
-                f'{where} has "{key}": this model needs code of its own, and potatod runs only what transformers itself implements'
+                f'{where} has "{key}": this model needs code of its own, and potatod runs only what transformers '
+                'itself implements'
             )
     model_type = page.get("model_type")
     if not isinstance(model_type, str):
@@ -69,13 +75,17 @@ def config_of(page: dict[str, Any], where: Path) -> PreTrainedConfig:
         config = AutoConfig.for_model(**page)
     except ValueError as error:
         if "Unrecognized model identifier" in str(error) or "nrecognized" in str(error):
-            raise UnsupportedModel(f'{where}: the architecture "{model_type}" is not known to the installed transformers') from None
+            raise UnsupportedModel(
+                f'{where}: the architecture "{model_type}" is not known to the installed transformers'
+            ) from None
         raise ModelDataError(f"{where}: {error}") from None
     except (TypeError, KeyError, AttributeError) as error:
         raise ModelDataError(f"{where} is not a valid config for {model_type}: {error}") from None
     text: PreTrainedConfig = config.get_text_config(decoder=True)
     if text is not config:
         text.dtype = text.dtype or config.dtype
+        if "tie_word_embeddings" in page and "tie_word_embeddings" not in page.get("text_config", {}):
+            text.tie_word_embeddings = config.tie_word_embeddings
     if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModel(f'{where}: "{text.model_type}" is not a language model that transformers can run as one')
     return text
@@ -87,12 +97,20 @@ def build(config: PreTrainedConfig, dtype: torch.dtype) -> Skeleton:
     layers_name, layers = _find_layers(model, config)
     embed, head = model.get_input_embeddings(), model.get_output_embeddings()
     if not isinstance(getattr(embed, "weight", None), torch.Tensor) or not isinstance(head, nn.Linear):
-        raise UnsupportedModel(f"{type(model).__name__} has no embedding or no linear head where transformers puts them")
+        raise UnsupportedModel(
+            f"{type(model).__name__} has no embedding or no linear head where transformers puts them"
+        )
     tied = embed.weight is head.weight
     names = {id(module): name for name, module in model.named_modules()}
     head_name = f"{names[id(head)]}.weight"
     embed_name = f"{names[id(embed)]}.weight"
     return Skeleton(model, layers, layers_name, embed_name, head_name, tied)
+
+
+def fingerprint(skeleton: Skeleton) -> str:
+    """Of the names and shapes of all tensors: another one means that the installed transformers builds this model otherwise."""
+    shapes = sorted((name, list(value.shape)) for name, value in skeleton.model.state_dict().items())
+    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
 
 
 def _on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -114,7 +132,7 @@ def _materialise_buffers(model: PreTrainedModel) -> None:
         owner, _, key = name.rpartition(".")
         model.get_submodule(owner)._buffers[key] = torch.empty_like(buffer, device="cpu")
     for tensor in [*model.parameters(), *(b for b in model.buffers() if b.is_meta)]:
-        tensor._is_hf_initialized = True  # type: ignore[union-attr]
+        tensor._is_hf_initialized = True
     model.initialize_weights()
 
 
@@ -129,4 +147,6 @@ def _find_layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str,
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers and type(module[0]).__name__ in kinds:
             return name, module
-    raise UnsupportedModel(f"{type(model).__name__} does not keep its layers in one list, so they cannot be streamed one by one")
+    raise UnsupportedModel(
+        f"{type(model).__name__} does not keep its layers in one list, so they cannot be streamed one by one"
+    )

@@ -105,7 +105,7 @@ class Batch:
     masks: dict[Any, torch.Tensor] = field(default_factory=dict)
 
 
-class PackedCache(Cache):
+class PackedCache(Cache):  # type: ignore[misc]  # transformers is untyped to mypy
     """What transformers' model takes for its ``past_key_values``. It keeps nothing and gives back what it gets: new keys and values
     reach our attention unchanged, and there they are stored with the sequence they belong to. Positions come with the
     sweep and masks are made per piece, so the answers below only have to be harmless.

@@ -54,7 +54,7 @@ class Model:
         bind_outside(self._model, skeleton, manifest, folder, device)
         for number, layer in enumerate(skeleton.layers):
             layer.register_forward_pre_hook(lambda *_, number=number: self._enter(number))
-        self._head.forward = self._head_forward  # type: ignore[method-assign]
+        self._head.forward = self._head_forward
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[int], positions: Sequence[int], wanted: Sequence[int], batch: Batch) -> torch.Tensor:
