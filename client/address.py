@@ -24,20 +24,14 @@ def endpoint(given: str | None) -> str:
     """The address: what was given, else ``POTATO_SOCKET``, else the default. Raises :class:`BadSocket`."""
     address = given or os.environ.get(SOCKET_VARIABLE) or default_socket()
     if address.startswith("tcp://"):
-        raise BadSocket(
-            f"{address}: sockets on the network need keys, which this release does not have; use ipc:// and a path"
-        )
+        raise BadSocket(f"{address}: sockets on the network need keys, which this release does not have; use ipc:// and a path")
     path = address.removeprefix("ipc://")
     if path == address or not path.startswith("/"):
-        raise BadSocket(
-            f"{address[:200]!r} is no address of a daemon; it is ipc:// and an absolute path, like {default_socket()}"
-        )
+        raise BadSocket(f"{address[:200]!r} is no address of a daemon; it is ipc:// and an absolute path, like {default_socket()}")
     if "\0" in path:
         raise BadSocket("a socket's path cannot hold a NUL character")
     if (length := len(os.fsencode(path))) > MAX_PATH_BYTES:
-        raise BadSocket(
-            f"the socket's path has {length} bytes, and the system takes at most {MAX_PATH_BYTES}: choose a shorter one"
-        )
+        raise BadSocket(f"the socket's path has {length} bytes, and the system takes at most {MAX_PATH_BYTES}: choose a shorter one")
     return address
 
 
@@ -61,9 +55,7 @@ def look(address: str) -> None:
             raise _nobody(address, path, error) from None
         _, uid, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     if os.getuid() not in (0, uid) and uid != 0:
-        raise NoDaemon(
-            f"the daemon at {address} runs as user {uid} and answers only to that user, not to user {os.getuid()}"
-        )
+        raise NoDaemon(f"the daemon at {address} runs as user {uid} and answers only to that user, not to user {os.getuid()}")
 
 
 def _nobody(address: str, path: str, error: OSError) -> NoDaemon:

@@ -98,6 +98,4 @@ def _chat_message(message: ChatMessage | Mapping[str, str]) -> ChatMessage:
 def _known(name: str, known: Sequence[str], what: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=1)
-        raise BadRequest(
-            f"unknown {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}")
-        )
+        raise BadRequest(f"unknown {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"))

@@ -68,9 +68,7 @@ def _on_or_off(_ctx: click.Context, _parameter: click.Parameter, value: str | No
     return None if value is None else value == "on"
 
 
-_SOCKET: Final = click.option(
-    "--socket", metavar="ADDRESS", help=f"Where the daemon listens: ipc:// and a path. Also {SOCKET_VARIABLE}."
-)
+_SOCKET: Final = click.option("--socket", metavar="ADDRESS", help=f"Where the daemon listens: ipc:// and a path. Also {SOCKET_VARIABLE}.")
 _ANSWER: Final = (
     _SOCKET,
     click.option("--system", metavar="TEXT", help="What the model is told before the conversation."),
@@ -83,19 +81,11 @@ _ANSWER: Final = (
         help="Choose among the likeliest tokens that together have this probability.",
     ),
     click.option("--top-k", type=int, metavar="K", help="Choose among so many of the likeliest tokens; 0 is off."),
-    click.option(
-        "--min-p", type=float, metavar="P", help="Leave out tokens below this share of the likeliest one's probability."
-    ),
-    click.option(
-        "--repetition-penalty", type=float, metavar="R", help="Above 1: what was said already becomes less likely."
-    ),
+    click.option("--min-p", type=float, metavar="P", help="Leave out tokens below this share of the likeliest one's probability."),
+    click.option("--repetition-penalty", type=float, metavar="R", help="Above 1: what was said already becomes less likely."),
     click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer; without it one is drawn."),
-    click.option(
-        "--stop", multiple=True, metavar="TEXT", help="The answer ends before this text. May be given several times."
-    ),
-    click.option(
-        "--thinking", type=click.Choice(["on", "off"]), callback=_on_or_off, help="Whether a model that can think does."
-    ),
+    click.option("--stop", multiple=True, metavar="TEXT", help="The answer ends before this text. May be given several times."),
+    click.option("--thinking", type=click.Choice(["on", "off"]), callback=_on_or_off, help="Whether a model that can think does."),
     click.option("--quiet", is_flag=True, help="Nothing on stderr but errors."),
 )
 
@@ -116,9 +106,7 @@ def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> N
     cls=_AskByDefault, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]},
     epilog=f'`{_NAME} "prompt"` is `{_NAME} ask "prompt"`; `{_NAME} ask --help` lists its options.',
 )  # fmt: skip
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Say which release this is."
-)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Say which release this is.")
 def potato_client() -> None:
     """Ask a potato daemon."""
 
@@ -179,10 +167,8 @@ def _whole_prompt(prompt: str, raw: bool) -> str:
     if not raw:
         piped = piped.rstrip("\n")
     text = "\n\n".join(part for part in (prompt, piped) if part)
-    if not text.strip():
-        raise click.UsageError(
-            f'there is nothing to ask: give a prompt, as in {_NAME} "Why is the sky blue?", or pipe a text'
-        )
+    if not (text if raw else text.strip()):  # a model without a template can go on from a blank
+        raise click.UsageError(f'there is nothing to ask: give a prompt, as in {_NAME} "Why is the sky blue?", or pipe a text')
     return text
 
 
@@ -192,15 +178,11 @@ def _piped() -> str:
         return ""
     data = sys.stdin.buffer.read(MAX_FRAME_BYTES + 1)
     if len(data) > MAX_FRAME_BYTES:
-        raise click.UsageError(
-            f"the text on stdin is larger than {words.size(MAX_FRAME_BYTES)}, more than a prompt may have"
-        )
+        raise click.UsageError(f"the text on stdin is larger than {words.size(MAX_FRAME_BYTES)}, more than a prompt may have")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise click.UsageError(
-            f"the text on stdin is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
-        ) from None
+        raise click.UsageError(f"the text on stdin is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from None
 
 
 def _as_object(answer: Collected) -> dict[str, Any]:

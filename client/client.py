@@ -79,18 +79,14 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
         """Cancels the answers that are not complete."""
         self._connection.close()
 
-    def generate(
-        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, **options: Unpack[AnswerOptions]
-    ) -> Answer:
+    def generate(self, prompt: Prompt, *, system: str | None = None, raw: bool = False, **options: Unpack[AnswerOptions]) -> Answer:
         """Asks, and returns at once; iterate over what comes back.
 
         ``prompt``: a question, or a conversation of messages with role and content. ``raw``: goes on with the text as

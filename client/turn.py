@@ -19,9 +19,7 @@ def answer_options(given: dict[str, Any]) -> AnswerOptions:
     return cast(AnswerOptions, {**given, "stop": given["stop"] or None})
 
 
-def generate(
-    client: Client, prompt: Prompt, *, system: str | None, raw: bool = False, options: AnswerOptions
-) -> Answer:
+def generate(client: Client, prompt: Prompt, *, system: str | None, raw: bool = False, options: AnswerOptions) -> Answer:
     """As ``client.generate``; errors call options as they are typed here."""
     try:
         return client.generate(prompt, system=system, raw=raw, **options)

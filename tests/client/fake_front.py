@@ -141,9 +141,7 @@ class FakeFront:
             return
         match message:
             case Hello():
-                self._say(
-                    socket, identity, self.greeting or Welcome(self.version, self.boot, "potatod 0", "tiny", 2048)
-                )
+                self._say(socket, identity, self.greeting or Welcome(self.version, self.boot, "potatod 0", "tiny", 2048))
             case Alive():
                 self._say(socket, identity, Alive(self.boot))
             case Status(request):

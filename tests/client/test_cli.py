@@ -36,9 +36,7 @@ def environment(place: Path) -> dict[str, str]:
 @pytest.fixture
 def run(environment: dict[str, str]) -> Run:
     def begin(*arguments: str | bytes, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [PROGRAM, *arguments], input=stdin, capture_output=True, timeout=PATIENCE_S, env=environment, check=False
-        )
+        return subprocess.run([PROGRAM, *arguments], input=stdin, capture_output=True, timeout=PATIENCE_S, env=environment, check=False)
 
     return begin
 
@@ -84,6 +82,12 @@ def test_raw_sends_the_text_as_it_is(run: Run, start: StartFront) -> None:
     front = start()
     assert run("--raw", stdin=b"Once upon a time\n").returncode == 0
     assert (asked(front).prompt, asked(front).messages) == ("Once upon a time\n", ())
+
+
+def test_a_blank_is_something_to_go_on_from(run: Run, start: StartFront) -> None:
+    front = start()
+    assert run("--raw", " ").returncode == 0
+    assert asked(front).prompt == " "
 
 
 def test_stdin_alone_is_the_prompt(run: Run, start: StartFront) -> None:
@@ -168,9 +172,7 @@ def test_quiet_leaves_the_reasoning_out(run: Run, start: StartFront) -> None:
     assert (done.stdout, done.stderr) == ("é🥔\x1b[0m\n".encode(), b"")
 
 
-def test_a_locale_that_lacks_a_character_ends_no_answer(
-    run: Run, start: StartFront, environment: dict[str, str]
-) -> None:
+def test_a_locale_that_lacks_a_character_ends_no_answer(run: Run, start: StartFront, environment: dict[str, str]) -> None:
     start(thinks)
     environment |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     done = run("x")
@@ -224,9 +226,7 @@ def test_stdin_larger_than_a_prompt_may_be_is_said(run: Run) -> None:
 
 def test_a_closed_stdin_is_no_text(start: StartFront, environment: dict[str, str]) -> None:
     start()
-    done = subprocess.run(
-        ["sh", "-c", f"{PROGRAM} x <&-"], capture_output=True, timeout=PATIENCE_S, env=environment, check=False
-    )
+    done = subprocess.run(["sh", "-c", f"{PROGRAM} x <&-"], capture_output=True, timeout=PATIENCE_S, env=environment, check=False)
     assert (done.returncode, done.stdout) == (0, b"The capital is Paris.\n")
 
 
@@ -240,9 +240,7 @@ def test_no_daemon_is_a_sentence_within_seconds(run: Run, command: str) -> None:
 
 def test_a_refusal_is_its_sentence_and_its_exit_code(run: Run, start: StartFront) -> None:
     def script(generate: Generate, job: str) -> Iterator[Said]:
-        yield refused(
-            "prompt_too_long", "the prompt has 3000 tokens,\n\x1b[31mthe context 2048", request=generate.request
-        )
+        yield refused("prompt_too_long", "the prompt has 3000 tokens,\n\x1b[31mthe context 2048", request=generate.request)
 
     start(script)
     said = sentence(run("x"), 64)
@@ -276,9 +274,7 @@ def endless(generate: Generate, job: str) -> Iterator[Said]:
 def interrupted(environment: dict[str, str], front: FakeFront, signals: int) -> tuple[int, bytes, float]:
     """Exit code, stderr, and the seconds from the last Ctrl-C to the end."""
     command = [PROGRAM, "x"]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    ) as program:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as program:
         assert program.stdout is not None
         front.wait_for(Generate)
         time.sleep(0.5)
@@ -314,9 +310,7 @@ def test_a_second_ctrl_c_leaves_at_once(start: StartFront, environment: dict[str
 
 def test_ctrl_c_with_json_prints_what_there_is(start: StartFront, environment: dict[str, str]) -> None:
     front = start(endless)
-    with subprocess.Popen(
-        [PROGRAM, "x", "--json"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment
-    ) as program:
+    with subprocess.Popen([PROGRAM, "x", "--json"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment) as program:
         front.wait_for(Generate)
         time.sleep(1)
         program.send_signal(signal.SIGINT)
@@ -343,9 +337,7 @@ def test_a_reader_that_leaves_ends_the_answer_quietly(start: StartFront, environ
 def test_a_full_disk_is_a_sentence(start: StartFront, environment: dict[str, str]) -> None:
     start()
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [PROGRAM, "x"], stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, env=environment, check=False
-        )
+        done = subprocess.run([PROGRAM, "x"], stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, env=environment, check=False)
     assert done.stderr == b"potato-client: cannot go on: No space left on device\n"
     assert done.returncode == 70
 
@@ -358,8 +350,7 @@ def test_status_is_words_or_json(run: Run, start: StartFront) -> None:
     words = run("status").stdout.decode()
     assert words.splitlines() == [
         "potatod 0.0.0  up for 1 h 6 min",
-        "  model   tiny: LlamaForCausalLM, bfloat16, 30 layers; 269MB, of which 100MB resident and 169MB read for "
-        "every sweep",
+        "  model   tiny: LlamaForCausalLM, bfloat16, 30 layers; 269MB, of which 100MB resident and 169MB read for every sweep",
         "  engine  cpu, invariant kernels; epoch 1, 0 restarts, 12 sweeps",
         "  speed   0.35 s/token now, reading at 480MB/s, 96% of the disk's 500MB/s",
         "  queue   1 of 4 running, 2 of 64 waiting",
@@ -391,7 +382,5 @@ def test_neither_torch_nor_the_daemon_is_loaded(environment: dict[str, str], sta
         "potato_client.cli.main(['x', '--quiet']);"
         "sys.exit(str(sorted({'torch', 'transformers', 'numpy', 'potatod', 'tokenizers'} & set(sys.modules))))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], stdin=subprocess.DEVNULL, capture_output=True, env=environment, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], stdin=subprocess.DEVNULL, capture_output=True, env=environment, check=False)
     assert done.stderr == b"[]\n"

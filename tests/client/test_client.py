@@ -119,7 +119,9 @@ def test_seconds_per_token_are_counted_from_arrivals(twin: Twin, start: StartFro
         yield 0.5  # after the last one: nor does this
         yield finished(job, 3)
 
-    assert twin.ask(start(script).address).s_per_token == pytest.approx(0.2, rel=0.5)
+    front, began = start(script), time.monotonic()
+    counted_s = 2 * twin.ask(front.address).s_per_token
+    assert 0.39 < counted_s < time.monotonic() - began - 0.9
 
 
 def test_a_conversation_is_sent_whole(twin: Twin, start: StartFront) -> None:
@@ -246,8 +248,8 @@ def falls_silent(generate: Generate, job: str) -> Iterator[Said]:
 
 
 def test_a_daemon_that_falls_silent_is_lost(twin: Twin, start: StartFront) -> None:
-    with pytest.raises(DaemonLost, match=r"said nothing for 0\.5 seconds") as told:
-        twin.ask(start(falls_silent).address, timeout_s=0.5)
+    with pytest.raises(DaemonLost, match=r"said nothing for 1\.5 seconds") as told:
+        twin.ask(start(falls_silent).address, timeout_s=1.5)
     assert told.value.exit_code == 75
 
 
@@ -283,11 +285,11 @@ def test_a_daemon_that_dies_and_comes_back_on_the_same_socket_is_another_one(twi
 def test_silence_between_pieces_is_no_loss_while_the_front_lives(twin: Twin, start: StartFront) -> None:
     def script(generate: Generate, job: str) -> Iterator[Said]:
         yield accepted(generate, job)
-        yield from pieces(job, "a", "b", every_s=1.2)
+        yield from pieces(job, "a", "b", every_s=1.8)
         yield finished(job, 2)
 
     front = start(script)
-    assert twin.ask(front.address, timeout_s=0.8).text == "ab"
+    assert twin.ask(front.address, timeout_s=1.5).text == "ab"
     assert len(front.of(Alive)) >= 5
 
 
@@ -296,11 +298,11 @@ def test_silence_between_pieces_is_no_loss_while_the_front_lives(twin: Twin, sta
 
 def test_heartbeats_go_on_while_the_program_does_something_else_between_pieces(start: StartFront) -> None:
     front = start(slowly)
-    with Client(front.address, timeout_s=0.8) as client:
+    with Client(front.address, timeout_s=1.6) as client:
         answer = client.generate("x")
         first = next(iter(answer))
         before = len(front.of(Alive))
-        time.sleep(1.5)  # the program thinks about the first piece
+        time.sleep(2)  # the program thinks about the first piece
         assert len(front.of(Alive)) >= before + 3
         answer.cancel()
         assert first.text + "".join(piece.text for piece in answer) == "abcdefghij"

@@ -78,9 +78,7 @@ def test_while_nothing_has_come_one_line_says_what_goes_on(spawn: Spawn, start: 
     program.expect_exact("\r\x1b[Kengine restarting")
     program.expect_exact("\r\x1b[KThe capital is Paris.\r\n")
     figures = rest(program)
-    assert re.fullmatch(
-        r"2 tokens · \S+ s/token · 262MB read from disk per token · 70% of the disk's 1\.0GB/s\r\n", figures
-    )
+    assert re.fullmatch(r"2 tokens · \S+ s/token · 262MB read from disk per token · 70% of the disk's 1\.0GB/s\r\n", figures)
     assert program.exitstatus == 0
 
 
@@ -103,9 +101,7 @@ def test_the_live_line_is_no_longer_than_the_terminal(spawn: Spawn, start: Start
     assert "\r\x1b[Kin the queue, 1 ans\r" in shown
 
 
-def test_thoughts_are_dim_before_the_answer_and_control_characters_have_no_power(
-    spawn: Spawn, start: StartFront
-) -> None:
+def test_thoughts_are_dim_before_the_answer_and_control_characters_have_no_power(spawn: Spawn, start: StartFront) -> None:
     def thinks(generate: Generate, job: str) -> Iterator[Said]:
         yield Accepted(generate.request, job, 42, 7, 0)
         yield Piece(job, 0, "", (1,), "let me think\x1b]0;owned\x07")

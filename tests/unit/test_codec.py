@@ -238,9 +238,7 @@ def test_a_value_out_of_range_is_a_bad_frame() -> None:
 
 
 def test_a_whole_number_may_stand_for_a_float_and_becomes_one() -> None:
-    options = FROM_CLIENT.decode(
-        msgpack.packb(["Generate", {"request": 1, "prompt": "", "options": {"top_p": 1}}])
-    ).options
+    options = FROM_CLIENT.decode(msgpack.packb(["Generate", {"request": 1, "prompt": "", "options": {"top_p": 1}}])).options
     assert type(options.top_p) is float
 
 

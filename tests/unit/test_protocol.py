@@ -46,9 +46,7 @@ GOOD: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, values in BAD.items() for value in values], ids=lambda v: str(type(v))
-)
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values], ids=lambda v: str(type(v)))
 def test_an_option_out_of_range_or_of_another_type_is_refused_in_a_sentence(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=r"must be|stop string") as told:
         Options(**{name: value})

@@ -63,9 +63,7 @@ def test_seconds_bytes_and_tokens_are_called_so(name: str) -> None:
 
 
 def test_every_refusal_has_its_code_and_exit_code() -> None:
-    told = {
-        unquoted(code): int(exit_code) for code, exit_code, _ in (r for r in rows(SECTIONS["Refused"]) if len(r) == 3)
-    }
+    told = {unquoted(code): int(exit_code) for code, exit_code, _ in (r for r in rows(SECTIONS["Refused"]) if len(r) == 3)}
     assert told == dict(protocol.REFUSAL_EXIT_CODES)
     assert set(told) == set(typing.get_args(protocol.RefusalCode))
 
