@@ -2,9 +2,9 @@
 
     manifest.json ─▶ Manifest ─▶ shards (embed, layer 0 … n, head, resident) ─▶ parts ─▶ tensors
 
-A **part** is the unit of everything: read, checked, placed, lent, resident. It starts at a multiple of 4096 bytes in its file and is
-padded to one, so it is one aligned read. Parsing is pure and trusts nothing; :func:`check_files` holds a parsed manifest
-against the files themselves.
+A **part** is the unit of everything: read, checked, placed, lent, resident. It starts at a multiple of 4096 bytes in
+its file and is padded to one, so it is one aligned read. Parsing is pure and trusts nothing; :func:`check_files` holds
+a parsed manifest against the files themselves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ Kind = Literal["embed", "layer", "head", "resident"]
 class Tensor:
     """A tensor, or a band of its rows, inside a part."""
 
-    #: of a layer's tensor: as the layer's module calls it ("self_attn.q_proj.weight"); elsewhere as the whole model does
+    #: of a layer's tensor: as the layer's module calls it ("self_attn.q_proj.weight"); elsewhere as the whole model
+    #: does
     name: str
     #: torch's name of the reference dtype: "bfloat16", "float32", …
     dtype: str
@@ -81,7 +82,8 @@ class Manifest:
     #: reference dtype of the model: "bfloat16"
     dtype: str
     layers: int
-    #: where transformers keeps its layers, embedding and head: "model.layers", "model.embed_tokens.weight", "lm_head.weight"
+    #: where transformers keeps its layers, embedding and head: "model.layers", "model.embed_tokens.weight",
+    #: "lm_head.weight"
     layers_name: str
     embed_name: str
     head_name: str
@@ -101,7 +103,8 @@ _FILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\.safetensors")
 _TENSOR_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,254}")
 _CHECKSUM: Final = re.compile(r"[0-9a-f]{16}")
 _DTYPE_BYTES: Final = {
-    "float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
+    "float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1,
+    "bool": 1,
 }  # fmt: skip
 _MAX_MANIFEST_BYTES: Final = 256 << 20
 _MAX_DIMENSION: Final = 1 << 40

@@ -1,7 +1,7 @@
 """How a tensor's values lie in a shard: one small pure file per way.
 
-Law: a scheme knows bytes and values of one tensor, and nothing of files, parts, the pipeline or the model. ``get(name)`` gives a scheme by
-the name the manifest uses.
+Law: a scheme knows bytes and values of one tensor, and nothing of files, parts, the pipeline or the model.
+``get(name)`` gives a scheme by the name the manifest uses.
 """
 
 from __future__ import annotations
@@ -36,6 +36,5 @@ def get(name: str) -> Scheme:
         return _SCHEMES[name]
     except KeyError:
         raise ModelDataError(
-            f"the scheme {name[:40]!r} is not known to this potatod (known: {', '.join(_SCHEMES)}); a newer one may "
-            "have written the folder"
+            f"the scheme {name[:40]!r} is not known to this potatod (known: {', '.join(_SCHEMES)}); a newer one may have written the folder"
         ) from None

@@ -1,7 +1,7 @@
 """The model without weights: what the store cuts a checkpoint by, and what the worker runs.
 
-transformers' own class, parameters on the meta device, buffers real: rope tables and the like are computed as they would be in a whole
-model. Never remote code: a config that asks for it is refused.
+transformers' own class, parameters on the meta device, buffers real: rope tables and the like are computed as they
+would be in a whole model. Never remote code: a config that asks for it is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Skeleton:
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """The text model's config of a folder with a config.json; raises NoSuchModel, ModelDataError or UnsupportedModel."""
+    """The text model's config of a folder with a config.json; raises NoSuchModel, ModelDataError or
+    UnsupportedModel."""
     path = folder / "config.json"
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
@@ -54,9 +55,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
     if not isinstance(page, dict):
         raise ModelDataError(f"{path} must hold a JSON object")
     if page.get("quantization_config"):
-        raise UnsupportedModel(
-            f"{path} says that its weights are quantised; `potatod prepare` makes a folder of them that can be served"
-        )
+        raise UnsupportedModel(f"{path} says that its weights are quantised; `potatod prepare` makes a folder of them that can be served")
     return config_of(page, path)
 
 
@@ -65,8 +64,7 @@ def config_of(page: dict[str, Any], where: Path) -> PreTrainedConfig:
     for key in _CODE_KEYS:
         if page.get(key):
             raise UnsupportedModel(
-                f'{where} has "{key}": this model needs code of its own, and potatod runs only what transformers '
-                'itself implements'
+                f'{where} has "{key}": this model needs code of its own, and potatod runs only what transformers itself implements'
             )
     model_type = page.get("model_type")
     if not isinstance(model_type, str):
@@ -75,9 +73,7 @@ def config_of(page: dict[str, Any], where: Path) -> PreTrainedConfig:
         config = AutoConfig.for_model(**page)
     except ValueError as error:
         if "Unrecognized model identifier" in str(error) or "nrecognized" in str(error):
-            raise UnsupportedModel(
-                f'{where}: the architecture "{model_type}" is not known to the installed transformers'
-            ) from None
+            raise UnsupportedModel(f'{where}: the architecture "{model_type}" is not known to the installed transformers') from None
         raise ModelDataError(f"{where}: {error}") from None
     except (TypeError, KeyError, AttributeError) as error:
         raise ModelDataError(f"{where} is not a valid config for {model_type}: {error}") from None
@@ -97,9 +93,7 @@ def build(config: PreTrainedConfig, dtype: torch.dtype) -> Skeleton:
     layers_name, layers = _find_layers(model, config)
     embed, head = model.get_input_embeddings(), model.get_output_embeddings()
     if not isinstance(getattr(embed, "weight", None), torch.Tensor) or not isinstance(head, nn.Linear):
-        raise UnsupportedModel(
-            f"{type(model).__name__} has no embedding or no linear head where transformers puts them"
-        )
+        raise UnsupportedModel(f"{type(model).__name__} has no embedding or no linear head where transformers puts them")
     tied = embed.weight is head.weight
     names = {id(module): name for name, module in model.named_modules()}
     head_name = f"{names[id(head)]}.weight"
@@ -108,7 +102,8 @@ def build(config: PreTrainedConfig, dtype: torch.dtype) -> Skeleton:
 
 
 def fingerprint(skeleton: Skeleton) -> str:
-    """Of the names and shapes of all tensors: another one means that the installed transformers builds this model otherwise."""
+    """Of the names and shapes of all tensors: another one means that the installed transformers builds this model
+    otherwise."""
     shapes = sorted((name, list(value.shape)) for name, value in skeleton.model.state_dict().items())
     return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
 
@@ -127,7 +122,8 @@ def _on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _materialise_buffers(model: PreTrainedModel) -> None:
-    """Computes what is in no checkpoint: non-persistent buffers, by the model's own initialisation, as from_pretrained does."""
+    """Computes what is in no checkpoint: non-persistent buffers, by the model's own initialisation, as from_pretrained
+    does."""
     for name, buffer in list(model.named_non_persistent_buffers()):
         owner, _, key = name.rpartition(".")
         model.get_submodule(owner)._buffers[key] = torch.empty_like(buffer, device="cpu")
@@ -137,7 +133,8 @@ def _materialise_buffers(model: PreTrainedModel) -> None:
 
 
 def _find_layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, nn.ModuleList]:
-    """The ModuleList of decoder layers and its path: where the decoder says, else the one of the right length and class."""
+    """The ModuleList of decoder layers and its path: where the decoder says, else the one of the right length and
+    class."""
     names = {id(module): name for name, module in model.named_modules()}
     decoder = model.get_decoder()
     layers = getattr(decoder, "layers", None)
@@ -145,8 +142,7 @@ def _find_layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str,
         return names[id(layers)], layers
     kinds = set(model._no_split_modules or ())
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers and type(module[0]).__name__ in kinds:
+        is_list = isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers
+        if is_list and type(module[0]).__name__ in kinds:
             return name, module
-    raise UnsupportedModel(
-        f"{type(model).__name__} does not keep its layers in one list, so they cannot be streamed one by one"
-    )
+    raise UnsupportedModel(f"{type(model).__name__} does not keep its layers in one list, so they cannot be streamed one by one")

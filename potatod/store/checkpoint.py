@@ -1,0 +1,187 @@
+"""A checkpoint as transformers' authors publish it: a folder with a config and safetensors files.
+
+Law: nothing is mapped and nothing is trusted. A tensor is read by ``pread`` when it is asked for, so that memory holds
+what is being converted and not whatever the page cache kept; every range is checked against its file before anything is
+read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import EllipsisType
+from typing import Any, Final, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel
+
+_INDEX: Final = "model.safetensors.index.json"
+_SINGLE: Final = "model.safetensors"
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_MAX_INDEX_BYTES: Final = 256 << 20
+_TORCH_DTYPES: Final[Mapping[str, torch.dtype]] = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+#: Dtypes whose values are the weights themselves; others need what belongs to them (scales) to mean anything.
+PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_STORED_NAMES: Final = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
+
+
+class Lazy(Protocol):
+    """A tensor that is read when it is asked for; what transformers' loader takes as a slice of a file."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: EllipsisType) -> torch.Tensor: ...
+
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        """Rows ``first`` to ``last`` of a matrix, the last one excluded."""
+
+    def get_dtype(self) -> str:
+        """safetensors' name of the dtype."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileTensor:
+    """A tensor that lies contiguously in a file."""
+
+    path: Path
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    #: bytes from the start of the file
+    offset: int
+
+    def __getitem__(self, index: EllipsisType) -> torch.Tensor:
+        return self._read(self.offset, self.shape)
+
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        return self._read(self.offset + first * row_bytes, (last - first, *self.shape[1:]))
+
+    def get_dtype(self) -> str:
+        return _STORED_NAMES[self.dtype]
+
+    def _read(self, offset: int, shape: tuple[int, ...]) -> torch.Tensor:
+        return read_bytes(self.path, offset, math.prod(shape) * self.dtype.itemsize).view(self.dtype).reshape(shape)
+
+
+def read_bytes(path: Path, offset: int, length: int) -> torch.Tensor:
+    """(length,) uint8; raises ModelDataError where the file is shorter than it was."""
+    out = torch.empty(length, dtype=torch.uint8)
+    if length:
+        view, got = memoryview(out.numpy().data), 0
+        with open(path, "rb", buffering=0) as file:
+            while got < length and (count := os.preadv(file.fileno(), [view[got:]], offset + got)):
+                got += count
+        if got < length:
+            raise ModelDataError(f"{path} ends at byte {offset + got}, in the middle of a tensor: it was changed while it was read")
+    return out
+
+
+def open_folder(folder: Path) -> dict[str, Lazy]:
+    """Every tensor of the folder's safetensors files, none read yet; raises ModelDataError naming what is missing or
+    broken."""
+    index = folder / _INDEX
+    if index.is_file():
+        return _sharded(folder, index)
+    if (folder / _SINGLE).is_file():
+        return _tensors_of(folder / _SINGLE)
+    raise _nothing_to_read(folder)
+
+
+def identity_of(files: list[Path]) -> list[list[Any]]:
+    """Changes when one of the files does."""
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files that a preparation of ``folder`` depends on: weights, index, config, tokenizer."""
+    names = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
+    return sorted({path for pattern in names for path in folder.glob(pattern) if path.is_file()})
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json, parsed."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise NoSuchModel(f"{folder} is no checkpoint: it has no config.json")
+    return read_json(path, 4 << 20)
+
+
+def read_json(path: Path, most_bytes: int) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > most_bytes:
+            raise ModelDataError(f"{path} is larger than {most_bytes} bytes: that is not what its name says")
+        page = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelDataError(f"cannot read {path}: {error}") from None
+    if not isinstance(page, dict):
+        raise ModelDataError(f"{path} must hold a JSON object")
+    return page
+
+
+def _sharded(folder: Path, index: Path) -> dict[str, Lazy]:
+    weight_map = read_json(index, _MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ModelDataError(f'{index} has no "weight_map" of tensors to files')
+    tensors: dict[str, Lazy] = {}
+    for name in sorted(set(weight_map.values())):
+        if name != Path(name).name or not name.endswith(".safetensors"):
+            raise ModelDataError(f"{index} names {name[:80]!r}, which is not a safetensors file of the folder")
+        if not (folder / name).is_file():
+            raise ModelDataError(f"{folder / name} is missing, and {_INDEX} says that weights lie in it: download the checkpoint again")
+        tensors |= _tensors_of(folder / name)
+    for name, file in weight_map.items():
+        if name not in tensors:
+            raise ModelDataError(f"{index} says that {name} lies in {file}, and it does not")
+    return tensors
+
+
+def _tensors_of(path: Path) -> dict[str, Lazy]:
+    try:
+        with safe_open(path, "pt"):  # checks the header and the file's size against it
+            pass
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelDataError(f"{path} is not a whole safetensors file ({error}); download it again") from None
+    tensors: dict[str, Lazy] = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in _TORCH_DTYPES:
+            raise UnsupportedModel(f"{path}: {name} has the dtype {entry['dtype']}, which potatod does not read")
+        dtype = _TORCH_DTYPES[entry["dtype"]]
+        tensors[name] = FileTensor(path, name, dtype, tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+    return tensors
+
+
+def _nothing_to_read(folder: Path) -> ModelDataError | NoSuchModel:
+    """The sentence that helps whoever has the wrong kind of folder."""
+    names = sorted(path.name for path in folder.iterdir())
+    if pickles := [name for name in names if name.endswith(_PICKLES)]:
+        return UnsupportedModel(
+            f"{folder / pickles[0]} is a pickle, and reading a pickle runs whatever code it holds: potatod never does. "
+            "Many models have "
+            "safetensors files in a newer revision; else load it once with transformers where you trust it and call "
+            "save_pretrained()"
+        )
+    if ggufs := [name for name in names if name.endswith(".gguf")]:
+        return NoSuchModel(f"{folder} holds no safetensors files; to prepare a GGUF file name it: {folder / ggufs[0]}")
+    if others := [name for name in names if name.endswith(".safetensors")]:
+        return NoSuchModel(f"{folder} has neither {_INDEX} nor {_SINGLE} (it has {others[0]}): that is not a checkpoint for transformers")
+    return NoSuchModel(f"{folder} holds no weights: it has neither {_INDEX} nor {_SINGLE}")

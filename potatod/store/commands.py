@@ -1,0 +1,105 @@
+"""The commands `potatod prepare` and `potatod verify`. What they do loads torch, so it is imported when they run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from potatod.errors import UsageError
+from potatod.sizes import human_size
+
+#: Without a terminal a line of progress is printed no more often than this.
+_LINE_EVERY_S: Final = 5.0
+
+
+class Meter(Protocol):
+    def __call__(self, done: int, total: int, what: str = "", before: int = 0) -> None:
+        """Bytes done of all, what is being worked on, and how many of them an earlier run had done."""
+
+
+@click.command()
+@click.argument("source")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto", show_default=True,
+    help="Of the stored weights; auto keeps the checkpoint's.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Make OUT anew where it is a model folder already.")
+@click.option("--revision", metavar="REV", help="A branch, tag or commit, where SOURCE is a hub id.")
+def prepare(source: str, out: Path, dtype: str, force: bool, revision: str | None) -> None:
+    """Make the model folder OUT from SOURCE: a Hugging Face folder, a GGUF file, or a hub id (organisation/model).
+
+    Killed at any point it goes on where it stopped when run again. Never writes to SOURCE.
+    """
+    from . import hub
+    from . import prepare as preparing
+
+    if hub.looks_like_id(source):
+        where = hub.fetch(source, revision)
+    elif revision is not None:
+        raise UsageError(f"--revision names a state of a hub id, and {source} is not one")
+    else:
+        where = Path(source)
+    began = time.monotonic()
+    with _meter("preparing") as meter:
+        fresh = preparing.prepare(
+            where, out, dtype=dtype, force=force, notice=lambda sentence: click.echo(sentence, err=True),
+            progress=lambda p: meter(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
+        )  # fmt: skip
+    took = time.monotonic() - began
+    click.echo(f"{out} is ready ({took:.1f} s)" if fresh else f"{out} is there already, nothing to do", err=True)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+def verify(model: Path) -> None:
+    """Check every byte of the model folder MODEL against its checksums."""
+    from . import verify as verifying
+
+    began = time.monotonic()
+    with _meter("verifying") as meter:
+        size = verifying.verify(model, meter)
+    click.echo(f"{model} is whole: {human_size(size)} checked in {time.monotonic() - began:.1f} s", err=True)
+
+
+@contextmanager
+def _meter(label: str) -> Iterator[Meter]:
+    """A bar with layers, bytes, rate and remaining time on a terminal; a plain line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        yield _lines(label)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def meter(done: int, total: int, what: str = "", before: int = 0) -> None:
+            bar.update(task, completed=done - before, total=total - before, description=f"{label} {what}".strip())
+
+        yield meter
+
+
+def _lines(label: str) -> Meter:
+    began = last = time.monotonic()
+
+    def meter(done: int, total: int, what: str = "", before: int = 0) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _LINE_EVERY_S:
+            return
+        last = now
+        rate = (done - before) / (now - began)
+        left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
+        shown = f"{label} {what}".strip()
+        click.echo(f"{shown}: {human_size(done)} of {human_size(total)}, {human_size(int(rate))}/s{left}", err=True)
+
+    return meter

@@ -1,0 +1,130 @@
+"""The files beside the weights: configs, tokenizer, chat template. The front reads these and nothing else of the
+folder."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
+
+from potatod.errors import ModelDataError, UnsupportedModel
+
+from .checkpoint import read_json
+from .shard_file import write_text
+
+#: What a folder may get besides its shards and manifest.
+NAMES: Final = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+)  # fmt: skip
+#: Any of these and transformers can make a tokenizer.json.
+_OTHER_TOKENIZERS: Final = ("tokenizer.model", "vocab.json", "spiece.model", "tiktoken.model", "vocab.txt")
+_MAX_BYTES: Final = 64 << 20
+#: Of config.json: what would make transformers do other things than build this model.
+_NOT_OURS: Final = ("auto_map", "custom_pipelines", "quantization_config", "_name_or_path", "transformers_weights")
+
+
+def write(source: Path, config: PreTrainedConfig, architecture: str, dtype: str, out: Path) -> bool:
+    """Writes them all; False where the source has no tokenizer. Raises ModelDataError or UnsupportedModel."""
+    _write_config(config, architecture, dtype, out)
+    _write_generation_config(source, config, out)
+    return _write_gguf_tokenizer(source, out) if source.is_file() else _write_tokenizer(source, out)
+
+
+def _write_config(config: PreTrainedConfig, architecture: str, dtype: str, out: Path) -> None:
+    """config.json of the text model alone, defaults spelled out, so that a later transformers builds the same model
+    from it."""
+    page = {key: value for key, value in config.to_dict().items() if key not in _NOT_OURS}
+    page |= {"architectures": [architecture], "dtype": dtype}
+    _write_json(out, "config.json", page)
+
+
+def _write_generation_config(source: Path, config: PreTrainedConfig, out: Path) -> None:
+    """The source's, else what transformers would derive from the config: the ids that end a text, mostly."""
+    path = source / "generation_config.json"
+    page = read_json(path, _MAX_BYTES) if path.is_file() else GenerationConfig.from_model_config(config).to_diff_dict()
+    _write_json(out, path.name, page)
+
+
+def _write_tokenizer(source: Path, out: Path) -> bool:
+    """tokenizer.json as it is, or converted from what there is instead."""
+    if (source / "tokenizer.json").is_file():
+        read_json(source / "tokenizer.json", _MAX_BYTES)
+        write_text(out, "tokenizer.json", (source / "tokenizer.json").read_text(encoding="utf-8"))
+        settings: dict[str, Any] = {}
+    elif any((source / name).is_file() for name in _OTHER_TOKENIZERS) or any(source.glob("*.tiktoken")):
+        settings = _convert_tokenizer(source, out)
+    else:
+        return False
+    path = source / "tokenizer_config.json"
+    settings |= read_json(path, _MAX_BYTES) if path.is_file() else {}
+    _write_template(_template_of(source, settings), out)
+    for key in ("auto_map", "chat_template"):
+        settings.pop(key, None)
+    _write_json(out, "tokenizer_config.json", settings)
+    return True
+
+
+def _convert_tokenizer(source: Path, out: Path) -> dict[str, Any]:
+    """tokenizer.json out of sentencepiece's or tiktoken's own file; returns the settings that go with it."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # transformers has no common type for what a damaged vocabulary makes of it
+        raise ModelDataError(f"the tokenizer in {source} cannot be converted: {str(error).splitlines()[0]}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UnsupportedModel(f"the tokenizer in {source} ({type(tokenizer).__name__}) cannot be converted to a tokenizer.json")
+    return _save(tokenizer, out)
+
+
+def _write_gguf_tokenizer(file: Path, out: Path) -> bool:
+    """The vocabulary in the file's metadata, as transformers makes a tokenizer of it."""
+    try:
+        architecture, vocabulary, settings = get_gguf_tokenizer(str(file))
+        if "tokens" not in vocabulary:
+            return False
+        backend, _ = convert_gguf_tokenizer(architecture, vocabulary)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise UnsupportedModel(f"{file}: its tokenizer cannot be read ({error})") from None
+    template = settings.pop("chat_template", None)
+    _write_json(out, "tokenizer_config.json", _save(PreTrainedTokenizerFast(tokenizer_object=backend, **settings), out))
+    _write_template(template, out)
+    return True
+
+
+def _save(tokenizer: PreTrainedTokenizerFast, out: Path) -> dict[str, Any]:
+    """Writes tokenizer.json; returns tokenizer_config.json's content."""
+    with tempfile.TemporaryDirectory() as place:
+        tokenizer.save_pretrained(place)
+        write_text(out, "tokenizer.json", (Path(place) / "tokenizer.json").read_text(encoding="utf-8"))
+        settings = read_json(Path(place) / "tokenizer_config.json", _MAX_BYTES)
+    return {key: value for key, value in settings.items() if key not in ("is_local", "local_files_only", "name_or_path")}
+
+
+def _template_of(source: Path, settings: dict[str, Any]) -> str | None:
+    """The chat template: a file of its own, or within the tokenizer's config, alone or as one of several."""
+    for name in ("chat_template.jinja", "chat_template.json"):
+        path = source / name
+        if path.is_file() and name.endswith(".jinja"):
+            return path.read_text(encoding="utf-8")
+        if path.is_file():
+            return _chosen(read_json(path, _MAX_BYTES).get("chat_template"))
+    return _chosen(settings.get("chat_template"))
+
+
+def _chosen(template: Any) -> str | None:
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default", next(iter(named.values()), None))
+    return template if isinstance(template, str) else None
+
+
+def _write_template(template: str | None, out: Path) -> None:
+    if template is not None:
+        write_text(out, "chat_template.jinja", template)
+
+
+def _write_json(out: Path, name: str, page: dict[str, Any]) -> None:
+    write_text(out, name, json.dumps(page, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

@@ -1,0 +1,154 @@
+"""The model folder while it is made: who may write to it, which shards are finished, what is left to do.
+
+NOTE [ killed at any byte ]
+A file appears under its name whole and fsynced (shard_file.py). Then the journal gains a line: that shard's entry of
+the manifest. A line cut short by a crash is no line. The manifest is written last, so a folder with a manifest is
+complete and the daemon accepts no other. A prepare that starts again with the same source and options skips what the
+journal has; with others it begins anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from potatod import manifest as manifests
+from potatod.errors import ModelDataError, TryAgain, UsageError
+from potatod.manifest import Manifest, Shard
+
+from . import companions
+from .shard_file import explained, sync_folder
+
+_NAME: Final = ".prepare.journal"
+
+
+def finished(out: Path, key: str, force: bool) -> Manifest | None:
+    """The manifest of a folder that is complete and was made with this key. Raises UsageError where ``out`` must not be
+    written to."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise UsageError(f"{out} is a file; give the name of a folder to make")
+    if not (out / manifests.NAME).exists():
+        if not (out / _NAME).exists() and any(out.iterdir()):
+            raise UsageError(f"{out} has other things in it and is no model folder; choose an empty or a new one")
+        return None
+    if force:
+        return None
+    try:
+        found = manifests.load(out)
+        manifests.check_files(out, found)
+    except ModelDataError as error:
+        raise UsageError(f"{out} is a damaged model folder ({error}); --force makes it anew") from None
+    if found.provenance.get("key") != key:
+        raise UsageError(f"{out} is a model folder made from another source or with other options; --force makes it anew")
+    return found
+
+
+class Journal:
+    """``with Journal(out, key) as journal`` – alone in the folder, knowing what an earlier run with the same key
+    finished."""
+
+    def __init__(self, out: Path, key: str) -> None:
+        self._out = out
+        self._path = out / _NAME
+        self._key = key
+        #: of the manifest, as JSON has them
+        self.shards: list[dict[str, Any]] = []
+        self.files: dict[str, int] = {}
+
+    def __enter__(self) -> Journal:
+        try:
+            self._out.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "a+b")
+        except OSError as error:
+            raise explained(error, self._path) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise TryAgain(f"another `potatod prepare` is at work in {self._out}; wait for it or stop it") from None
+        self._resume()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def has(self, kind: str, layer: int = 0) -> bool:
+        return any(shard["kind"] == kind and shard["layer"] == layer for shard in self.shards)
+
+    def add(self, shards: Sequence[Shard], files: dict[str, int]) -> None:
+        """These shards lie in these finished files."""
+        entry = {"files": files, "shards": [dataclasses.asdict(shard) for shard in shards]}
+        self._append(entry)
+        self.shards += entry["shards"]  # type: ignore[arg-type]
+        self.files |= files
+
+    def close(self) -> None:
+        """The manifest is written: nothing is left to resume."""
+        self._path.unlink(missing_ok=True)
+        sync_folder(self._out)
+
+    def _resume(self) -> None:
+        """Takes what an earlier run left, if it was of this key; else clears the folder of our own files and begins."""
+        self._file.seek(0)
+        lines = self._file.read().split(b"\n")
+        whole = [page for line in lines[:-1] if (page := _parsed(line)) is not None]
+        if whole and whole[0] == {"key": self._key} and not (self._out / manifests.NAME).exists():
+            for entry in whole[1:]:
+                if all(_has_size(self._out / name, size) for name, size in entry["files"].items()):
+                    self.shards += entry["shards"]
+                    self.files |= entry["files"]
+        else:
+            _clear(self._out)
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        """The file holds exactly what we go on with: no torn line before the next one."""
+        kept, self.shards, files = self.shards, [], self.files
+        try:
+            self._file.truncate(0)
+        except OSError as error:
+            raise explained(error, self._path) from None
+        self._append({"key": self._key})
+        if kept:
+            self._append({"files": files, "shards": kept})
+        self.shards = kept
+
+    def _append(self, page: dict[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(page).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise explained(error, self._path) from None
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        page = json.loads(line)
+    except ValueError:
+        return None
+    return page if isinstance(page, dict) and (page.keys() == {"key"} or page.keys() == {"files", "shards"}) else None
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _clear(out: Path) -> None:
+    """Removes a model folder's own files, the manifest first, and nothing else."""
+    (out / manifests.NAME).unlink(missing_ok=True)
+    sync_folder(out)
+    shards = [path for pattern in ("layer.*", "embed", "head", "resident") for path in out.glob(f"{pattern}.safetensors")]
+    for path in [*shards, *out.glob(".*.partial"), *(out / name for name in companions.NAMES)]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,251 @@
+"""`potatod prepare`: a checkpoint becomes a model folder, shard by shard. What may happen on the way: journal.py."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+import transformers
+
+from potatod import manifest as manifests
+from potatod import schemes
+from potatod.errors import DoesNotFit, ModelDataError, UsageError
+from potatod.manifest import FORMAT, Kind, Shard
+
+from . import companions, shard_file, skeleton
+from .convert import Converter
+from .journal import Journal, finished
+from .layout import EMBED_BAND_BYTES, HEAD_BAND_BYTES, Value, bands, layer_layout, matrix_layout
+from .skeleton import Skeleton
+from .source import Source, open_source
+
+DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
+#: Left free on the disk after everything is written.
+_SPARE_BYTES: Final = 16 << 20
+_EMBED, _HEAD, _RESIDENT = "embed.safetensors", "head.safetensors", "resident.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far it has come; said at the start and after each shard."""
+
+    layers_done: int
+    layers: int
+    bytes_done: int
+    bytes_total: int
+    #: bytes that an earlier, interrupted run had written
+    bytes_before: int
+
+
+def prepare(
+    source: Path | str,
+    out: Path,
+    *,
+    dtype: str = "auto",
+    force: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
+    notice: Callable[[str], None] = lambda _: None,
+    head_band_bytes: int = HEAD_BAND_BYTES,
+) -> bool:
+    """Makes the model folder ``out``; False where it is there already, from the same source and options.
+
+    ``notice`` gets sentences that a person should read. May be killed at any point and run again. Raises UsageError,
+    NoSuchModel, ModelDataError, UnsupportedModel, DoesNotFit or TryAgain.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f'dtype "{dtype}" is not one of {", ".join(DTYPES)}')
+    source, out = Path(source), Path(out)
+    if out.resolve() == source.resolve():
+        raise UsageError(f"{out} is the source itself, which is never written to; choose another folder to make")
+    transformers.logging.disable_progress_bar()
+    opened = open_source(source)
+    key = _key(opened, dtype, head_band_bytes)
+    if finished(out, key, force) is not None:
+        return False
+    chosen = opened.default_dtype() if dtype == "auto" else getattr(torch, dtype)
+    built, converter = _fitted(opened, chosen)
+    with Journal(out, key) as journal:
+        _Preparation(opened, built, converter, journal, out, chosen, key, head_band_bytes, progress, notice).run()
+        journal.close()
+    return True
+
+
+def _key(source: Source, dtype: str, head_band_bytes: int) -> str:
+    """Equal where everything that decides the folder's bytes is."""
+    versions = [importlib.metadata.version(name) for name in ("potato-lm", "transformers")]
+    text = json.dumps([source.identity(), dtype, head_band_bytes, FORMAT, versions])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _fitted(source: Source, dtype: torch.dtype) -> tuple[Skeleton, Converter]:
+    """Skeleton and converter, tied as the checkpoint itself is: configs are wrong about that, and from_pretrained looks
+    too."""
+    built = skeleton.build(source.config, dtype)
+    converter = Converter(built, source.tensors(built, dtype), dtype)
+    if built.tied and converter.has(built.embed_name) and converter.has(built.head_name) and not _same(built, converter):
+        source.config.tie_word_embeddings = False
+        built = skeleton.build(source.config, dtype)
+        converter = Converter(built, source.tensors(built, dtype), dtype)
+    if not converter.has(built.embed_name) and not (built.tied and converter.has(built.head_name)):
+        raise ModelDataError(f"{source.path} has nothing for {built.embed_name}, which {source.config.model_type} needs: it is incomplete")
+    if not built.tied and not converter.has(built.head_name):
+        raise ModelDataError(
+            f"{source.path} has nothing for {built.head_name}; if head and embedding are one in this model, its "
+            "config.json must say "
+            '"tie_word_embeddings": true'
+        )
+    return built, converter
+
+
+def _same(built: Skeleton, converter: Converter) -> bool:
+    pairs = zip(converter.matrix(built.embed_name), converter.matrix(built.head_name), strict=True)
+    return all(torch.equal(embed, head) for embed, head in pairs)
+
+
+class _Preparation:
+    """One run: what is not in the journal yet is converted and written."""
+
+    def __init__(
+        self, source: Source, built: Skeleton, converter: Converter, journal: Journal, out: Path, dtype: torch.dtype, key: str,
+        head_band_bytes: int, progress: Callable[[Progress], None], notice: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._source = source
+        self._skeleton = built
+        self._converter = converter
+        self._journal = journal
+        self._out = out
+        self._dtype = str(dtype).removeprefix("torch.")
+        self._key = key
+        self._head_band_bytes = head_band_bytes
+        self._progress = progress
+        self._notice = notice
+        self._before = sum(journal.files.values())
+
+    def run(self) -> None:
+        embed, head, layers, resident = self._names()
+        self._total = self._planned([embed, *head], [*layers, resident])
+        self._make_room()
+        architecture = type(self._skeleton.model).__name__
+        has_tokenizer = companions.write(self._source.path, self._source.config, architecture, self._dtype, self._out)
+        if not has_tokenizer:
+            self._notice(f"{self._source.path} has no tokenizer: the folder will hold weights only, and cannot be asked in words")
+        self._tell()
+        if not self._journal.has("embed"):
+            self._embed(embed)
+        for number, names in enumerate(layers):
+            if not self._journal.has("layer", number):
+                file = f"layer.{number:04d}.safetensors"
+                self._group("layer", number, file, names, f"{self._skeleton.layers_name}.{number}.")
+        if not self._journal.has("head"):
+            self._head(*head)
+        if not self._journal.has("resident"):
+            self._group("resident", 0, _RESIDENT, resident, "")
+        self._write_manifest()
+
+    def _names(self) -> tuple[str, list[str], list[list[str]], list[str]]:
+        """Every tensor of the model by the shard it goes to: embedding, head (none where tied), layers, what is
+        left."""
+        built = self._skeleton
+        prefix = f"{built.layers_name}."
+        layers = [[f"{prefix}{n}.{name}" for name in layer.state_dict()] for n, layer in enumerate(built.layers)]
+        ends = {built.embed_name, built.head_name}
+        resident = [name for name in self._converter.wanted if not name.startswith(prefix) and name not in ends]
+        return built.embed_name, [] if built.tied else [built.head_name], layers, resident
+
+    def _planned(self, matrices: list[str], groups: list[list[str]]) -> int:
+        """Bytes of all files, before anything is converted."""
+        wanted = self._converter.wanted
+        sizes = [matrix_layout("", _value(name, wanted[name])).size for name in matrices]
+        sizes += [layer_layout("", (_value(name, wanted[name]) for name in names)).size for names in groups]
+        return sum(sizes)
+
+    def _make_room(self) -> None:
+        needed = self._total - self._before + _SPARE_BYTES
+        free = shutil.disk_usage(self._out).free
+        if needed > free:
+            raise DoesNotFit(
+                f"{self._out} needs {needed} more bytes of disk and {free} are free: {needed - free} bytes "
+                f"({_gib(needed - free)}) are missing"
+            )
+
+    def _embed(self, name: str) -> None:
+        """The embedding; where the head is tied to it the same bytes get the head's bands and checksums too."""
+        built = self._skeleton
+        source = name if self._converter.has(name) else built.head_name
+        layout = matrix_layout(_EMBED, _value(name, self._converter.wanted[name]))
+        tilings = [bands(_EMBED, layout, name, EMBED_BAND_BYTES)]
+        if built.tied:
+            tilings.append(bands(_EMBED, layout, built.head_name, self._head_band_bytes))
+        parts = shard_file.write(self._out, _EMBED, layout, [self._packed(self._converter.matrix(source))], *tilings)
+        shards = [Shard("embed", 0, parts[0]), *(Shard("head", 0, tiling) for tiling in parts[1:])]
+        self._done(shards, {_EMBED: layout.size})
+
+    def _head(self, name: str) -> None:
+        layout = matrix_layout(_HEAD, _value(name, self._converter.wanted[name]))
+        tiling = bands(_HEAD, layout, name, self._head_band_bytes)
+        (parts,) = shard_file.write(self._out, _HEAD, layout, [self._packed(self._converter.matrix(name))], tiling)
+        self._done([Shard("head", 0, parts)], {_HEAD: layout.size})
+
+    def _group(self, kind: Kind, number: int, file: str, names: list[str], prefix: str) -> None:
+        """A layer, or what lies outside the layers; tensors lose ``prefix``."""
+        if not names:
+            self._done([Shard(kind, number, ())], {})
+            return
+        tensors = {name.removeprefix(prefix): value for name, value in self._converter.group(names).items()}
+        layout = layer_layout(file, (_value(name, tensor) for name, tensor in tensors.items()))
+        values = (self._packed([tensors[place.value.name]]) for place in layout.places)
+        (parts,) = shard_file.write(self._out, file, layout, values, layout.parts)
+        self._done([Shard(kind, number, parts)], {file: layout.size})
+
+    def _packed(self, tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
+        for tensor in tensors:
+            yield schemes.get("raw").pack(tensor)
+
+    def _done(self, shards: list[Shard], files: dict[str, int]) -> None:
+        self._journal.add(shards, files)
+        self._tell()
+
+    def _tell(self) -> None:
+        layers = sum(shard["kind"] == "layer" for shard in self._journal.shards)
+        done = sum(self._journal.files.values())
+        self._progress(Progress(layers, len(self._skeleton.layers), done, max(done, self._total), self._before))
+
+    def _write_manifest(self) -> None:
+        built = self._skeleton
+        order = ("embed", "layer", "head", "resident")
+        page = {
+            "format": FORMAT,
+            "potatod": importlib.metadata.version("potato-lm"),
+            "transformers": importlib.metadata.version("transformers"),
+            "architecture": type(built.model).__name__,
+            "model_type": built.model.config.model_type,
+            "dtype": self._dtype,
+            "layers": len(built.layers),
+            "layers_name": built.layers_name,
+            "embed_name": built.embed_name,
+            "head_name": built.head_name,
+            "tied": built.tied,
+            "fingerprint": skeleton.fingerprint(built),
+            "files": dict(sorted(self._journal.files.items())),
+            "shards": sorted(self._journal.shards, key=lambda shard: (order.index(shard["kind"]), shard["layer"])),
+            "provenance": {"source": self._source.path.name, "key": self._key},
+        }
+        manifest = manifests.parse(json.dumps(page))
+        manifests.check_files(self._out, manifest)
+        shard_file.write_text(self._out, manifests.NAME, manifests.dumps(manifest))
+
+
+def _value(name: str, tensor: torch.Tensor) -> Value:
+    dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+    return Value(name, dtype, shape, schemes.get("raw").nbytes(dtype, shape))
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB"

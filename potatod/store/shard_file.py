@@ -1,0 +1,117 @@
+"""Writing one shard's file: sequentially, checksums on the way, complete or not there at all.
+
+Law: under its own name a file is whole and on the disk. While it is written it is called ``.NAME.partial``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import xxhash
+
+from potatod.errors import DoesNotFit, InternalError
+from potatod.manifest import Part
+
+from .layout import Layout
+
+Buffer = bytes | memoryview
+
+
+def write(folder: Path, name: str, layout: Layout, values: Iterable[Iterable[Buffer]], *tilings: Sequence[Part]) -> list[tuple[Part, ...]]:
+    """Writes ``folder/name``: for each place of the layout, in order, the buffers that make up its value.
+
+    Returns every tiling (parts over the file, in order) with its checksums. Raises :class:`DoesNotFit` where the disk
+    is full.
+    """
+    sums = [_Checksums(parts) for parts in tilings]
+    partial = folder / f".{name}.partial"
+    try:
+        with open(partial, "wb") as file:
+            for buffer in _bytes_of(layout, values):
+                file.write(buffer)
+                for checksums in sums:
+                    checksums.update(buffer)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, folder / name)
+        sync_folder(folder)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise explained(error, folder / name) from None
+    return [checksums.parts() for checksums in sums]
+
+
+def write_text(folder: Path, name: str, text: str) -> None:
+    """A small file, complete or not there at all."""
+    partial = folder / f".{name}.partial"
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, folder / name)
+        sync_folder(folder)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise explained(error, folder / name) from None
+
+
+def explained(error: OSError, path: Path) -> DoesNotFit | InternalError:
+    """What an error while writing means to a person."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DoesNotFit(f"the disk is full while writing {path}; make room and run the same command again, it goes on where it stopped")
+    return InternalError(f"cannot write {path}: {error.strerror or error}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in it survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _bytes_of(layout: Layout, values: Iterable[Iterable[Buffer]]) -> Iterator[Buffer]:
+    """The whole file from its first byte to its last, zeros where no value lies."""
+    yield layout.header
+    at = len(layout.header)
+    for place, buffers in zip(layout.places, values, strict=True):
+        yield bytes(place.offset - at)
+        at = place.offset
+        for buffer in buffers:
+            yield buffer
+            at += len(buffer)
+        assert at == place.offset + place.value.nbytes, f"{place.value.name} has other bytes than planned"
+    yield bytes(layout.size - at)
+
+
+class _Checksums:
+    """XXH3-64 of each of some disjoint, ascending ranges of a file that passes by once."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._digests: list[str] = []
+        self._hash = xxhash.xxh3_64()
+        self._at = 0
+
+    def update(self, buffer: Buffer) -> None:
+        view = memoryview(buffer)
+        end = self._at + len(view)
+        while len(self._digests) < len(self._parts):
+            part = self._parts[len(self._digests)]
+            stop = part.offset + part.length
+            if end > part.offset:
+                self._hash.update(view[max(0, part.offset - self._at) : stop - self._at])
+            if end < stop:
+                break
+            self._digests.append(self._hash.hexdigest())
+            self._hash = xxhash.xxh3_64()
+        self._at = end
+
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(dataclasses.replace(part, checksum=digest) for part, digest in zip(self._parts, self._digests, strict=True))

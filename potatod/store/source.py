@@ -1,0 +1,107 @@
+"""Where weights come from: a Hugging Face folder or a GGUF file (a hub id is a folder once hub.py has fetched it)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from potatod import manifest as manifests
+from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel, UsageError
+
+from . import quantised
+from .checkpoint import PLAIN, Lazy, files_of, identity_of, open_folder, read_config
+from .gguf_file import GgufSource
+from .skeleton import Skeleton, config_of
+
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+#: The text part of a model that also sees or hears, and what a text model alone calls it.
+_TEXT_PARTS: Final = (
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("model.text_model.", "model."),
+)
+
+
+class Source(Protocol):
+    """A checkpoint, opened: its config is read, its weights are not."""
+
+    #: the file or folder, for messages
+    path: Path
+    #: of the text model
+    config: PreTrainedConfig
+
+    def identity(self) -> list[list[Any]]:
+        """Changes when the source does."""
+
+    def default_dtype(self) -> torch.dtype: ...
+
+    def tensors(self, skeleton: Skeleton, dtype: torch.dtype) -> dict[str, Lazy]:
+        """Whatever the checkpoint holds, by the names that transformers' loader expects."""
+
+
+def open_source(path: Path) -> Source:
+    """Raises NoSuchModel, ModelDataError, UnsupportedModel or UsageError."""
+    if path.is_dir():
+        if (path / manifests.NAME).exists():
+            raise UsageError(f"{path} is a model folder already: start it with `potatod start {path}`")
+        return HuggingFaceSource(path)
+    if path.suffix in _PICKLES and path.is_file():
+        raise UnsupportedModel(
+            f"{path} is a pickle, and reading a pickle runs whatever code it holds: potatod never does. Take the "
+            "model's safetensors or GGUF files"
+        )
+    if path.is_file():
+        return GgufSource(path)
+    raise NoSuchModel(f"{path} is neither a file, nor a folder, nor a hub id (organisation/model)")
+
+
+class HuggingFaceSource:
+    """A folder with config.json and safetensors files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        page = read_config(folder)
+        if page.get("model_type") in CONFIG_MAPPING:
+            page.pop("auto_map", None)  # what its authors once needed is in transformers itself now
+        text = page.get("text_config")
+        inner = text.pop("quantization_config", None) if isinstance(text, dict) else None
+        self._method: dict[str, Any] | None = page.pop("quantization_config", None) or inner
+        if self._method is not None and not isinstance(self._method, dict):
+            raise ModelDataError(f'{folder / "config.json"}: "quantization_config" must be an object')
+        quantised.check(self._method, folder)
+        self.config: PreTrainedConfig = config_of(page, folder / "config.json")
+        self._is_part = self.config.model_type != page.get("model_type")
+        self._tensors = open_folder(folder)
+
+    def identity(self) -> list[list[Any]]:
+        return identity_of(files_of(self.path))
+
+    def default_dtype(self) -> torch.dtype:
+        """The config's, else that of the first weights."""
+        own = self.config.dtype
+        if isinstance(own, torch.dtype) and own in PLAIN[1:]:
+            return own
+        plain = [lazy.dtype for lazy in self._tensors.values() if lazy.dtype in PLAIN[1:]]
+        return plain[0] if plain else torch.bfloat16
+
+    def tensors(self, skeleton: Skeleton, dtype: torch.dtype) -> dict[str, Lazy]:
+        own = _text_part(self._tensors) if self._is_part else self._tensors
+        return quantised.dequantised(own, self._method, dtype)
+
+
+def _text_part(tensors: dict[str, Lazy]) -> dict[str, Lazy]:
+    """The language model's tensors of a multimodal checkpoint, under the names that they have in a text model."""
+    out: dict[str, Lazy] = {}
+    for name, lazy in tensors.items():
+        for prefix, plain in _TEXT_PARTS:
+            if name.startswith(prefix):
+                out[plain + name.removeprefix(prefix)] = lazy
+                break
+        else:
+            if name.startswith("lm_head."):
+                out[name] = lazy
+    return out
