@@ -37,7 +37,8 @@ def write(source: Path, config: PreTrainedConfig, architecture: str, dtype: str,
 def _write_config(config: PreTrainedConfig, architecture: str, dtype: str, out: Path) -> None:
     """config.json of the text model alone, defaults spelled out, so that a later transformers builds the same model
     from it."""
-    page = {key: value for key, value in config.to_dict().items() if key not in _NOT_OURS}
+    whole = json.loads(config.to_json_string(use_diff=False))
+    page = {key: value for key, value in whole.items() if key not in _NOT_OURS}
     page |= {"architectures": [architecture], "dtype": dtype}
     _write_json(out, "config.json", page)
 
@@ -86,8 +87,8 @@ def _write_gguf_tokenizer(file: Path, out: Path) -> bool:
         if "tokens" not in vocabulary:
             return False
         backend, _ = convert_gguf_tokenizer(architecture, vocabulary)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise UnsupportedModel(f"{file}: its tokenizer cannot be read ({error})") from None
+    except Exception as error:  # tokenizers has no type of its own for what a damaged vocabulary makes of it
+        raise UnsupportedModel(f"{file}: its tokenizer cannot be read ({error})") from error
     template = settings.pop("chat_template", None)
     _write_json(out, "tokenizer_config.json", _save(PreTrainedTokenizerFast(tokenizer_object=backend, **settings), out))
     _write_template(template, out)

@@ -129,8 +129,10 @@ class GgufTensor:
         if len(first.shape) < 3:
             return self._processed(0, first.shape[0])
         experts = first.shape[0]  # one at a time: dequantised they are four bytes a weight
-        out = torch.empty(self.shape, dtype=self.dtype)
-        for expert in range(experts):
+        values = self._processed(0, 1)
+        out = torch.empty((experts, *values.shape[1:]), dtype=self.dtype)
+        out[:1] = values
+        for expert in range(1, experts):
             out[expert : expert + 1] = self._processed(expert, expert + 1)
         return out
 

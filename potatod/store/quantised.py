@@ -29,6 +29,7 @@ _READABLE: Final = ("fp8", "mxfp4")
 class Fp8Tensor:
     """A float8 matrix with the inverse scales of its blocks."""
 
+    name: str
     weight: Lazy
     scales: Lazy
     #: rows and columns that share a scale; None where one serves the whole
@@ -45,8 +46,8 @@ class Fp8Tensor:
         if self.block is not None:  # transformers takes whole blocks only, and 576 rows are four and a half of 128
             below, right = scales.shape[-2] * self.block[0] - rows, scales.shape[-1] * self.block[1] - columns
             if not (0 <= below < self.block[0] and 0 <= right < self.block[1]):
-                shapes = f"{list(scales.shape)} scales, a weight of {list(weight.shape)}"
-                raise ModelDataError(f"{shapes}: they do not fit each other in blocks of {list(self.block)}")
+                shapes = f"{list(scales.shape)} scales for {list(weight.shape)} weights"
+                raise ModelDataError(f"{self.name}: {shapes} do not fit in blocks of {list(self.block)}")
             weight = pad(weight.to(torch.float32), (0, right, 0, below)) if below or right else weight
         values: torch.Tensor = Fp8Dequantize(None)._dequantize_one(weight, scales, output_dtype=self.dtype)
         return values[..., :rows, :columns].contiguous()
@@ -62,6 +63,7 @@ class Fp8Tensor:
 class Mxfp4Tensor:
     """One projection of a layer's experts, in fp4 blocks."""
 
+    name: str
     #: (experts, rows, blocks in a row, 16) uint8
     blocks: Lazy
     #: (experts, rows, blocks in a row) uint8
@@ -76,7 +78,9 @@ class Mxfp4Tensor:
 
     def __getitem__(self, index: EllipsisType) -> torch.Tensor:
         if tuple(self.blocks.shape[:-1]) != tuple(self.scales.shape):
-            raise ModelDataError(f"mxfp4 blocks of shape {tuple(self.blocks.shape)} do not fit scales of {tuple(self.scales.shape)}")
+            raise ModelDataError(
+                f"{self.name}: blocks {list(self.blocks.shape)} and scales {list(self.scales.shape)} do not fit each other"
+            )
         out = torch.empty(self.shape, dtype=self.dtype)
         for expert in range(self.shape[0]):  # one at a time: the table of indices takes eight times the blocks
             blocks, scales = self.blocks.rows(expert, expert + 1), self.scales.rows(expert, expert + 1)
@@ -110,11 +114,11 @@ def dequantised(tensors: dict[str, Lazy], method: dict[str, Any] | None, dtype: 
         if name.endswith(("_scale_inv", ".activation_scale")):
             continue
         if name.endswith("_blocks") and (stem := name.removesuffix("_blocks")) + "_scales" in tensors:
-            out[stem] = Mxfp4Tensor(lazy, tensors[f"{stem}_scales"], dtype)
+            out[stem] = Mxfp4Tensor(stem, lazy, tensors[f"{stem}_scales"], dtype)
         elif name.endswith("_scales") and name.removesuffix("_scales") + "_blocks" in tensors:
             continue
         elif scales is not None:
-            out[name] = Fp8Tensor(lazy, scales, (int(block[0]), int(block[1])) if block else None, dtype)
+            out[name] = Fp8Tensor(name, lazy, scales, (int(block[0]), int(block[1])) if block else None, dtype)
         elif lazy.dtype.is_floating_point and lazy.dtype not in PLAIN:
             raise ModelDataError(f"{name} is stored as {lazy.get_dtype()} without scales ({name}_scale_inv): the checkpoint is incomplete")
         else:

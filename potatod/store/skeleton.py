@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -70,18 +71,19 @@ def config_of(page: dict[str, Any], where: Path) -> PreTrainedConfig:
     if not isinstance(model_type, str):
         raise ModelDataError(f'{where} names no "model_type"')
     try:
-        config = AutoConfig.for_model(**page)
+        config = AutoConfig.for_model(**PreTrainedConfig._decode_special_floats(page))
     except ValueError as error:
         if "Unrecognized model identifier" in str(error) or "nrecognized" in str(error):
             raise UnsupportedModel(f'{where}: the architecture "{model_type}" is not known to the installed transformers') from None
-        raise ModelDataError(f"{where}: {error}") from None
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ModelDataError(f"{where} is not a valid config for {model_type}: {error}") from None
+        raise ModelDataError(f"{where}: {' '.join(str(error).split())}") from None
+    except (TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise ModelDataError(f"{where} is not a valid config for {model_type}: {' '.join(str(error).split())}") from None
     text: PreTrainedConfig = config.get_text_config(decoder=True)
     if text is not config:
         text.dtype = text.dtype or config.dtype
-        if "tie_word_embeddings" in page and "tie_word_embeddings" not in page.get("text_config", {}):
-            text.tie_word_embeddings = config.tie_word_embeddings
+        # The whole model's config decides for the whole model, and the text's own often holds a default: where the
+        # checkpoint has two different matrices `prepare` sees it.
+        text.tie_word_embeddings = bool(config.tie_word_embeddings or text.tie_word_embeddings)
     if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModel(f'{where}: "{text.model_type}" is not a language model that transformers can run as one')
     return text
@@ -113,7 +115,9 @@ def _on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
         with no_init_weights(), torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, ZeroDivisionError) as error:
-        raise UnsupportedModel(f"transformers cannot build a {config.model_type} from this config: {error}") from error
+        raise UnsupportedModel(
+            f"transformers cannot build a {config.model_type} from this config: {' '.join(str(error).split())}"
+        ) from error
     model.tie_weights()
     _materialise_buffers(model)
     if hasattr(model, "set_experts_implementation"):

@@ -1,0 +1,211 @@
+"""Killed, cut off or started twice: OUT is either whole or not a model folder, and the next run goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from factories import checkpoint, contents
+
+from potatod import manifest as manifests
+from potatod.errors import DoesNotFit, NoSuchModel, TryAgain, UsageError
+from potatod.store import prepare as preparing
+from potatod.store import shard_file
+from potatod.store.prepare import Progress, prepare
+
+#: Prepares as the command does, but says a byte when it begins and sleeps after each shard, so that a kill can land anywhere.
+SLOW = """
+import sys, time
+from pathlib import Path
+from potatod.store.prepare import prepare
+print("go", flush=True)
+prepare(Path(sys.argv[1]), Path(sys.argv[2]), head_band_bytes=1 << 14, progress=lambda p: time.sleep(0.01))
+"""
+
+
+class Killed(Exception):
+    pass
+
+
+def stop_after(shards: int):
+    """A progress that ends the run as an interrupt would, after so many shards."""
+    seen = []
+
+    def progress(p: Progress) -> None:
+        seen.append(p)
+        if len(seen) == shards + 1:
+            raise Killed
+
+    return progress
+
+
+def test_a_prepare_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
+    source = checkpoint(tmp_path / "source", "Mixtral", "bfloat16", tokenizer=True)
+    prepare(source, tmp_path / "whole", head_band_bytes=1 << 14)
+    out, chance, kills = tmp_path / "out", random.Random(7), 0
+    while True:
+        process = subprocess.Popen([sys.executable, "-c", SLOW, source, out], stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"go\n"
+        try:
+            code = process.wait(chance.uniform(0.02, 0.3) if kills < 4 else None)
+            assert code == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            if not (out / "manifest.json").exists():
+                with pytest.raises(NoSuchModel, match="potatod prepare"):
+                    manifests.load(out)
+        finally:
+            process.stdout.close()
+    assert kills > 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("shards", range(9))
+def test_interrupted_after_any_shard_the_next_run_writes_only_the_rest(tmp_path, shards):
+    source = checkpoint(tmp_path / "source", tokenizer=True)
+    prepare(source, tmp_path / "whole")
+    with pytest.raises(Killed):
+        prepare(source, tmp_path / "out", progress=stop_after(shards))
+    with pytest.raises(NoSuchModel):
+        manifests.load(tmp_path / "out")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.safetensors")}
+    steps: list[Progress] = []
+    prepare(source, tmp_path / "out", progress=steps.append)
+    assert len(before) == shards
+    assert steps[0].bytes_done == steps[0].bytes_before == sum((tmp_path / "out" / name).stat().st_size for name in before)
+    assert all((tmp_path / "out" / name).stat().st_mtime_ns == time_ns for name, time_ns in before.items())
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_journal_line_cut_by_a_crash_costs_only_its_shard(tmp_path):
+    source = checkpoint(tmp_path / "source")
+    prepare(source, tmp_path / "whole")
+    with pytest.raises(Killed):
+        prepare(source, tmp_path / "out", progress=stop_after(4))
+    journal = tmp_path / "out" / ".prepare.journal"
+    journal.write_bytes(journal.read_bytes()[:-30])
+    steps: list[Progress] = []
+    prepare(source, tmp_path / "out", progress=steps.append)
+    assert steps[0].layers_done == 2
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_source_that_changed_meanwhile_is_begun_anew(tmp_path):
+    source = checkpoint(tmp_path / "source")
+    with pytest.raises(Killed):
+        prepare(source, tmp_path / "out", progress=stop_after(5))
+    checkpoint(tmp_path / "source", seed=1)
+    steps: list[Progress] = []
+    prepare(source, tmp_path / "out", progress=steps.append)
+    prepare(source, tmp_path / "whole")
+    assert steps[0].bytes_before == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_finished_folder_of_the_same_source_and_options_is_left_alone(tmp_path):
+    source = checkpoint(tmp_path / "source")
+    assert prepare(source, tmp_path / "out") is True
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert prepare(source, tmp_path / "out") is False
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_other_options_are_refused_until_forced(tmp_path):
+    source = checkpoint(tmp_path / "source", tokenizer=True)
+    prepare(source, tmp_path / "out")
+    with pytest.raises(UsageError, match="--force"):
+        prepare(source, tmp_path / "out", dtype="bfloat16")
+    assert manifests.load(tmp_path / "out").dtype == "float32"
+    prepare(source, tmp_path / "out", dtype="bfloat16", force=True)
+    assert manifests.load(tmp_path / "out").dtype == "bfloat16"
+    assert not (tmp_path / "out" / ".prepare.journal").exists()
+
+
+def test_force_leaves_other_peoples_files_and_takes_the_manifest_away_first(tmp_path):
+    source = checkpoint(tmp_path / "source")
+    prepare(source, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(Killed):
+        prepare(source, tmp_path / "out", dtype="bfloat16", force=True, progress=stop_after(0))
+    with pytest.raises(NoSuchModel):
+        manifests.load(tmp_path / "out")
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_with_other_things_in_it_is_not_touched(tmp_path):
+    source = checkpoint(tmp_path / "source")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(UsageError, match="other things"):
+            prepare(source, tmp_path / "out", force=force)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_the_source_is_never_written_to(tmp_path):
+    source = checkpoint(tmp_path / "source")
+    before = contents(source)
+    with pytest.raises(UsageError, match="never written to"):
+        prepare(source, source, force=True)
+    prepare(source, tmp_path / "out")
+    assert contents(source) == before
+
+
+def test_two_prepares_in_one_folder_do_not_meet(tmp_path):
+    source = checkpoint(tmp_path / "source")
+    with pytest.raises(Killed):
+        prepare(source, tmp_path / "out", progress=stop_after(1))
+    with open(tmp_path / "out" / ".prepare.journal") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(TryAgain, match="another"):
+            prepare(source, tmp_path / "out")
+    assert prepare(source, tmp_path / "out")
+
+
+def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    source = checkpoint(tmp_path / "source")
+    usage = type("usage", (), {"free": 1 << 20})
+    monkeypatch.setattr(preparing.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DoesNotFit, match=r"needs \d+ more bytes of disk and 1048576 are free: \d+ bytes .* missing"):
+        prepare(source, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".prepare.journal"]
+
+
+def test_a_disk_that_fills_up_is_a_sentence_and_the_next_run_goes_on(tmp_path, monkeypatch):
+    source = checkpoint(tmp_path / "source")
+    prepare(source, tmp_path / "whole")
+    real, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 15:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(shard_file.os, "fsync", full)
+    with pytest.raises(DoesNotFit, match=r"disk is full while writing.*goes on where it stopped"):
+        prepare(source, tmp_path / "out")
+    monkeypatch.undo()
+    assert not list((tmp_path / "out").glob(".*.partial"))
+    steps: list[Progress] = []
+    prepare(source, tmp_path / "out", progress=steps.append)
+    assert steps[0].bytes_before > 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_real_full_device_is_told_as_such(tmp_path):
+    (tmp_path / ".x.json.partial").symlink_to("/dev/full")
+    with pytest.raises(DoesNotFit, match="disk is full"):
+        shard_file.write_text(tmp_path, "x.json", json.dumps({"a": "b"}))
+    assert not (tmp_path / "x.json").exists()

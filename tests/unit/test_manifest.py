@@ -1,0 +1,228 @@
+"""A manifest is hostile until it is parsed: every lie is refused by name, and nothing else than ModelDataError comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potatod import manifest as manifests
+from potatod.errors import ModelDataError, NoSuchModel
+from potatod.manifest import Manifest, Part, Shard, Tensor
+
+SUM = "0123456789abcdef"
+
+
+def band(name: str, first: int, rows: int = 512, columns: int = 8) -> Tensor:
+    return Tensor(name, "bfloat16", (rows, columns), "raw", 0, rows * columns * 2, first)
+
+
+def small(name: str, offset: int = 0) -> Tensor:
+    return Tensor(name, "float32", (4, 4), "raw", offset, 64)
+
+
+def layer(number: int) -> Shard:
+    file = f"layer.{number:04d}.safetensors"
+    norms = Part(file, 4096, 4096, SUM, (small("norm.weight"), small("norm.bias", 64)))
+    large = Part(file, 8192, 8192, SUM, (Tensor("mlp.weight", "bfloat16", (64, 64), "raw", 0, 8192),))
+    return Shard("layer", number, (norms, large))
+
+
+def whole() -> Manifest:
+    """A model of two layers, tied: the head is bands of the embedding's bytes."""
+    embed = tuple(Part("embed.safetensors", 4096 + 8192 * n, 8192, SUM, (band("embed.weight", 512 * n),)) for n in range(3))
+    head = tuple(Part("embed.safetensors", 4096 + 8192 * n, 8192, SUM, (band("head.weight", 512 * n),)) for n in range(3))
+    resident = Part("resident.safetensors", 4096, 4096, SUM, (small("norm.weight"),))
+    shards = (Shard("embed", 0, embed), layer(0), layer(1), Shard("head", 0, head), Shard("resident", 0, (resident,)))
+    files = {"embed.safetensors": 4096 * 7, "layer.0000.safetensors": 16384, "layer.0001.safetensors": 16384, "resident.safetensors": 8192}
+    return Manifest(
+        1, "0.1.0", "5.23.0", "LlamaForCausalLM", "llama", "bfloat16", 2, "model.layers", "embed.weight", "head.weight", True,
+        "f" * 16, files, shards, {"source": "somewhere"},
+    )  # fmt: skip
+
+
+def page() -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(manifests.dumps(whole()))
+    return parsed
+
+
+def test_what_is_written_is_read_back() -> None:
+    assert manifests.parse(manifests.dumps(whole())) == whole()
+
+
+def first_tensor(p: dict[str, Any]) -> dict[str, Any]:
+    return p["shards"][1]["parts"][0]["tensors"][0]
+
+
+def large_part(p: dict[str, Any]) -> dict[str, Any]:
+    return p["shards"][1]["parts"][1]
+
+
+def rename_file(p: dict[str, Any], name: str) -> None:
+    p["files"][name] = p["files"].pop("resident.safetensors")
+    p["shards"][4]["parts"][0]["file"] = name
+
+
+LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "another format": (lambda p: p.update(format=2), "format 2"),
+    "a field too many": (lambda p: p.update(colour="red"), "unknown field 'colour'"),
+    "a field too few": (lambda p: p.pop("tied"), "no field 'tied'"),
+    "a number that is text": (lambda p: p.update(layers="2"), r"manifest\.layers"),
+    "a bool that is a number": (lambda p: p.update(tied=1), r"manifest\.tied"),
+    "a size that is a bool": (lambda p: p["files"].update({"embed.safetensors": True}), "wrong type"),
+    "a name that climbs": (lambda p: rename_file(p, "../x.safetensors"), "not a name for a shard's file"),
+    "a name with a folder": (lambda p: rename_file(p, "a/x.safetensors"), "not a name for a shard's file"),
+    "an absolute name": (lambda p: rename_file(p, "/etc/x.safetensors"), "not a name for a shard's file"),
+    "a hidden name": (lambda p: rename_file(p, ".x.safetensors"), "not a name for a shard's file"),
+    "a name of another kind": (lambda p: rename_file(p, "x.bin"), "not a name for a shard's file"),
+    "a name with a newline": (lambda p: rename_file(p, "x.safetensors\n"), "not a name for a shard's file"),
+    "an odd file size": (lambda p: p["files"].update({"embed.safetensors": 28671}), "positive multiple of 4096"),
+    "a negative file size": (lambda p: p["files"].update({"embed.safetensors": -4096}), "positive multiple of 4096"),
+    "a file that is not listed": (lambda p: p["files"].pop("resident.safetensors"), "not among the files"),
+    "a part beyond its file": (lambda p: large_part(p).update(offset=12288), "ends at 20480, layer.0000.safetensors has 16384"),
+    "an unaligned part": (lambda p: large_part(p).update(offset=8193), "not aligned"),
+    "a part of odd length": (lambda p: large_part(p).update(length=8191), "not aligned"),
+    "an empty part": (lambda p: large_part(p).update(length=0), "not aligned"),
+    "a negative offset": (lambda p: large_part(p).update(offset=-4096), "not aligned"),
+    "overlapping parts": (lambda p: large_part(p).update(offset=4096), "layer 0: parts overlap at byte 4096"),
+    "a part without tensors": (lambda p: large_part(p).update(tensors=[]), "holds no tensor"),
+    "a checksum that is none": (lambda p: large_part(p).update(checksum="0123"), "not a checksum"),
+    "a tensor with a path": (lambda p: first_tensor(p).update(name="../norm"), "not a name for a tensor"),
+    "a tensor twice": (lambda p: first_tensor(p).update(name="norm.bias"), "layer 0 names a tensor twice"),
+    "an unknown dtype": (lambda p: first_tensor(p).update(dtype="float7"), "unknown dtype"),
+    "a dtype of another size": (lambda p: first_tensor(p).update(dtype="bfloat16"), "64 bytes are not those of bfloat16"),
+    "a shape of another size": (lambda p: first_tensor(p).update(shape=[4, 5]), r"64 bytes are not those of float32 \[4, 5\]"),
+    "a negative dimension": (lambda p: first_tensor(p).update(shape=[-4, -4]), "is not a shape"),
+    "too many dimensions": (lambda p: first_tensor(p).update(shape=[1] * 9), "is not a shape"),
+    "a tensor beyond its part": (lambda p: first_tensor(p).update(offset=4096), "do not lie well in its part"),
+    "an unaligned tensor": (lambda p: first_tensor(p).update(offset=8), "do not lie well in its part"),
+    "overlapping tensors": (lambda p: first_tensor(p).update(offset=64), "layer 0: tensors overlap at byte 64"),
+    "a shard twice": (lambda p: p["shards"].append(p["shards"][1]), "shard layer 0 occurs twice"),
+    "a layer too few": (lambda p: p["shards"].pop(2), "one shard for each of 2 layers"),
+    "a layer too many": (lambda p: p.update(layers=1), "one shard for each of 1 layers"),
+    "no layers": (lambda p: p.update(layers=0), "one shard for each of 0 layers"),
+    "no embedding": (lambda p: p["shards"].pop(0), "one shard of kind embed"),
+    "a second head": (lambda p: p["shards"].append({**p["shards"][3], "layer": 1}), "one shard of kind head"),
+    "a kind of its own": (lambda p: p["shards"][0].update(kind="ember"), "wrong type"),
+    "a layer without parts": (lambda p: p["shards"][1].update(parts=[]), "layer 0 has no parts"),
+    "bands out of order": (lambda p: p["shards"][3]["parts"].reverse(), "must follow each other from row 0"),
+    "a missing band": (lambda p: p["shards"][3]["parts"].pop(1), "must follow each other from row 0"),
+    "a band of another tensor": (lambda p: p["shards"][3]["parts"][1]["tensors"][0].update(name="x"), "must follow each other"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_is_refused_by_name(lie: str) -> None:
+    tell, sentence = LIES[lie]
+    told = page()
+    tell(told)
+    with pytest.raises(ModelDataError, match=sentence):
+        manifests.parse(json.dumps(told))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "1", '"manifest"', "[" * 100_000, "{}"])
+def test_what_is_no_manifest_is_refused(text: str) -> None:
+    with pytest.raises(ModelDataError):
+        manifests.parse(text)
+
+
+def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in the parsed JSON."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(path for key, item in items for path in paths(item, (*at, key)))]
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8) | st.sampled_from([4096, 64, "raw"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(place=st.sampled_from(paths(page())[1:]), junk=JUNK)
+def test_whatever_stands_in_any_place_is_read_right_or_refused(place: tuple[Any, ...], junk: Any) -> None:
+    told = page()
+    inside = told
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = junk
+    try:
+        manifest = manifests.parse(json.dumps(told))
+    except ModelDataError:
+        return
+    assert json.loads(manifests.dumps(manifest)) == json.loads(json.dumps(told))
+    for shard in manifest.shards:
+        for part in shard.parts:
+            assert part.offset >= 0 and part.offset + part.length <= manifest.files[part.file]
+            assert all(t.offset >= 0 and t.offset + t.length <= part.length for t in part.tensors)
+
+
+@given(text=st.text(max_size=200))
+def test_any_text_at_all_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(ModelDataError):
+        manifests.parse(text)
+
+
+def write(folder: Path) -> Manifest:
+    for name, size in whole().files.items():
+        (folder / name).write_bytes(bytes(size))
+    (folder / manifests.NAME).write_text(manifests.dumps(whole()))
+    return whole()
+
+
+def test_a_folder_is_loaded_and_holds_what_the_manifest_says(tmp_path: Path) -> None:
+    written = write(tmp_path)
+    assert manifests.load(tmp_path) == written
+    manifests.check_files(tmp_path, written)
+
+
+def test_no_folder_and_a_half_written_one_both_say_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchModel, match=r"no model folder at .*potatod prepare"):
+        manifests.load(tmp_path / "none")
+    with pytest.raises(NoSuchModel, match=r"not a finished model folder.*potatod prepare"):
+        manifests.load(tmp_path)
+
+
+def test_a_damaged_manifest_is_named_with_its_path(tmp_path: Path) -> None:
+    for data in (b"{", b"\xff\xfe"):
+        (tmp_path / manifests.NAME).write_bytes(data)
+        with pytest.raises(ModelDataError, match=r"manifest\.json"):
+            manifests.load(tmp_path)
+
+
+def test_a_manifest_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
+    with open(tmp_path / manifests.NAME, "wb") as file:
+        file.truncate((256 << 20) + 1)
+    with pytest.raises(ModelDataError, match="is no manifest"):
+        manifests.load(tmp_path)
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut", "grown", "link", "folder"])
+def test_a_file_that_is_not_what_it_was_is_named(tmp_path: Path, harm: str) -> None:
+    manifest = write(tmp_path)
+    path = tmp_path / "layer.0001.safetensors"
+    if harm in ("cut", "grown"):
+        path.write_bytes(bytes(8192 if harm == "cut" else 20480))
+    else:
+        path.unlink()
+    if harm == "link":
+        (tmp_path / "elsewhere").write_bytes(bytes(16384))
+        path.symlink_to(tmp_path / "elsewhere")
+    if harm == "folder":
+        path.mkdir()
+    with pytest.raises(ModelDataError, match=r"layer\.0001\.safetensors"):
+        manifests.check_files(tmp_path, manifest)
+
+
+def test_an_untied_head_lies_in_a_file_of_its_own() -> None:
+    head = Shard("head", 0, (Part("head.safetensors", 4096, 8192, SUM, (band("head.weight", 0),)),))
+    made = dataclasses.replace(
+        whole(), tied=False, files={**whole().files, "head.safetensors": 12288}, shards=(*whole().shards[:3], head, whole().shards[4])
+    )
+    assert manifests.parse(manifests.dumps(made)) == made
