@@ -9,6 +9,7 @@ import dataclasses
 import os
 import tempfile
 import threading
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
@@ -51,7 +52,7 @@ class Engine:
         manifests.check_files(folder, manifest)
         self.plan = plans.make(manifest, pool_bytes)
         settings = Settings()
-        settings = dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, kernels=kernels))
+        settings = dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, kernels=kernels, threads=1))
         self._directory = tempfile.TemporaryDirectory(prefix="pt-")
         directory = Path(self._directory.name)
         verdict = {
@@ -79,7 +80,8 @@ class Engine:
 
     def _read(self) -> None:
         try:
-            Reader(self._reader_stage, self.plan).run()
+            with closing(Reader(self._reader_stage, self.plan)) as reader:
+                reader.run()
         except BaseException as error:  # noqa: B036  carried to the test
             self.reader_error = error
             self._worker_stage.stopping = True
@@ -90,6 +92,7 @@ class Engine:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._reader_stage.stopping = True
         self._reader.join(10)
+        self.worker.close()
         for stage in (self._reader_stage, self._worker_stage):
             stage.context.destroy(linger=0)
         self._control.close()

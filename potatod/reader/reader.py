@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,8 @@ _PATIENCE_MS: Final = 500
 def work(stage: Stage) -> None:
     """Read for ever; returns when the supervisor says Stop."""
     assert stage.boot.plan is not None
-    Reader(stage, stage.boot.plan).run()
+    with closing(Reader(stage, stage.boot.plan)) as reader:
+        reader.run()
 
 
 class Reader:
@@ -64,6 +66,9 @@ class Reader:
                 self._attend(_PATIENCE_MS)  # everything is resident: after the first pass the disk is silent
             if self._stage.stopping:
                 return
+
+    def close(self) -> None:
+        self._worker.close()
 
     def _order(self, number: int) -> Iterator[tuple[int, Placed]]:
         """One pass: everything on the first, what the ring carries on all others."""

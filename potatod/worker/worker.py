@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,10 +38,8 @@ class Stopped(Exception):
 
 def work(stage: Stage) -> None:
     """Serve sweeps for ever; returns when the supervisor says Stop."""
-    try:
-        Worker(stage).run()
-    except Stopped:
-        pass
+    with closing(Worker(stage)) as worker, suppress(Stopped):
+        worker.run()
 
 
 class Worker:
@@ -58,7 +57,7 @@ class Worker:
         self._streamed_bytes = boot.plan.streamed_bytes
         self._all_bytes = boot.plan.resident_bytes + boot.plan.streamed_bytes
         self._front = wire.sweeps_wire(stage.context, stage.directory, boot.epoch, bind=True)
-        reader = wire.bytes_wire(stage.context, stage.directory, boot.epoch, bind=True)
+        self._reader = reader = wire.bytes_wire(stage.context, stage.directory, boot.epoch, bind=True)
         self._arrivals = Arrivals(reader, boot.plan, self._wait_for_bytes)
         self._bytes_poller = _poller(reader.socket, stage.control.socket)
         self._sweeps_poller = _poller(self._front.socket, stage.control.socket)
@@ -91,6 +90,10 @@ class Worker:
                     self.forget(message)
                 elif isinstance(message, Sweep) and message.epoch == self._epoch:
                     self._front.send(self.serve(message))
+
+    def close(self) -> None:
+        self._front.close()
+        self._reader.close()
 
     def forget(self, drop: Drop) -> None:
         self._sequences.pop(drop.sequence, None)
