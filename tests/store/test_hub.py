@@ -34,9 +34,7 @@ class Hub(BaseHTTPRequestHandler):
     def answer(self, body: bool) -> None:
         path = self.path.split("?")[0]
         self.asked.append(path)
-        if (
-            path.startswith(("/api/models/tiny/llama/tree/", "/api/models/tiny/llama/revision/")) or path == "/api/models/tiny/llama"
-        ):
+        if path.startswith(("/api/models/tiny/llama/tree/", "/api/models/tiny/llama/revision/")) or path == "/api/models/tiny/llama":
             self.send(json.dumps(self.tree() if "/tree/" in path else self.info()).encode(), body, {"Content-Type": "application/json"})
         elif path.startswith("/tiny/llama/resolve/"):
             data = (self.files / path.split("/", 5)[5]).read_bytes()

@@ -1,0 +1,85 @@
+"""`potatod prepare` and `potatod verify` as a person uses them: what is printed, what the exit code says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pexpect
+import pytest
+from factories import checkpoint
+
+POTATOD = [sys.executable, "-c", "import sys; from potatod.cli import main; sys.exit(main())"]
+
+
+def potatod(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*POTATOD, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return checkpoint(tmp_path_factory.mktemp("commands") / "source", tokenizer=True)
+
+
+def test_a_model_is_prepared_found_there_and_verified(tmp_path, source):
+    out = tmp_path / "out"
+    first = potatod("prepare", source, out, "--dtype", "bfloat16")
+    assert (first.returncode, first.stdout) == (0, "")
+    assert first.stderr.splitlines()[-1].startswith(f"{out} is ready (")
+    again = potatod("prepare", source, out, "--dtype", "bfloat16")
+    assert (again.returncode, again.stderr) == (0, f"{out} is there already, nothing to do\n")
+    other = potatod("prepare", source, out, "--dtype", "float32")
+    assert other.returncode == 64 and "--force" in other.stderr
+    assert potatod("prepare", source, out, "--dtype", "float32", "--force").returncode == 0
+    verified = potatod("verify", out)
+    assert verified.returncode == 0 and f"{out} is whole" in verified.stderr
+
+
+def test_a_damaged_shard_is_named_and_the_exit_code_is_65(tmp_path, source):
+    assert potatod("prepare", source, tmp_path / "out").returncode == 0
+    path = tmp_path / "out" / "layer.0003.safetensors"
+    data = bytearray(path.read_bytes())
+    data[9000] ^= 4
+    path.write_bytes(data)
+    done = potatod("verify", tmp_path / "out")
+    assert done.returncode == 65
+    assert "layer 3 (layer.0003.safetensors at byte" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "code", "sentence"), [
+    (["prepare", "/nowhere/at-all", "OUT"], 66, "neither a file, nor a folder, nor a hub id"),
+    (["prepare", "SOURCE", "OUT", "--dtype", "int3"], 64, "int3"),
+    (["prepare", "SOURCE"], 64, "OUT"),
+    (["prepare", "SOURCE", "OUT", "--revision", "main"], 64, "--revision"),
+    (["prepare", "SOURCE", "SOURCE/config.json"], 64, "is a file"),
+    (["verify", "/nowhere/at-all"], 66, "no model folder"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_one_sentence_and_a_code(tmp_path, source, arguments, code, sentence):
+    places = {"SOURCE": str(source), "OUT": str(tmp_path / "out"), "SOURCE/config.json": str(source / "config.json")}
+    done = potatod(*(places.get(argument, argument) for argument in arguments))
+    assert done.returncode == code
+    assert sentence in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_unwritable_place_is_a_sentence(tmp_path, source):
+    done = potatod("prepare", source, "/proc/nothing/here")
+    assert done.returncode != 0
+    assert done.stderr.startswith("potatod: ") and "/proc/nothing/here" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_on_a_terminal_a_bar_shows_layers_bytes_and_rate(tmp_path, source):
+    child = pexpect.spawn(POTATOD[0], [*POTATOD[1:], "prepare", str(source), str(tmp_path / "out")], dimensions=(24, 160), timeout=60)
+    child.expect(pexpect.EOF)
+    child.close()
+    screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", child.before.decode())
+    assert child.exitstatus == 0
+    assert re.search(r"preparing layer \d/6 .*[kM]B", screen)
+    assert f"{tmp_path / 'out'} is ready" in screen
+
+
+def test_help_says_what_can_be_killed_and_what_is_never_written(source):
+    done = potatod("prepare", "--help")
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    assert "goes on where it stopped" in text and "Never writes to SOURCE" in text
