@@ -13,7 +13,7 @@ demo: $(STAMP) ## fetch a small model, serve it from disk with far too little RA
 	@$(BIN)/python demo/demo.py
 
 test: $(STAMP) ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q -n 2
 
 check: $(STAMP) ## lint, types and unit tests: what a change must pass before it is shown
 	$(BIN)/ruff check .

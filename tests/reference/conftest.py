@@ -22,7 +22,10 @@ class Tiny:
 
     family: Family
     model: Any
+    #: its head in one band
     folder: Path
+    #: the same with its head in several
+    banded: Path
 
 
 @pytest.fixture(scope="session")
@@ -44,10 +47,11 @@ def make_tiny(family: Family, dtype: torch.dtype, place: Path) -> Tiny:
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(family.config(), dtype=dtype, attn_implementation="eager")
     model.eval().save_pretrained(place / "source")
-    prepare(place / "source", place / "model", head_band_bytes=1 << 14)
+    prepare(place / "source", place / "model")
+    prepare(place / "source", place / "banded", head_band_bytes=1 << 14)
     model = transformers.AutoModelForCausalLM.from_pretrained(place / "source", dtype=dtype, attn_implementation="eager").eval()
     for parameter in model.parameters():  # as loaded they lie in the mapped file, wherever: below 16 bytes of alignment kernels change bits
         parameter.data = parameter.data.clone()
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
-    return Tiny(family, model, place / "model")
+    return Tiny(family, model, place / "model", place / "banded")
