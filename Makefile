@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+GGUF   := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .PHONY: help demo test check bench clean
 
@@ -12,7 +13,7 @@ help: ## list the targets
 demo: $(STAMP) ## fetch a small model, serve it from disk with far too little RAM, ask it a question
 	@$(BIN)/python demo/demo.py
 
-test: $(STAMP) ## the whole test suite
+test: $(STAMP) $(GGUF) ## the whole test suite
 	$(BIN)/python -m pytest -q -n 2
 
 check: $(STAMP) ## lint, types and unit tests: what a change must pass before it is shown
@@ -25,6 +26,10 @@ bench: $(STAMP) ## measure; prints tables and writes bench-out/*.json
 
 clean: ## remove the environment and everything fetched or prepared
 	rm -rf $(VENV) .cache build *.egg-info bench-out
+
+# A real model for the tests that compare with transformers on real weights.
+$(GGUF): | $(STAMP)
+	@$(BIN)/python demo/demo.py --fetch-only
 
 # The environment is made anew when what is installed changes. Exact versions: constraints.txt.
 $(STAMP): pyproject.toml constraints.txt

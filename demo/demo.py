@@ -89,8 +89,10 @@ def _line(finished: Finished, s_per_token: float | None) -> str:
     return " · ".join(words)
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     fetch()
+    if arguments == ["--fetch-only"]:
+        return 0
     prepare()
     with tempfile.TemporaryDirectory(prefix="potato-") as place:
         socket = f"ipc://{place}/front.sock"
@@ -115,4 +117,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

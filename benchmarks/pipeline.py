@@ -1,0 +1,181 @@
+"""`make bench`: what the pipeline reaches of what the hardware allows. Prints a table, writes bench-out/pipeline.json.
+
+    python benchmarks/pipeline.py [--model FOLDER] [--only NAME …]
+
+Rows that limit RAM and disk need root (benchmarks/limited.py); without it they say so and are left out, by name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+import torch
+from limited import Limits
+from potato_client import Client, NoDaemon
+
+import random_model
+from potatod.sizes import human_size, parse_size
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+OUT = ROOT / "bench-out"
+#: The prompt has a few tokens, the answer so many: the middle ones are measured.
+TOKENS = 24
+
+
+@contextmanager
+def daemon(model: Path, *flags: str, limits: Limits | None = None) -> Iterator[tuple[Client, subprocess.Popen[bytes], float]]:
+    """A running daemon, a client of it, its process, and when it was started (time.monotonic())."""
+    with tempfile.TemporaryDirectory(prefix="pb-") as place:
+        command = [str(BIN / "potatod"), "start", str(model), "--run-directory", f"{place}/run", "--front-socket", f"ipc://{place}/s",
+                   "--log-level", "warning", *flags]  # fmt: skip
+        began = time.monotonic()
+        process = (limits.popen if limits else subprocess.Popen)(command)
+        try:
+            while True:
+                try:
+                    client = Client(f"ipc://{place}/s")
+                    client.status()
+                    break
+                except NoDaemon:
+                    if process.poll() is not None:
+                        raise SystemExit(f"the daemon ended with exit code {process.returncode}") from None
+                    time.sleep(0.1)
+            with client:
+                yield client, process, began
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def answer(client: Client, tokens: int = TOKENS) -> list[float]:
+    """Arrival of each token, time.monotonic()."""
+    return [time.monotonic() for piece in client.generate("benchmark", raw=True, max_tokens=tokens, temperature=1.0, seed=1) if piece.token_ids]
+
+
+def gaps(arrivals: list[float]) -> list[float]:
+    """Seconds per token, the first few left out."""
+    return [b - a for a, b in zip(arrivals[4:], arrivals[5:], strict=False)]
+
+
+def machinery(model: Path) -> dict[str, Any]:
+    """Everything resident, one row: s/sweep of the daemon beside transformers in RAM, the same dtype and threads, alternating."""
+    import transformers
+    from potatod.store import skeleton
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    config = skeleton.load_config(model)
+    plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
+    ours: dict[str, list[float]] = {"invariant": [], "fast": []}
+    theirs: list[float] = []
+    for _ in range(3):
+        theirs += _transformers_s(plain)
+        for kernels in ours:
+            with daemon(model, "--pool-size", "3300MB", "--front-max-context", "512", "--worker-kernels", kernels) as (client, _p, _t):
+                answer(client, 6)
+                ours[kernels] += gaps(answer(client))
+    base = statistics.median(theirs)
+    found = {f"{name}_s": round(statistics.median(times), 4) for name, times in ours.items()}
+    return {**found, "transformers_s": round(base, 4), **{f"{n}_ratio": round(statistics.median(t) / base, 3) for n, t in ours.items()}}
+
+
+@torch.inference_mode()
+def _transformers_s(model: Any) -> list[float]:
+    cache, times = None, []
+    ids = torch.tensor([list(range(3, 12))])
+    for _ in range(TOKENS):
+        began = time.monotonic()
+        out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, ids = out.past_key_values, out.logits[0, -1:].argmax(-1, keepdim=True)
+        times.append(time.monotonic() - began)
+    return times[5:]
+
+
+def reading(model: Path, ram: str = "2.5GB", read: str = "500MB") -> dict[str, Any]:
+    """Streaming inside limits: bytes a second during decode as a share of the limit, s/token, memory beside the pool."""
+    limit = parse_size(read)
+    pool = parse_size(ram) - 700_000_000
+    with Limits(parse_size(ram), limit, model) as limits, daemon(
+        model, "--pool-size", str(pool), "--front-max-context", "512", "--front-max-sequences", "1", limits=limits
+    ) as (client, process, _):
+        arrivals = answer(client)
+        report = client.status()
+        times = gaps(arrivals)
+        beside = _beside_the_pool(process, report.model.resident_bytes, pool)
+        s = statistics.median(times)
+        rate = report.model.streamed_bytes_per_sweep / statistics.mean(times)
+        return {
+            "ram": ram, "read_limit": read, "pool_bytes": pool, "s_per_token": round(s, 3), "streamed_bytes": report.model.streamed_bytes_per_sweep,
+            "bytes_per_s": round(rate), "share_of_limit": round(rate / limit, 3), "peak_ram_bytes": limits.peak_ram_bytes(), **beside,
+        }  # fmt: skip
+
+
+def _beside_the_pool(process: subprocess.Popen[bytes], resident: int, pool: int) -> dict[str, int]:
+    """Summed PSS of all processes less the pool's own pages."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    total = pooled = 0
+    for one in family:
+        for region in one.memory_maps(grouped=False):
+            total += region.pss
+            pooled += region.pss if "memfd:potato-pool" in region.path else 0
+    return {"pss_bytes": total, "pss_beside_pool_bytes": total - pooled}
+
+
+def first_token(model: Path) -> dict[str, Any]:
+    """Warm: `potatod start` to the first token, the probe's verdict cached."""
+    times = []
+    for attempt in range(4):
+        with daemon(model, "--pool-size", "96MiB", "--front-max-context", "512") as (client, _, began):
+            arrivals = answer(client, 2)
+            if attempt:
+                times.append(arrivals[0] - began)
+    return {"s": round(statistics.median(times), 2)}
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path), default=ROOT / ".cache" / "random-3gb", show_default=True)
+@click.option("--small", type=click.Path(path_type=Path), default=ROOT / ".cache" / "smollm2-135m", show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(["machinery", "reading", "first_token"]))
+def main(model: Path, small: Path, only: tuple[str, ...]) -> None:
+    """Measure and print."""
+    rows: dict[str, Callable[[], dict[str, Any]]] = {
+        "machinery": lambda: machinery(random_model.make(random_model.large(), model)),
+        "reading": lambda: reading(random_model.make(random_model.large(), model)),
+        "first_token": lambda: first_token(small),
+    }
+    results: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+    click.echo(f"{results['processor']}, {results['cores']} cores, torch {results['torch']}")
+    for name in only or rows:
+        if name == "reading" and os.geteuid() != 0:
+            click.echo(f"{name:12} left out: limits need root")
+            continue
+        if name == "first_token" and not small.exists():
+            click.echo(f"{name:12} left out: `make demo` makes {small.name}")
+            continue
+        results[name] = rows[name]()
+        click.echo(f"{name:12} " + ", ".join(f"{k} {human_size(v) if k.endswith('bytes') else v}" for k, v in results[name].items()))
+    OUT.mkdir(exist_ok=True)
+    (OUT / "pipeline.json").write_text(json.dumps(results, indent=1))
+
+
+def _processor() -> str:
+    flags = Path("/proc/cpuinfo").read_text()
+    kind = "avx512_bf16" if "avx512_bf16" in flags else "avx2" if "avx2" in flags else "other"
+    return f"{platform.machine()} ({kind} class)"
+
+
+if __name__ == "__main__":
+    main()

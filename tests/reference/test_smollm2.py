@@ -1,0 +1,45 @@
+"""A real model: SmolLM2-135M-Instruct from a GGUF file, against transformers reading the same file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from potatod.store.prepare import prepare
+
+from engine import Engine
+
+ROOT = Path(__file__).resolve().parents[2]
+GGUF = Path(os.environ.get("POTATO_TEST_GGUF", ROOT / ".cache" / "SmolLM2-135M-Instruct.Q4_1.gguf"))
+PROMPT = "The old lighthouse keeper climbed the stairs one last time, because"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not GGUF.exists(), reason=f"{GGUF} is not there: `make test` fetches it, or set POTATO_TEST_GGUF"),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("smollm2") / "model"
+    prepare(GGUF, out, dtype="float32")
+    return out
+
+
+@pytest.mark.timeout(600)
+def test_64_greedy_tokens_are_those_of_transformers(model: Path):
+    transformers.logging.set_verbosity_error()
+    plain = transformers.AutoModelForCausalLM.from_pretrained(
+        GGUF.parent, gguf_file=GGUF.name, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    ids = tokenizer(PROMPT)["input_ids"]
+    out = plain.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0)
+    expected = out[0, len(ids) :].tolist()
+    for kernels in ("reference", "invariant"):
+        with Engine(model, 200 << 20, kernels=kernels) as engine:
+            assert engine.plan.streamed_bytes > 300e6
+            assert engine.greedy(1, ids, 64) == expected, kernels
