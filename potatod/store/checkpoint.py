@@ -102,17 +102,6 @@ def open_folder(folder: Path) -> dict[str, Lazy]:
     raise _nothing_to_read(folder)
 
 
-def identity_of(files: list[Path]) -> list[list[Any]]:
-    """Changes when one of the files does."""
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-
-
-def files_of(folder: Path) -> list[Path]:
-    """The files that a preparation of ``folder`` depends on: weights, index, config, tokenizer."""
-    names = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
-    return sorted({path for pattern in names for path in folder.glob(pattern) if path.is_file()})
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json, parsed."""
     path = folder / "config.json"

@@ -1,4 +1,4 @@
-"""The commands `potatod prepare` and `potatod verify`. What they do loads torch, so it is imported when they run."""
+"""The commands `potatod prepare` and `potatod verify`. Converting loads torch, so it is imported when there is something to convert."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from potatod.errors import UsageError
 from potatod.sizes import human_size
+
+from . import hub
+from .identity import key_of
+from .journal import finished
+from .layout import HEAD_BAND_BYTES
 
 #: Without a terminal a line of progress is printed no more often than this.
 _LINE_EVERY_S: Final = 5.0
@@ -39,23 +44,24 @@ def prepare(source: str, out: Path, dtype: str, force: bool, revision: str | Non
 
     Killed at any point it goes on where it stopped when run again. Never writes to SOURCE.
     """
-    from . import hub
-    from . import prepare as preparing
-
     if hub.looks_like_id(source):
         where = hub.fetch(source, revision)
     elif revision is not None:
         raise UsageError(f"--revision names a state of a hub id, and {source} is not one")
     else:
         where = Path(source)
+    if where.exists() and finished(out, key_of(where, dtype, HEAD_BAND_BYTES), force) is not None:
+        click.echo(f"{out} is there already, nothing to do", err=True)
+        return
+    from . import prepare as preparing
+
     began = time.monotonic()
     with _meter("preparing") as meter:
-        fresh = preparing.prepare(
+        preparing.prepare(
             where, out, dtype=dtype, force=force, notice=lambda sentence: click.echo(sentence, err=True),
             progress=lambda p: meter(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
         )  # fmt: skip
-    took = time.monotonic() - began
-    click.echo(f"{out} is ready ({took:.1f} s)" if fresh else f"{out} is there already, nothing to do", err=True)
+    click.echo(f"{out} is ready ({time.monotonic() - began:.1f} s)", err=True)
 
 
 @click.command()

@@ -16,10 +16,6 @@ from potatod.errors import ModelDataError, UnsupportedModel
 from .checkpoint import read_json
 from .shard_file import write_text
 
-#: What a folder may get besides its shards and manifest.
-NAMES: Final = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-)  # fmt: skip
 #: Any of these and transformers can make a tokenizer.json.
 _OTHER_TOKENIZERS: Final = ("tokenizer.model", "vocab.json", "spiece.model", "tiktoken.model", "vocab.txt")
 _MAX_BYTES: Final = 64 << 20

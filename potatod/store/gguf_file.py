@@ -29,7 +29,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 
 from potatod.errors import ModelDataError, UnsupportedModel
 
-from .checkpoint import Lazy, identity_of, read_bytes
+from .checkpoint import Lazy, read_bytes
 from .skeleton import Skeleton, config_of
 
 #: Rows of this many bytes are dequantised at a time.
@@ -58,9 +58,6 @@ class GgufSource:
         self._check_whole()
         self._refuse_unread_rope()
         self.config: PreTrainedConfig = config_of(self._page, file)
-
-    def identity(self) -> list[list[Any]]:
-        return identity_of([self.path])
 
     def default_dtype(self) -> torch.dtype:
         """The file's own, where it holds values and not blocks; else bfloat16."""

@@ -22,10 +22,13 @@ from potatod import manifest as manifests
 from potatod.errors import ModelDataError, TryAgain, UsageError
 from potatod.manifest import Manifest, Shard
 
-from . import companions
 from .shard_file import explained, sync_folder
 
 _NAME: Final = ".prepare.journal"
+#: Ours, beside shards and manifest.
+_COMPANIONS: Final = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+)  # fmt: skip
 
 
 def finished(out: Path, key: str, force: bool) -> Manifest | None:
@@ -150,5 +153,5 @@ def _clear(out: Path) -> None:
     (out / manifests.NAME).unlink(missing_ok=True)
     sync_folder(out)
     shards = [path for pattern in ("layer.*", "embed", "head", "resident") for path in out.glob(f"{pattern}.safetensors")]
-    for path in [*shards, *out.glob(".*.partial"), *(out / name for name in companions.NAMES)]:
+    for path in [*shards, *out.glob(".*.partial"), *(out / name for name in _COMPANIONS)]:
         path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -21,6 +20,7 @@ from potatod.manifest import FORMAT, Kind, Shard
 
 from . import companions, shard_file, skeleton
 from .convert import Converter
+from .identity import key_of
 from .journal import Journal, finished
 from .layout import EMBED_BAND_BYTES, HEAD_BAND_BYTES, Value, bands, layer_layout, matrix_layout
 from .skeleton import Skeleton
@@ -66,7 +66,7 @@ def prepare(
         raise UsageError(f"{out} is the source itself, which is never written to; choose another folder to make")
     transformers.logging.disable_progress_bar()
     opened = open_source(source)
-    key = _key(opened, dtype, head_band_bytes)
+    key = key_of(source, dtype, head_band_bytes)
     if finished(out, key, force) is not None:
         return False
     chosen = opened.default_dtype() if dtype == "auto" else getattr(torch, dtype)
@@ -75,13 +75,6 @@ def prepare(
         _Preparation(opened, built, converter, journal, out, chosen, key, head_band_bytes, progress, notice).run()
         journal.close()
     return True
-
-
-def _key(source: Source, dtype: str, head_band_bytes: int) -> str:
-    """Equal where everything that decides the folder's bytes is."""
-    versions = [importlib.metadata.version(name) for name in ("potato-lm", "transformers")]
-    text = json.dumps([source.identity(), dtype, head_band_bytes, FORMAT, versions])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _fitted(source: Source, dtype: torch.dtype) -> tuple[Skeleton, Converter]:

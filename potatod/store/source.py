@@ -12,7 +12,7 @@ from potatod import manifest as manifests
 from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel, UsageError
 
 from . import quantised
-from .checkpoint import PLAIN, Lazy, files_of, identity_of, open_folder, read_config
+from .checkpoint import PLAIN, Lazy, open_folder, read_config
 from .gguf_file import GgufSource
 from .skeleton import Skeleton, config_of
 
@@ -33,9 +33,6 @@ class Source(Protocol):
     path: Path
     #: of the text model
     config: PreTrainedConfig
-
-    def identity(self) -> list[list[Any]]:
-        """Changes when the source does."""
 
     def default_dtype(self) -> torch.dtype: ...
 
@@ -76,9 +73,6 @@ class HuggingFaceSource:
         self.config: PreTrainedConfig = config_of(page, folder / "config.json")
         self._is_part = self.config.model_type != page.get("model_type")
         self._tensors = open_folder(folder)
-
-    def identity(self) -> list[list[Any]]:
-        return identity_of(files_of(self.path))
 
     def default_dtype(self) -> torch.dtype:
         """The config's, else that of the first weights."""
