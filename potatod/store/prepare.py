@@ -124,6 +124,9 @@ class _Preparation:
     def run(self) -> None:
         embed, head, layers, resident = self._names()
         self._total = self._planned([embed, *head], [*layers, resident])
+        # A band is lent like a layer, so one much larger than a layer would make the ring of a small model all bands.
+        average = self._planned([], layers) // len(layers)
+        self._head_band_bytes = min(self._head_band_bytes, max(EMBED_BAND_BYTES, average))
         self._make_room()
         architecture = type(self._skeleton.model).__name__
         has_tokenizer = companions.write(self._source.path, self._source.config, architecture, self._dtype, self._out)

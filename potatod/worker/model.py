@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from potatod.errors import InternalError, ModelDataError
 from potatod.manifest import Manifest, Part
+from potatod.store import skeleton as skeletons
 from potatod.store.skeleton import Skeleton
 
 from .attention import NAME, PackedAttention
@@ -128,6 +129,13 @@ def conform(skeleton: Skeleton, manifest: Manifest, folder: Path) -> None:
             rows = (last.first_row or 0) + last.shape[0]
             if (rows, last.shape[1]) != expected:
                 raise ModelDataError(f"{folder}: {name} has shape {(rows, last.shape[1])}, the model needs {expected}")
+
+
+    if skeletons.fingerprint(skeleton) != manifest.fingerprint:
+        raise ModelDataError(
+            f"{folder} was prepared with transformers {manifest.transformers}; the installed one builds {manifest.architecture} otherwise: "
+            "prepare the model again"
+        )
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

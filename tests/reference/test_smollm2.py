@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from potatod.store import skeleton
 from potatod.store.prepare import prepare
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from engine import Engine
 
@@ -32,9 +34,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(600)
 def test_64_greedy_tokens_are_those_of_transformers(model: Path):
     transformers.logging.set_verbosity_error()
-    plain = transformers.AutoModelForCausalLM.from_pretrained(
-        GGUF.parent, gguf_file=GGUF.name, dtype=torch.float32, attn_implementation="eager"
+    plain = transformers.AutoModelForCausalLM.from_config(
+        skeleton.load_config(model), dtype=torch.float32, attn_implementation="eager"
     ).eval()
+    tensors = load_gguf_checkpoint(str(GGUF), return_tensors=True, model_to_load=plain, torch_dtype=torch.float32)["tensors"]
+    plain.load_state_dict(tensors, strict=False)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     ids = tokenizer(PROMPT)["input_ids"]
     out = plain.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0)
