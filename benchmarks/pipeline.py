@@ -7,6 +7,7 @@ Rows that limit RAM and disk need root (benchmarks/limited.py); without it they 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -22,11 +23,11 @@ from typing import Any
 
 import click
 import psutil
+import random_model
 import torch
 from limited import Limits
-from potato_client import Client, NoDaemon
 
-import random_model
+from potato_client import Client, NoDaemon
 from potatod.sizes import human_size, parse_size
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,12 +69,13 @@ def answer(client: Client, tokens: int = TOKENS) -> list[float]:
 
 def gaps(arrivals: list[float]) -> list[float]:
     """Seconds per token, the first few left out."""
-    return [b - a for a, b in zip(arrivals[4:], arrivals[5:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(arrivals[4:])]
 
 
 def machinery(model: Path) -> dict[str, Any]:
     """Everything resident, one row: s/sweep of the daemon beside transformers in RAM, the same dtype and threads, alternating."""
     import transformers
+
     from potatod.store import skeleton
 
     torch.set_num_threads(os.cpu_count() or 1)

@@ -48,7 +48,7 @@ class Pool:
 
     def extent(self, offset: int, length: int) -> memoryview:
         """The pool's bytes ``[offset, offset + length)``, not copied."""
-        assert 0 <= offset and offset + length <= self.size, "an extent outside of the pool"
+        assert offset >= 0 and offset + length <= self.size, "an extent outside of the pool"
         return self.view[offset : offset + length]
 
 

@@ -36,7 +36,6 @@ from .errors import (
     EXIT_OK,
     EXITS_THAT_STAY,
     InternalError,
-
     Unavailable,
     by_exit_code,
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import zmq
+
 from potato_client.codec import Codec
 
 from . import messages

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 import psutil
-
 from families import VOCABULARY, by_name
 
 BIN = Path(sys.executable).parent

@@ -15,6 +15,7 @@ from types import TracebackType
 
 import torch
 import zmq
+
 from potatod import manifest as manifests
 from potatod import plan as plans
 from potatod import pool, wire
@@ -82,7 +83,7 @@ class Engine:
         try:
             with closing(Reader(self._reader_stage, self.plan)) as reader:
                 reader.run()
-        except BaseException as error:  # noqa: B036  carried to the test
+        except BaseException as error:
             self.reader_error = error
             self._worker_stage.stopping = True
 

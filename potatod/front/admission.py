@@ -11,7 +11,7 @@ from potato_client.protocol import Generate
 from potatod.config import Sampling as Defaults
 from potatod.sampling.params import Sampling, of_model, resolve
 
-from . import generation
+from . import detokenizer, generation, reasoning
 from .detokenizer import Detokenizer
 from .reasoning import Reasoning
 from .refusal import Refusal
@@ -44,12 +44,14 @@ class Admission:
         of_model(self._generation_config)  # what is wrong with it is told now, not to the first client
         self._tokenizer = Tokenizer.load(folder)
         self._template = ChatTemplate.load(folder)
+        detokenizer.check(self._tokenizer)
         self.end_ids = generation.end_ids(folder)
+        self._marks = reasoning.declared(self._template.source, self._tokenizer.added_tokens) if self._template else None
 
     def admit(self, ask: Generate) -> Admitted:
         """Raises :class:`Refusal`."""
         sampling = self._sampling(ask)
-        prompt_ids = self._prompt_ids(ask)
+        prompt_ids, prompt = self._prompt(ask)
         room = self.max_context - len(prompt_ids)
         if not prompt_ids:
             raise Refusal("empty_prompt", "the prompt is empty: there is nothing to go on from")
@@ -59,23 +61,24 @@ class Admission:
                 f"the prompt has {len(prompt_ids)} tokens and the context {self.max_context}: no room for an answer",
             )
         limit = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
-        return Admitted(prompt_ids, sampling, limit, self._text(sampling))
+        return Admitted(prompt_ids, sampling, limit, self._text(sampling, prompt))
 
     def _sampling(self, ask: Generate) -> Sampling:
         return resolve(ask.options, self._defaults, self._generation_config, drawn_seed=secrets.randbits(63))
 
-    def _prompt_ids(self, ask: Generate) -> list[int]:
-        """A chat's special tokens are its template's; a raw prompt gets the tokenizer's, as in transformers."""
+    def _prompt(self, ask: Generate) -> tuple[list[int], str | None]:
+        """Ids, and the text its template made of a chat. A chat's special tokens are its template's; a raw prompt gets the tokenizer's,
+        as in transformers."""
         if ask.prompt is not None:
             self._check_size(ask.prompt)
-            return self._tokenizer.encode(ask.prompt, add_special_tokens=True)
+            return self._tokenizer.encode(ask.prompt, add_special_tokens=True), None
         if self._template is None:
             raise Refusal("no_template", "this model has no chat template: send the prompt as it is (--raw)")
         for message in ask.messages:
             self._check_size(message.content)
         text = self._template.render(ask.messages, thinking=ask.options.thinking)
         self._check_size(text)
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return self._tokenizer.encode(text, add_special_tokens=False), text
 
     def _check_size(self, text: str) -> None:
         if len(text) > self.max_context * _MAX_CHARS_PER_TOKEN:
@@ -84,5 +87,9 @@ class Admission:
                 f"the prompt has {len(text)} characters, far more than the context of {self.max_context} tokens holds",
             )
 
-    def _text(self, sampling: Sampling) -> Text:
-        return Text(Detokenizer(self._tokenizer), Stops(sampling.stop), Reasoning())
+    def _text(self, sampling: Sampling, prompt: str | None) -> Text:
+        """``prompt`` is the chat's, whose template may have opened a thought; a raw prompt's answer is not split."""
+        marks = self._marks if prompt is not None else None
+        ids = (self._tokenizer.id(mark) for mark in (marks.opening, marks.closing)) if marks else ()
+        keep = frozenset(id for id in ids if id is not None)
+        return Text(Detokenizer(self._tokenizer, keep=keep), Stops(sampling.stop), Reasoning(marks, prompt or ""))

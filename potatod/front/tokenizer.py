@@ -62,6 +62,11 @@ class Tokenizer:
         """Text of ids. Ids that no token has give nothing."""
         return str(self._inner.decode(ids, skip_special_tokens=skip_special_tokens))
 
+    def id(self, token: str) -> int | None:
+        """The id of this token as it stands in the vocabulary; None where it is none."""
+        found: int | None = self._inner.token_to_id(token)
+        return found
+
     def token(self, number: int) -> str | None:
         """The token as the vocabulary writes it; None where there is none with that id."""
         token: str | None = self._inner.id_to_token(number)

@@ -72,7 +72,7 @@ def _vram_budget(device: Device, settings: Settings) -> int | None:
     """Bytes for slots; None where the device has no memory of its own to speak of."""
     if device.torch_device.type == "cpu":
         return None
-    free, total = torch.get_device_module(device.torch_device).mem_get_info(device.torch_device)
+    free, _total = torch.get_device_module(device.torch_device).mem_get_info(device.torch_device)
     wanted: Any = settings.worker.vram
     if isinstance(wanted, int):
         return min(wanted, int(free))

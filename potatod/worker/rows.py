@@ -106,10 +106,7 @@ def grouped(grouping: Grouping, product: Callable[[torch.Tensor], torch.Tensor],
     flat = x.reshape(rows, x.shape[-1])
     if padding:
         flat = torch.cat([flat, flat.new_zeros(padding, x.shape[-1])])
-    if grouping.fixed:
-        out = torch.cat([product(group) for group in flat.split(grouping.rows)])
-    else:
-        out = product(flat)
+    out = torch.cat([product(group) for group in flat.split(grouping.rows)]) if grouping.fixed else product(flat)
     return out[:rows].reshape(*x.shape[:-1], out.shape[-1])
 
 

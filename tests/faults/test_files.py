@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from daemons import BIN, Daemon
 
 SMALL = ("--pool-size", "560KiB", "--front-max-context", "256")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from daemons import Daemon, leaks
 
 SMALL = ("--pool-size", "560KiB", "--front-max-context", "320", "--run-restarts", "100")

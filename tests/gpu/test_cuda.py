@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from engine import Engine
 from families import by_name
 
@@ -21,6 +20,7 @@ PROMPT = torch.randint(3, 320, (40,), generator=torch.Generator().manual_seed(1)
 @pytest.mark.parametrize("kernels", ["reference", "invariant"])
 def test_greedy_tokens_are_those_of_transformers_on_the_same_device(tmp_path, name, kernels):
     import transformers
+
     from potatod.store.prepare import prepare
 
     torch.manual_seed(0)

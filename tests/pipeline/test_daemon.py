@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from daemons import BIN, Daemon, leaks
 
 #: Below the tiny model: about half of it streams.

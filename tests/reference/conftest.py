@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-
 from families import Family
 
 transformers.logging.set_verbosity_error()

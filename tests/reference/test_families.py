@@ -10,11 +10,11 @@ import random
 
 import pytest
 import torch
-from potatod import manifest as manifests
-from potatod.plan import smallest_pool, sweep_parts
-
 from engine import Engine
 from families import FAMILIES, VOCABULARY, Family
+
+from potatod import manifest as manifests
+from potatod.plan import smallest_pool, sweep_parts
 
 LENGTHS = (1, 5, 31, 64, 67)
 GREEDY_TOKENS = 32

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from engine import Engine
+from families import by_name
+
 from potatod.manifest import Part, Tensor
 from potatod.worker.simulated import Simulated
 from potatod.worker.slots import SlotLender
 from potatod.worker.weights import Group
 
-from engine import Engine
-from families import by_name
 from .test_families import PROMPT, expected, small_pool
 
 SIZE = 4096

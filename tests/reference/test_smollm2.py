@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from potatod.store import skeleton
-from potatod.store.prepare import prepare
+from engine import Engine
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from engine import Engine
+from potatod.store import skeleton
+from potatod.store.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 GGUF = Path(os.environ.get("POTATO_TEST_GGUF", ROOT / ".cache" / "SmolLM2-135M-Instruct.Q4_1.gguf"))

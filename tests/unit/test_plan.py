@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from potatod import plan
 from potatod.errors import DoesNotFit
 from potatod.manifest import Part, Shard

@@ -7,6 +7,7 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from potatod import pool
 
 
@@ -23,7 +24,7 @@ def test_extents_that_are_live_never_overlap_and_never_leave_the_ring(size, leng
             freed = live.pop(next(picks, 0) % len(live))
             ring.give(freed[0])
             offset = ring.take(length)
-        assert 1000 <= offset and offset + length <= 1000 + size
+        assert offset >= 1000 and offset + length <= 1000 + size
         assert all(offset + length <= at or at + n <= offset for at, n in live)
         live.append((offset, length))
 
