@@ -58,6 +58,7 @@ def ask(socket: str, deadline_s: float = 120) -> str:
     while True:
         try:
             with Client(socket) as client:
+                client.status()  # answers as soon as the front is there; what is asked then waits for the engine
                 return _stream(client)
         except NoDaemon:
             if time.monotonic() > until:
