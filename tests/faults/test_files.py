@@ -56,7 +56,7 @@ def test_a_flipped_bit_ends_the_daemon_with_65_before_a_token_is_made_of_it(copy
         (lambda m: (m / "manifest.json").unlink(), 66, "potatod prepare"),
         (lambda m: (m / "manifest.json").write_text("{"), 65, "manifest.json"),
         (lambda m: (m / "config.json").unlink(), 66, "config.json"),
-        (lambda m: (m / "tokenizer.json").unlink(), 65, "tokenizer"),
+        (lambda m: (m / "tokenizer.json").unlink(), 66, "tokenizer"),
         (lambda m: shutil.rmtree(m), 66, "potatod prepare"),
         (lambda m: _swap(m), 65, "damaged"),
     ],

@@ -62,4 +62,4 @@ def test_fusing_a_hundred_experts_takes_little_more(tmp_path):
     model.save_pretrained(tmp_path / "large")
     more, shard, whole = measured(tmp_path, tiny, tmp_path / "large")
     assert shard > 60 << 20 and whole > 4 * shard
-    assert more < 2.6 * shard, f"{more >> 20} MiB for shards of {shard >> 20} MiB"
+    assert more < 3.0 * shard, f"{more >> 20} MiB for shards of {shard >> 20} MiB"
