@@ -42,16 +42,18 @@ def make(config: transformers.PretrainedConfig, out: Path) -> Path:
         save_file(tensors, source / file)
     index = {name: file for file, tensors in groups.items() for name in tensors}
     (source / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    _byte_tokenizer(source)
+    _tokenizer(source, config.vocab_size)
     prepare(source, out)
     shutil.rmtree(source)
     return out
 
 
-def _byte_tokenizer(folder: Path) -> None:
+def _tokenizer(folder: Path, size: int) -> None:
+    """Bytes, and a made-up word for every other id: whatever is sampled has a text, so it is shown."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    alphabet += [f"w{number}" for number in range(len(alphabet), size)]
     inner = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(alphabet)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
