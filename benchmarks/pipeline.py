@@ -64,7 +64,7 @@ def daemon(model: Path, *flags: str, limits: Limits | None = None) -> Iterator[t
 
 def answer(client: Client, tokens: int = TOKENS) -> list[float]:
     """Arrival of each token, time.monotonic()."""
-    return [time.monotonic() for piece in client.generate("benchmark", raw=True, max_tokens=tokens, temperature=1.0, seed=1) if piece.token_ids]
+    return [time.monotonic() for piece in client.generate("benchmark", raw=True, max_tokens=tokens, temperature=0) if piece.token_ids]
 
 
 def gaps(arrivals: list[float]) -> list[float]:
