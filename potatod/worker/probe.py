@@ -80,12 +80,25 @@ def kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
 
 
 def max_positions(config: PreTrainedConfig) -> int:
-    """Tokens that the model was made for; 2^20 where nothing in its architecture limits them."""
+    """Tokens that the model can be served with exactly; 2^20 where nothing in its architecture limits them.
+
+    With longrope that is its original length: beyond it every position turns otherwise, also those whose keys are cached already, so a text would
+    depend on how its prompt was cut.
+    """
+    for rope in _rope_sets(config):
+        if rope.get("rope_type") == "longrope" and isinstance(rope.get("original_max_position_embeddings"), int):
+            return int(rope["original_max_position_embeddings"])
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value
     return 1 << 20
+
+
+def _rope_sets(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """The rope parameters: one set, or one for each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    return [found, *(value for value in found.values() if isinstance(value, dict))]
 
 
 if __name__ == "__main__":
