@@ -48,14 +48,11 @@ def _write_generation_config(source: Path, config: PreTrainedConfig, out: Path) 
 
 def _write_tokenizer(source: Path, out: Path) -> bool:
     """tokenizer.json as transformers makes it of what there is: for some classes (Llama's) it rebuilds parts of a tokenizer.json, and only what
-    it then saves gives the same ids. A file that transformers has no class for is taken as it is."""
+    it then saves gives the same ids. What it cannot load is refused: taken as it is, a file could give other ids than there."""
     settings: dict[str, Any] = {}
     if (source / "tokenizer.json").is_file():
         read_json(source / "tokenizer.json", _MAX_BYTES)
-        try:
-            settings = _convert_tokenizer(source, out)
-        except ModelDataError:
-            write_text(out, "tokenizer.json", (source / "tokenizer.json").read_text(encoding="utf-8"))
+        settings = _convert_tokenizer(source, out)
     elif any((source / name).is_file() for name in _OTHER_TOKENIZERS) or any(source.glob("*.tiktoken")):
         settings = _convert_tokenizer(source, out)
     else:
