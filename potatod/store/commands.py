@@ -31,19 +31,30 @@ class Meter(Protocol):
 
 
 @click.command()
-@click.argument("source")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("source", required=False, metavar="SOURCE")
+@click.argument("out", required=False, metavar="OUT", type=click.Path(path_type=Path))
 @click.option(
     "--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto", show_default=True,
     help="Of the stored weights; auto keeps the checkpoint's.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Make OUT anew where it is a model folder already.")
 @click.option("--revision", metavar="REV", help="A branch, tag or commit, where SOURCE is a hub id.")
-def prepare(source: str, out: Path, dtype: str, force: bool, revision: str | None) -> None:
+@click.option(
+    "--upgrade", "old", metavar="OUT", type=click.Path(path_type=Path),
+    help="Instead: make the model folder OUT one of the installed transformers, out of itself.",
+)  # fmt: skip
+def prepare(source: str | None, out: Path | None, dtype: str, force: bool, revision: str | None, old: Path | None) -> None:
     """Make the model folder OUT from SOURCE: a Hugging Face folder, a GGUF file, or a hub id (organisation/model).
 
     Killed at any point it goes on where it stopped when run again. Never writes to SOURCE.
     """
+    if old is not None:
+        if source is not None or dtype != "auto" or force or revision is not None:
+            raise UsageError("--upgrade OUT rewrites a model folder out of itself: it takes that folder, and neither SOURCE nor other options")
+        _upgrade(old)
+        return
+    if source is None or out is None:
+        raise UsageError("SOURCE and OUT are needed: `potatod prepare SOURCE OUT`; or a model folder alone: `potatod prepare --upgrade OUT`")
     if hub.looks_like_id(source):
         where = hub.fetch(source, revision)
     elif revision is not None:
@@ -62,6 +73,20 @@ def prepare(source: str, out: Path, dtype: str, force: bool, revision: str | Non
             progress=lambda p: meter(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
         )  # fmt: skip
     click.echo(f"{out} is ready ({time.monotonic() - began:.1f} s)", err=True)
+
+
+def _upgrade(out: Path) -> None:
+    from . import upgrade as upgrading
+
+    began = time.monotonic()
+    with _meter("upgrading") as meter:
+        done = upgrading.upgrade(out, lambda p: meter(p.bytes_done, p.bytes_total, f"shard {p.layers_done}/{p.layers}", p.bytes_before))
+    if not done.changed:
+        click.echo(f"{out} is as transformers {done.now} builds it, nothing to do", err=True)
+        return
+    what = f"{done.rewritten} of {done.shards} shards were written anew" if done.rewritten else "only its manifest was written anew"
+    versions = f"from transformers {done.before} to {done.now}" if done.before != done.now else f"to what transformers {done.now} builds"
+    click.echo(f"{out} is upgraded {versions}: {what} ({time.monotonic() - began:.1f} s)", err=True)
 
 
 @click.command()

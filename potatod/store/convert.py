@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
+    ConversionOps,
     WeightConverter,
     WeightRenaming,
     convert_and_load_state_dict_in_model,
@@ -44,11 +45,22 @@ class Converter:
         self._mapping = get_model_conversion_mapping(self._model, hf_quantizer=quantizer)
         #: every tensor that a checkpoint holds, by the model's name for it, on meta
         self.wanted: dict[str, torch.Tensor] = self._model.state_dict()
+        self._patterns: dict[str, set[str]] = {}
         self._sources = self._find_sources()
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint has something that becomes this tensor."""
         return name in self._sources
+
+    def sources(self, name: str) -> list[str]:
+        """The checkpoint's keys that this tensor is made of."""
+        return self._sources.get(name, [])
+
+    def operations(self, name: str) -> list[ConversionOps]:
+        """What is done to values on their way into this tensor; nothing where they are only renamed."""
+        patterns = self._patterns.get(name, set())
+        converters = [entry for entry in self._mapping if isinstance(entry, WeightConverter)]
+        return [op for entry in converters if patterns & set(entry.source_patterns) for op in entry.operations]
 
     def unused(self) -> list[str]:
         """Keys of the checkpoint that no tensor of the model is made of."""
@@ -94,11 +106,13 @@ class Converter:
         prefix = self._model.base_model_prefix
         sources: dict[str, list[str]] = {}
         for key in self._tensors:
-            name, _ = rename_source_key(key, renamings, converters, prefix, self.wanted)
+            name, pattern = rename_source_key(key, renamings, converters, prefix, self.wanted)
             if name not in self.wanted and key in self.wanted:
-                name, _ = rename_source_key(key, [], [], prefix, self.wanted)
+                name, pattern = rename_source_key(key, [], [], prefix, self.wanted)
             if name in self.wanted:
                 sources.setdefault(name, []).append(key)
+                if pattern is not None:
+                    self._patterns.setdefault(name, set()).add(pattern)
         return sources
 
     def _load(self, keys: list[str]) -> None:

@@ -13,6 +13,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,8 @@ from potatod.manifest import Manifest, Shard
 from .shard_file import explained, sync_folder
 
 _NAME: Final = ".prepare.journal"
+#: A shard's file, with the second name that an upgrade gives it.
+_SHARD_FILE: Final = re.compile(r"(layer\.\d{4,}|embed|head|resident)(\.1)?\.safetensors")
 #: Ours, beside shards and manifest.
 _COMPANIONS: Final = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
@@ -56,12 +59,16 @@ def finished(out: Path, key: str, force: bool) -> Manifest | None:
 
 class Journal:
     """``with Journal(out, key) as journal`` – alone in the folder, knowing what an earlier run with the same key
-    finished."""
+    finished.
 
-    def __init__(self, out: Path, key: str) -> None:
+    ``upgrading``: the folder has a manifest and stays a model; otherwise a manifest is the sign to begin anew.
+    """
+
+    def __init__(self, out: Path, key: str, *, upgrading: bool = False) -> None:
         self._out = out
         self._path = out / _NAME
         self._key = key
+        self._upgrading = upgrading
         #: of the manifest, as JSON has them
         self.shards: list[dict[str, Any]] = []
         self.files: dict[str, int] = {}
@@ -103,12 +110,12 @@ class Journal:
         self._file.seek(0)
         lines = self._file.read().split(b"\n")
         whole = [page for line in lines[:-1] if (page := _parsed(line)) is not None]
-        if whole and whole[0] == {"key": self._key} and not (self._out / manifests.NAME).exists():
+        if whole and whole[0] == {"key": self._key} and (self._out / manifests.NAME).exists() is self._upgrading:
             for entry in whole[1:]:
                 if all(_has_size(self._out / name, size) for name, size in entry["files"].items()):
                     self.shards += entry["shards"]
                     self.files |= entry["files"]
-        else:
+        elif not self._upgrading:
             _clear(self._out)
         self._rewrite()
 
@@ -148,10 +155,25 @@ def _has_size(path: Path, size: int) -> bool:
         return False
 
 
+def shard_files(out: Path) -> list[Path]:
+    """Whatever bears the name of a shard's file."""
+    return [path for path in out.iterdir() if _SHARD_FILE.fullmatch(path.name)]
+
+
+def other_name(file: str) -> str:
+    """The name under which an upgrade writes a shard anew while the old one stays: each has two, taken by turns."""
+    stem = file.removesuffix(".safetensors")
+    return (stem.removesuffix(".1") if stem.endswith(".1") else f"{stem}.1") + ".safetensors"
+
+
+def is_begun(out: Path) -> bool:
+    """Whether a run left its journal."""
+    return (out / _NAME).exists()
+
+
 def _clear(out: Path) -> None:
     """Removes a model folder's own files, the manifest first, and nothing else."""
     (out / manifests.NAME).unlink(missing_ok=True)
     sync_folder(out)
-    shards = [path for pattern in ("layer.*", "embed", "head", "resident") for path in out.glob(f"{pattern}.safetensors")]
-    for path in [*shards, *out.glob(".*.partial"), *(out / name for name in _COMPANIONS)]:
+    for path in [*shard_files(out), *out.glob(".*.partial"), *(out / name for name in _COMPANIONS)]:
         path.unlink(missing_ok=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,21 +13,19 @@ import torch
 import transformers
 
 from potatod import manifest as manifests
-from potatod import schemes
-from potatod.errors import DoesNotFit, ModelDataError, UsageError
+from potatod.errors import ModelDataError, UsageError
 from potatod.manifest import FORMAT, Kind, Shard
 
 from . import companions, shard_file, skeleton
 from .convert import Converter
 from .identity import key_of
 from .journal import Journal, finished
-from .layout import EMBED_BAND_BYTES, HEAD_BAND_BYTES, Value, bands, layer_layout, matrix_layout
+from .layout import EMBED_BAND_BYTES, HEAD_BAND_BYTES, bands, layer_layout, matrix_layout
+from .shards import cut, make_room, packed, value_of, write_group
 from .skeleton import Skeleton
 from .source import Source, open_source
 
 DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
-#: Left free on the disk after everything is written.
-_SPARE_BYTES: Final = 16 << 20
 _EMBED, _HEAD, _RESIDENT = "embed.safetensors", "head.safetensors", "resident.safetensors"
 
 
@@ -127,7 +124,7 @@ class _Preparation:
         # A band is lent like a layer, so one much larger than a layer would make the ring of a small model all bands.
         average = self._planned([], layers) // len(layers)
         self._head_band_bytes = min(self._head_band_bytes, max(EMBED_BAND_BYTES, average))
-        self._make_room()
+        make_room(self._out, self._total - self._before)
         architecture = type(self._skeleton.model).__name__
         has_tokenizer = companions.write(self._source.path, self._source.config, architecture, self._dtype, self._out)
         if not has_tokenizer:
@@ -149,44 +146,32 @@ class _Preparation:
         """Every tensor of the model by the shard it goes to: embedding, head (none where tied), layers, what is
         left."""
         built = self._skeleton
-        prefix = f"{built.layers_name}."
-        layers = [[f"{prefix}{n}.{name}" for name in layer.state_dict()] for n, layer in enumerate(built.layers)]
-        ends = {built.embed_name, built.head_name}
-        resident = [name for name in self._converter.wanted if not name.startswith(prefix) and name not in ends]
+        layers, resident = cut(built, self._converter.wanted)
         return built.embed_name, [] if built.tied else [built.head_name], layers, resident
 
     def _planned(self, matrices: list[str], groups: list[list[str]]) -> int:
         """Bytes of all files, before anything is converted."""
         wanted = self._converter.wanted
-        sizes = [matrix_layout("", _value(name, wanted[name])).size for name in matrices]
-        sizes += [layer_layout("", (_value(name, wanted[name]) for name in names)).size for names in groups]
+        sizes = [matrix_layout("", value_of(name, wanted[name])).size for name in matrices]
+        sizes += [layer_layout("", (value_of(name, wanted[name]) for name in names)).size for names in groups]
         return sum(sizes)
-
-    def _make_room(self) -> None:
-        needed = self._total - self._before + _SPARE_BYTES
-        free = shutil.disk_usage(self._out).free
-        if needed > free:
-            raise DoesNotFit(
-                f"{self._out} needs {needed} more bytes of disk and {free} are free: {needed - free} bytes "
-                f"({_gib(needed - free)}) are missing"
-            )
 
     def _embed(self, name: str) -> None:
         """The embedding; where the head is tied to it the same bytes get the head's bands and checksums too."""
         built = self._skeleton
         source = name if self._converter.has(name) else built.head_name
-        layout = matrix_layout(_EMBED, _value(name, self._converter.wanted[name]))
+        layout = matrix_layout(_EMBED, value_of(name, self._converter.wanted[name]))
         tilings = [bands(_EMBED, layout, name, EMBED_BAND_BYTES)]
         if built.tied:
             tilings.append(bands(_EMBED, layout, built.head_name, self._head_band_bytes))
-        parts = shard_file.write(self._out, _EMBED, layout, [self._packed(self._converter.matrix(source))], *tilings)
+        parts = shard_file.write(self._out, _EMBED, layout, [packed(self._converter.matrix(source))], *tilings)
         shards = [Shard("embed", 0, parts[0]), *(Shard("head", 0, tiling) for tiling in parts[1:])]
         self._done(shards, {_EMBED: layout.size})
 
     def _head(self, name: str) -> None:
-        layout = matrix_layout(_HEAD, _value(name, self._converter.wanted[name]))
+        layout = matrix_layout(_HEAD, value_of(name, self._converter.wanted[name]))
         tiling = bands(_HEAD, layout, name, self._head_band_bytes)
-        (parts,) = shard_file.write(self._out, _HEAD, layout, [self._packed(self._converter.matrix(name))], tiling)
+        (parts,) = shard_file.write(self._out, _HEAD, layout, [packed(self._converter.matrix(name))], tiling)
         self._done([Shard("head", 0, parts)], {_HEAD: layout.size})
 
     def _group(self, kind: Kind, number: int, file: str, names: list[str], prefix: str) -> None:
@@ -195,14 +180,8 @@ class _Preparation:
             self._done([Shard(kind, number, ())], {})
             return
         tensors = {name.removeprefix(prefix): value for name, value in self._converter.group(names).items()}
-        layout = layer_layout(file, (_value(name, tensor) for name, tensor in tensors.items()))
-        values = (self._packed([tensors[place.value.name]]) for place in layout.places)
-        (parts,) = shard_file.write(self._out, file, layout, values, layout.parts)
-        self._done([Shard(kind, number, parts)], {file: layout.size})
-
-    def _packed(self, tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
-        for tensor in tensors:
-            yield schemes.get("raw").pack(tensor)
+        parts, size = write_group(self._out, file, tensors)
+        self._done([Shard(kind, number, parts)], {file: size})
 
     def _done(self, shards: list[Shard], files: dict[str, int]) -> None:
         self._journal.add(shards, files)
@@ -236,12 +215,3 @@ class _Preparation:
         manifest = manifests.parse(json.dumps(page))
         manifests.check_files(self._out, manifest)
         shard_file.write_text(self._out, manifests.NAME, manifests.dumps(manifest))
-
-
-def _value(name: str, tensor: torch.Tensor) -> Value:
-    dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
-    return Value(name, dtype, shape, schemes.get("raw").nbytes(dtype, shape))
-
-
-def _gib(size: int) -> str:
-    return f"{size / (1 << 30):.1f} GiB"

@@ -23,8 +23,8 @@ def verify(folder: Path, progress: Callable[[int, int], None] = lambda _done, _t
     done = 0
     bad: list[str] = []
     for shard, part in parts:
-        if not _is_whole(folder, part):
-            bad.append(_name(shard, part))
+        if not is_whole(folder, part):
+            bad.append(name_of(shard, part))
         done += part.length
         progress(done, total)
     if bad:
@@ -33,7 +33,8 @@ def verify(folder: Path, progress: Callable[[int, int], None] = lambda _done, _t
     return done
 
 
-def _is_whole(folder: Path, part: Part) -> bool:
+def is_whole(folder: Path, part: Part) -> bool:
+    """Whether its bytes have its checksum."""
     digest = xxhash.xxh3_64()
     left = part.length
     with open(folder / part.file, "rb", buffering=0) as file:
@@ -44,6 +45,6 @@ def _is_whole(folder: Path, part: Part) -> bool:
     return left == 0 and digest.hexdigest() == part.checksum
 
 
-def _name(shard: Shard, part: Part) -> str:
+def name_of(shard: Shard, part: Part) -> str:
     what = f"layer {shard.layer}" if shard.kind == "layer" else shard.kind
     return f"{what} ({part.file} at byte {part.offset})"

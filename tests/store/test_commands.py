@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -36,6 +37,23 @@ def test_a_model_is_prepared_found_there_and_verified(tmp_path, source):
     assert verified.returncode == 0 and f"{out} is whole" in verified.stderr
 
 
+def test_a_folder_of_another_transformers_is_upgraded_or_the_source_is_asked_for(tmp_path, source):
+    out = tmp_path / "out"
+    assert potatod("prepare", source, out).returncode == 0
+    now = json.loads((out / "manifest.json").read_text())["transformers"]
+    same = potatod("prepare", "--upgrade", out)
+    assert (same.returncode, same.stdout, same.stderr) == (0, "", f"{out} is as transformers {now} builds it, nothing to do\n")
+    page = json.loads((out / "manifest.json").read_text()) | {"transformers": "4.56.0", "fingerprint": "0" * 16}
+    (out / "manifest.json").write_text(json.dumps(page))
+    done = potatod("prepare", "--upgrade", out)
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"{out} is upgraded from transformers 4.56.0 to {now}: only its manifest was written anew (")
+    (out / "config.json").write_text((out / "config.json").read_text().replace('"vocab_size": 320', '"vocab_size": 321'))
+    refused = potatod("prepare", "--upgrade", out)
+    assert refused.returncode == 65 and refused.stderr.count("\n") == 1
+    assert "[320, 64] and needs [321, 64]); prepare the model again from its source" in refused.stderr
+
+
 def test_a_damaged_shard_is_named_and_the_exit_code_is_65(tmp_path, source):
     assert potatod("prepare", source, tmp_path / "out").returncode == 0
     path = tmp_path / "out" / "layer.0003.safetensors"
@@ -53,6 +71,12 @@ def test_a_damaged_shard_is_named_and_the_exit_code_is_65(tmp_path, source):
     (["prepare", "SOURCE"], 64, "OUT"),
     (["prepare", "SOURCE", "OUT", "--revision", "main"], 64, "--revision"),
     (["prepare", "SOURCE", "SOURCE/config.json"], 64, "is a file"),
+    (["prepare"], 64, "SOURCE and OUT are needed"),
+    (["prepare", "--upgrade"], 64, "--upgrade"),
+    (["prepare", "SOURCE", "--upgrade", "OUT"], 64, "neither SOURCE nor other options"),
+    (["prepare", "--upgrade", "SOURCE", "OUT"], 64, "neither SOURCE nor other options"),
+    (["prepare", "--upgrade", "OUT", "--force"], 64, "neither SOURCE nor other options"),
+    (["prepare", "--upgrade", "/nowhere/at-all"], 66, "no model folder"),
     (["verify", "/nowhere/at-all"], 66, "no model folder"),
 ])  # fmt: skip
 def test_what_cannot_be_done_is_one_sentence_and_a_code(tmp_path, source, arguments, code, sentence):

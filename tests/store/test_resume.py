@@ -16,8 +16,7 @@ from factories import checkpoint, contents
 
 from potatod import manifest as manifests
 from potatod.errors import DoesNotFit, NoSuchModel, TryAgain, UsageError
-from potatod.store import prepare as preparing
-from potatod.store import shard_file
+from potatod.store import shard_file, shards
 from potatod.store.prepare import Progress, prepare
 
 #: Prepares as the command does, but says a byte when it begins and sleeps after each shard, so that a kill can land anywhere.
@@ -175,7 +174,7 @@ def test_two_prepares_in_one_folder_do_not_meet(tmp_path):
 def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
     source = checkpoint(tmp_path / "source")
     usage = type("usage", (), {"free": 1 << 20})
-    monkeypatch.setattr(preparing.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shards.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DoesNotFit, match=r"needs \d+ more bytes of disk and 1048576 are free: \d+ bytes .* missing"):
         prepare(source, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".prepare.journal"]
