@@ -29,6 +29,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 
 from potatod.errors import ModelDataError, UnsupportedModel
 
+from . import gguf_rope
 from .checkpoint import Lazy, read_bytes
 from .skeleton import Skeleton, config_of
 
@@ -56,7 +57,7 @@ class GgufSource:
         except _DAMAGE:
             raise ModelDataError(f"{file} is cut short or damaged in its head; download it again") from None
         self._check_whole()
-        self._refuse_unread_rope()
+        self._page |= self._rope_scaling()
         self.config: PreTrainedConfig = config_of(self._page, file)
 
     def default_dtype(self) -> torch.dtype:
@@ -91,18 +92,28 @@ class GgufSource:
                 f"{self.path} is one of {parts} parts of a model; merge them first (llama.cpp: llama-gguf-split --merge)"
             )
 
-    def _refuse_unread_rope(self) -> None:
-        """Positions are scaled in ways that transformers does not read from GGUF; without them long texts go wrong
-        silently."""
-        scaled = self._metadata.get(f"{self._header.architecture}.rope.scaling.type", "none")
-        factors = [info.name for info in self._header.tensors if info.name.startswith(("rope_freqs", "rope_factors"))]
-        if "rope_scaling" not in self._page and (scaled != "none" or factors):
-            what = f"{scaled} rope scaling" if scaled != "none" else f"rope factors ({factors[0]})"
+    def _rope_scaling(self) -> dict[str, Any]:
+        """For the config's page, where transformers has not read it itself."""
+        if "rope_scaling" in self._page:
+            return {}
+        divisors = {info.name: self._values(info) for info in self._header.tensors if gguf_rope.is_rope(info.name)}
+        try:
+            found = gguf_rope.scaling_of(self._header.architecture, self._metadata, divisors, self._config_with)
+        except gguf_rope.Unstated as error:
             raise UnsupportedModel(
-                f"{self.path} has {what}, which transformers does not read from GGUF files, so answers would be wrong; "
-                "take the "
+                f"{self.path} has {error}, which cannot be stated in transformers' words with certainty, so answers would be wrong; take the "
                 "model's original safetensors checkpoint"
-            )
+            ) from None
+        return {} if found is None else {"rope_scaling": found}
+
+    def _config_with(self, scaling: dict[str, Any]) -> PreTrainedConfig:
+        return config_of(self._page | {"rope_scaling": dict(scaling)}, self.path)
+
+    def _values(self, info: TensorInfo) -> torch.Tensor:
+        """A small tensor, fp32."""
+        raw = read_bytes(self.path, self._header.data_start + info.offset, info.nbytes).numpy()
+        kind = gguf.GGMLQuantizationType(info.ggml_type)
+        return torch.from_numpy(gguf.dequantize(_typed(raw, kind, info.shape[1:]), kind).reshape(info.shape))
 
 
 @dataclass(frozen=True)

@@ -6,97 +6,17 @@ import json
 import os
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 import torch
 import transformers
 from factories import tensors_of
+from ggufs import F16, F32, Q8, write_gguf
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from potatod import manifest as manifests
 from potatod.errors import ModelDataError, UnsupportedModel
 from potatod.store import skeleton
 from potatod.store.prepare import prepare
-
-Q8, F16, F32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType.F32
-HIDDEN, MLP, EXPERT_MLP, HEADS, KV_HEADS, VOCABULARY, LAYERS, EXPERTS = 64, 96, 768, 4, 2, 300, 2, 4
-
-
-def write_gguf(path: Path, architecture: str = "llama", kind=Q8, *, head: bool = False, extra=lambda writer: None) -> Path:
-    """A tiny random model as llama.cpp would store it."""
-    random = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_context_length(128)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(MLP)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_key_length(HIDDEN // HEADS)
-    if architecture == "llama":
-        writer.add_rope_dimension_count(HIDDEN // HEADS)
-    if architecture == "qwen3moe":
-        writer.add_expert_count(EXPERTS)
-        writer.add_expert_used_count(2)
-        writer.add_expert_feed_forward_length(EXPERT_MLP)  # transformers does not read it and takes Qwen3's own
-    add_vocabulary(writer)
-    extra(writer)
-
-    def add(name: str, *shape: int, stored=kind) -> None:
-        values = random.standard_normal(shape, dtype=np.float32)
-        stored = F32 if len(shape) == 1 else stored
-        writer.add_tensor(name, gguf.quantize(values, stored), raw_dtype=stored)
-
-    kv = HIDDEN // HEADS * KV_HEADS
-    add("token_embd.weight", VOCABULARY, HIDDEN)
-    for n in range(LAYERS):
-        add(f"blk.{n}.attn_norm.weight", HIDDEN)
-        add(f"blk.{n}.ffn_norm.weight", HIDDEN)
-        add(f"blk.{n}.attn_q.weight", HIDDEN, HIDDEN)
-        add(f"blk.{n}.attn_k.weight", kv, HIDDEN)
-        add(f"blk.{n}.attn_v.weight", kv, HIDDEN)
-        add(f"blk.{n}.attn_output.weight", HIDDEN, HIDDEN)
-        if architecture == "qwen3moe":
-            add(f"blk.{n}.attn_q_norm.weight", HIDDEN // HEADS)
-            add(f"blk.{n}.attn_k_norm.weight", HIDDEN // HEADS)
-            add(f"blk.{n}.ffn_gate_inp.weight", EXPERTS, HIDDEN, stored=F32)
-            add(f"blk.{n}.ffn_gate_exps.weight", EXPERTS, EXPERT_MLP, HIDDEN)
-            add(f"blk.{n}.ffn_up_exps.weight", EXPERTS, EXPERT_MLP, HIDDEN)
-            add(f"blk.{n}.ffn_down_exps.weight", EXPERTS, HIDDEN, EXPERT_MLP)
-        else:
-            if architecture == "gemma3":
-                for norm in ("attn_q_norm", "attn_k_norm"):
-                    add(f"blk.{n}.{norm}.weight", HIDDEN // HEADS)
-                for norm in ("post_attention_norm", "post_ffw_norm"):
-                    add(f"blk.{n}.{norm}.weight", HIDDEN)
-            add(f"blk.{n}.ffn_gate.weight", MLP, HIDDEN)
-            add(f"blk.{n}.ffn_up.weight", MLP, HIDDEN)
-            add(f"blk.{n}.ffn_down.weight", HIDDEN, MLP)
-    add("output_norm.weight", HIDDEN)
-    if head:
-        add("output.weight", VOCABULARY, HIDDEN)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def add_vocabulary(writer) -> None:
-    alphabet = sorted(transformers.convert_slow_tokenizer.bytes_to_unicode().values())
-    tokens = ["<pad>", "<|im_start|>", "<|im_end|>", *alphabet, "ab", "he"]
-    tokens += [f"<unused{n}>" for n in range(VOCABULARY - len(tokens))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(tokens)
-    writer.add_token_merges(["a b", "h e"])
-    writer.add_token_types([3, 3, 3] + [1] * (VOCABULARY - 3))
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
 
 
 def expected(file: Path, out: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -167,12 +87,6 @@ def test_a_tensor_type_that_is_unknown_is_named(tmp_path):
 def test_an_architecture_that_transformers_does_not_know_is_named(tmp_path):
     with pytest.raises(UnsupportedModel, match="potatoes"):
         prepare(write_gguf(tmp_path / "model.gguf", "potatoes"), tmp_path / "out")
-
-
-def test_rope_scaling_that_would_be_lost_is_refused(tmp_path):
-    file = write_gguf(tmp_path / "model.gguf", extra=lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN))
-    with pytest.raises(UnsupportedModel, match="yarn rope scaling"):
-        prepare(file, tmp_path / "out")
 
 
 def test_one_part_of_a_split_file_is_refused(tmp_path):
