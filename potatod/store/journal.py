@@ -53,7 +53,10 @@ def finished(out: Path, key: str, force: bool) -> Manifest | None:
     except ModelDataError as error:
         raise UsageError(f"{out} is a damaged model folder ({error}); --force makes it anew") from None
     if found.provenance.get("key") != key:
-        raise UsageError(f"{out} is a model folder made from another source or with other options; --force makes it anew")
+        raise UsageError(
+            f"{out} is a model folder made from another source, with other options or by other versions; --force makes it anew, and "
+            f"`potatod prepare --upgrade {out}` makes it one of the installed transformers without its source"
+        )
     return found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from factories import checkpoint, contents, model_folder, tensors_of
 from safetensors.torch import load_file
 
@@ -254,6 +255,24 @@ def test_an_expert_that_is_missing_leaves_the_folder_as_it_was(tmp_path):
     with pytest.raises(UnsupportedModel, match=r"model\.layers\.4\.mlp\.experts.*from its source"):
         upgrade(tmp_path / "out")
     assert contents(tmp_path / "out") == before
+
+
+def test_what_transformers_itself_ignores_in_checkpoints_is_left_out(tmp_path, monkeypatch):
+    folder = model_folder(tmp_path)
+    shutil.copytree(folder, tmp_path / "new")
+    surplus(folder)
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "_keys_to_ignore_on_load_unexpected", [r"mlp\.scale$"])
+    upgrade(folder)
+    assert_same_model(folder, tmp_path / "new")
+
+
+def test_what_is_needed_in_more_bits_than_were_stored_needs_the_source(tmp_path, monkeypatch):
+    old, _ = old_mixtral(tmp_path)
+    before = contents(old)
+    monkeypatch.setattr(transformers.MixtralForCausalLM, "_keep_in_fp32_modules_strict", {"gate"})
+    with pytest.raises(UnsupportedModel, match=r"model\.layers\.0\.mlp\.gate\.weight is needed in float32, more than was stored"):
+        upgrade(old)
+    assert contents(old) == before
 
 
 def test_a_flipped_bit_gets_no_new_checksum(tmp_path):
