@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from potatod import manifest as manifests
 from potatod.errors import DoesNotFit, ModelDataError, NoSuchModel, TryAgain, UnsupportedModel
 from potatod.manifest import Manifest
-from potatod.store import journal, shard_file, shards, skeleton
+from potatod.store import journal, shard_file, shards, skeleton, upgrade_plan
 from potatod.store import upgrade as upgrading
 from potatod.store.prepare import Progress, prepare
 from potatod.store.upgrade import upgrade
@@ -239,7 +239,7 @@ def test_what_is_not_certain_needs_the_source_and_nothing_is_written(tmp_path, c
 def test_values_that_would_be_rearranged_need_the_source(tmp_path, monkeypatch):
     """Whether they were rearranged already when they were stored cannot be told from the folder."""
     old, _ = old_mixtral(tmp_path)
-    monkeypatch.setattr(upgrading, "_CERTAIN", ())
+    monkeypatch.setattr(upgrade_plan, "_CERTAIN", ())
     before = contents(old)
     with pytest.raises(UnsupportedModel, match=r"mlp\.experts\.gate_up_proj would have to be rearranged out of model\.layers\.0\.block_sparse_moe"):
         upgrade(old)
