@@ -54,6 +54,8 @@ class Step:
     #: position of ``tokens[0]``; equals the number of tokens whose KV the worker holds for this sequence
     start: int
     tokens: tuple[int, ...]
+    #: tokens of the sequence that exist by now, those that later sweeps will bring included
+    known: int
     #: what to return for the last of these tokens
     want: Literal["nothing", "argmax", "logits"]
 

@@ -29,6 +29,11 @@ from .sizes import Auto, Percent
 PROBE_S: Final = 600.0
 #: Left to the rest of the machine where the pool is sized by itself.
 RESERVE_BYTES: Final = 256 << 20
+#: Tokens of a prompt per sweep where they share their products, and where each is computed by itself.
+_CHUNK: Final = 512
+_CHUNK_BY_TOKEN: Final = 32
+#: KV is allocated in blocks of so many tokens.
+_KV_BLOCK: Final = 128
 #: Of what is available, at most so much goes to KV where the context is not configured.
 KV_SHARE: Final = 0.2
 
@@ -39,11 +44,17 @@ class Findings:
 
     #: "cpu" or "cuda:0 (name)"
     device: str
+    #: how a sweep becomes forward passes; see worker/passes.py
+    batching: str
     #: how linear layers group rows, by their weight's shape: (out, in, rows, fixed) each; see worker/rows.py
     groupings: list[tuple[int, int, int, bool]]
     kv_bytes_per_token: int
+    #: kept of a sequence whatever its length: recurrent states
+    state_bytes: int
     #: what the model was made for
     max_positions: int
+    #: tokens up to which longrope turns by its short set; None for every other rope
+    rope_border: int | None
     #: resident set of a worker with this model and no KV, pool not counted
     worker_bytes: int
     #: how the architecture's self-check went
@@ -77,13 +88,15 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path)
     context = settings.front.max_context or findings.max_positions
     available = memory.available_bytes()
     if not settings.front.max_context:
-        affordable = int(available * KV_SHARE) // max(1, findings.kv_bytes_per_token * settings.front.max_sequences)
+        each = int(available * KV_SHARE) // settings.front.max_sequences - findings.state_bytes
+        affordable = each // max(1, findings.kv_bytes_per_token)
         context = min(context, max(affordable, 256))
     if context > findings.max_positions:
         raise DoesNotFit(
             f"[front] max_context is {context} tokens and this model was made for {findings.max_positions}; set it to at most that"
         )
-    kv = context * settings.front.max_sequences * findings.kv_bytes_per_token
+    tokens = context + context // 8 + _KV_BLOCK  # how the worker lets KV grow
+    kv = settings.front.max_sequences * (findings.state_bytes + tokens * findings.kv_bytes_per_token)
     return Verdict(
         findings=findings,
         architecture=manifest.architecture,
@@ -93,8 +106,14 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path)
         kernels=settings.worker.kernels,
         pool_bytes=pool_bytes(settings, manifest, available - kv - findings.worker_bytes - _OTHER_STAGES),
         max_context=context,
-        prefill_chunk=512,
+        prefill_chunk=_prefill_chunk(settings.worker.kernels, findings.batching, context),
     )
+
+
+def _prefill_chunk(kernels: str, batching: str, context: int) -> int:
+    if kernels == "reference":  # transformers' bits are those of a prompt that is not cut
+        return context
+    return _CHUNK_BY_TOKEN if batching == "tokens" else _CHUNK
 
 
 #: Resident sets of supervisor, reader and front together, as measured.

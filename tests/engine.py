@@ -47,8 +47,9 @@ class Engine:
     """``with Engine(folder, pool_bytes, kernels="invariant") as engine: engine.sweep(...)``."""
 
     def __init__(
-        self, folder: Path, pool_bytes: int, *, kernels: str = "invariant", device: str = "cpu", max_sequences: int = 8
-    ) -> None:
+        self, folder: Path, pool_bytes: int, *, kernels: str = "invariant", batching: str = "packed", device: str = "cpu",
+        max_sequences: int = 8,
+    ) -> None:  # fmt: skip
         manifest = manifests.load(folder)
         manifests.check_files(folder, manifest)
         self.plan = plans.make(manifest, pool_bytes)
@@ -57,7 +58,8 @@ class Engine:
         self._directory = tempfile.TemporaryDirectory(prefix="pt-")
         directory = Path(self._directory.name)
         verdict = {
-            "groupings": groupings_for(manifest) if kernels == "invariant" else [],
+            "batching": batching,
+            "groupings": groupings_for(manifest) if (kernels, batching) == ("invariant", "packed") else [],
             "vocabulary": vocabulary_of(manifest),
             "device": device,
         }
@@ -101,14 +103,19 @@ class Engine:
         self._context.destroy(linger=0)
         self._directory.cleanup()
 
-    def sweep(self, steps: dict[int, list[int]], want: str = "logits") -> dict[int, torch.Tensor | int]:
-        """Feeds each sequence its tokens behind what it holds; the last row's logits (vocabulary,) or likeliest token of each."""
+    def sweep(self, steps: dict[int, list[int]], want: str = "logits", known: dict[int, int] | None = None) -> dict[int, torch.Tensor | int]:
+        """Feeds each sequence its tokens behind what it holds; the last row's logits (vocabulary,) or likeliest token of each.
+
+        ``known``: tokens of a sequence whose prompt goes on in later sweeps.
+        """
         self._number += 1
         if self.reader_error is not None:
             raise self.reader_error
-        sweep = Sweep(
-            1, self._number, tuple(Step(s, self._held.get(s, 0), tuple(tokens), want) for s, tokens in steps.items())
-        )
+        made = []
+        for sequence, tokens in steps.items():
+            start = self._held.get(sequence, 0)
+            made.append(Step(sequence, start, tuple(tokens), (known or {}).get(sequence, start + len(tokens)), want))
+        sweep = Sweep(1, self._number, tuple(made))
         try:
             rows = self.worker.serve(sweep)
         except Stopped:
@@ -118,6 +125,10 @@ class Engine:
         return {
             row.sequence: row.token if row.logits_row is None else self._logits[row.logits_row].clone() for row in rows.rows
         }
+
+    def held(self, sequence: int) -> int:
+        """Tokens whose KV the worker holds."""
+        return self._held.get(sequence, 0)
 
     def drop(self, sequence: int) -> None:
         self._held.pop(sequence, None)

@@ -32,9 +32,14 @@ class Family:
     model_type: str
     #: beyond _SIZES
     overrides: dict[str, Any]
-    #: False where the self-check refuses it; then ``why`` is part of the sentence it refuses with
-    served: bool = True
-    why: str = ""
+    #: the batching that serves it under "reference"; see worker/passes.py
+    batching: str = "packed"
+    #: the one under "invariant"; empty where it follows from the other
+    invariant: str = ""
+
+    @property
+    def invariant_batching(self) -> str:
+        return self.invariant or ("packed" if self.batching == "packed" else "tokens")
 
     def config(self) -> Any:
         import transformers
@@ -59,9 +64,21 @@ _MLA = {
 }  # fmt: skip
 
 
-def _longrope(long: float) -> dict[str, Any]:
+_SSM = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_expand": 2}
+_DELTA = {
+    "head_dim": 16, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+}  # fmt: skip
+_PER_LAYER_INPUT = {
+    "head_dim": 16, "sliding_window": 16, "num_kv_shared_layers": 2, "vocab_size_per_layer_input": VOCABULARY,
+    "hidden_size_per_layer_input": 16, "layer_types": ["sliding_attention", "full_attention"] * 3,
+}  # fmt: skip
+#: for families that have names of their own for these
+_NO_SIZES = {"_without": tuple(name for name in _SIZES if name not in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"))}
+
+
+def _longrope(long: float, original: int) -> dict[str, Any]:
     return {
-        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 256, "factor": 2.0,
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": original, "factor": 2.0,
         "short_factor": [1.0 + 0.01 * i for i in range(8)], "long_factor": [long + 0.1 * i for i in range(8)],
     }  # fmt: skip
 
@@ -79,12 +96,13 @@ FAMILIES = [
     Family("Gemma", "gemma", {"head_dim": 32}),
     Family("Gemma 2", "gemma2", {"head_dim": 32, "sliding_window": 16, "query_pre_attn_scalar": 32}),
     Family("Gemma 3", "gemma3_text", {"head_dim": 32, "sliding_window": 16, "query_pre_attn_scalar": 32}),
-    Family("Phi-3 (short rope)", "phi3", {"rope_parameters": _longrope(4.0), "original_max_position_embeddings": 256}),
+    Family("Phi-3 (short rope)", "phi3", {"rope_parameters": _longrope(4.0, 256), "original_max_position_embeddings": 256}),
+    Family("Phi-3 (long rope)", "phi3", {"rope_parameters": _longrope(4.0, 4), "original_max_position_embeddings": 4}),
     Family("Phi-4", "phi3", {"num_key_value_heads": 4}),
     Family("Phi-2", "phi", {"num_key_value_heads": 4}),
     Family("GPT-2", "gpt2", {"n_inner": 160}),
     Family("GPT-NeoX", "gpt_neox", {"rotary_pct": 0.5}),
-    Family("Falcon", "falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}, served=False),
+    Family("Falcon", "falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}, batching="sequences"),
     Family("StableLM", "stablelm", {"use_qkv_bias": True}),
     Family("OLMo", "olmo", {}),
     Family("OLMo 2", "olmo2", {}),
@@ -108,9 +126,41 @@ FAMILIES = [
         "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 160, "attention_chunk_size": 16,
         "head_dim": 16, "interleave_moe_layer_step": 2,
     }),
-    Family("Bloom", "bloom", {"_without": ("intermediate_size",), "n_layer": 6, "n_head": 4}, served=False),
-    Family("Mamba 2", "mamba2", {"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 2, "expand": 2}, served=False),
-    Family("Jamba", "jamba", {"num_experts": 4, "attn_layer_period": 3, "attn_layer_offset": 1, "use_mamba_kernels": False}, served=False),
+    Family("Gemma 3n", "gemma3n_text", {**_PER_LAYER_INPUT, "altup_num_inputs": 2, "laurel_rank": 8, "activation_sparsity_pattern": [0.0] * 6},
+           batching="sequences", invariant="packed"),
+    Family("Gemma 4", "gemma4_text", {**_PER_LAYER_INPUT, "global_head_dim": 32}, batching="sequences", invariant="packed"),
+    Family("GLM-4.5", "glm4_moe", {
+        "head_dim": 16, "moe_intermediate_size": 48, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+    }),
+    Family("OLMo 3", "olmo3", {"sliding_window": 16}),
+    Family("Seed-OSS", "seed_oss", {"head_dim": 16}),
+    Family("ERNIE 4.5", "ernie4_5", {"head_dim": 16}),
+    Family("Hunyuan", "hunyuan_v1_dense", {"head_dim": 16}),
+    Family("Ministral", "ministral", {"head_dim": 16, "sliding_window": 16}),
+    Family("MiniMax M2", "minimax_m2", {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    Family("Phi-3.5-MoE", "phimoe", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    Family("DBRX", "dbrx", {
+        **_NO_SIZES, "d_model": 64, "n_heads": 4, "n_layers": 6, "max_seq_len": 512,
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
+    }),
+    Family("GPT-J", "gptj", {"rotary_dim": 8}, batching="sequences"),
+    Family("CodeGen", "codegen", {"rotary_dim": 8}, batching="sequences"),
+    Family("MPT", "mpt", {**_NO_SIZES, "d_model": 64, "n_heads": 4, "n_layers": 6, "max_seq_len": 512}, batching="sequences"),
+    Family("Qwen3-Next", "qwen3_next", {**_DELTA, **_MOE, "shared_expert_intermediate_size": 48}, batching="sequences"),
+    Family("Qwen3.5", "qwen3_5_text", _DELTA, batching="sequences"),
+    Family("LFM2", "lfm2", {"layer_types": ["conv", "full_attention"] * 3}, batching="sequences"),
+    Family("Granite 4 (hybrid)", "granitemoehybrid", {
+        **_SSM, "layer_types": ["mamba", "attention"] * 3, "shared_intermediate_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2,
+    }, batching="sequences"),
+    Family("Nemotron-H", "nemotron_h", {"mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 2},
+           batching="sequences"),
+    Family("Falcon-H1", "falcon_h1", {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16}, batching="sequences"),
+    Family("Falcon-Mamba", "falcon_mamba", {"state_size": 16}, batching="prompts"),
+    Family("Mamba", "mamba", {"state_size": 16}, batching="prompts"),
+    Family("Bloom", "bloom", {"_without": ("intermediate_size",), "n_layer": 6, "n_head": 4}, batching="sequences"),
+    Family("Mamba 2", "mamba2", {"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 2, "expand": 2}, batching="sequences"),
+    Family("Jamba", "jamba", {"num_experts": 4, "attn_layer_period": 3, "attn_layer_offset": 1, "use_mamba_kernels": False}, batching="prompts"),
 ]  # fmt: skip
 
 

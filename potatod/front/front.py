@@ -55,7 +55,8 @@ class Front:
         self._scheduler = Scheduler(
             max_sequences=limits.max_sequences,
             max_queue=limits.max_queue,
-            prefill_chunk=boot.verdict.get("prefill_chunk", 512),
+            prefill_chunk=boot.verdict["prefill_chunk"],
+            rope_border=boot.verdict["rope_border"],
         )
         self._admission = Admission(Path(boot.model), boot.settings.sampling, boot.verdict["max_context"])
         self._times = SweepTimes()

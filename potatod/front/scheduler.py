@@ -43,10 +43,12 @@ class Sequence:
 class Scheduler:
     """The queue, the running sequences and the one sweep that may be under way."""
 
-    def __init__(self, *, max_sequences: int, max_queue: int, prefill_chunk: int = 512) -> None:
+    def __init__(self, *, max_sequences: int, max_queue: int, prefill_chunk: int = 512, rope_border: int | None = None) -> None:
+        """``rope_border``: a sequence that grows longer is computed anew from its first token (None: that never happens)."""
         self._max_sequences = max_sequences
         self._max_queue = max_queue
         self._prefill_chunk = prefill_chunk
+        self._rope_border = rope_border
         self._waiting: deque[Sequence] = deque()
         #: in the order of arrival
         self._running: dict[int, Sequence] = {}
@@ -138,6 +140,9 @@ class Scheduler:
         sequence = self._running[sequence_id]
         assert sequence.pending == 0, "a token was sampled before everything before it was computed"
         sequence.tokens.append(token)
+        if self._rope_border is not None and len(sequence.tokens) == self._rope_border + 1:
+            sequence.held = 0
+            self._dropped.append(sequence_id)
 
     def restarted(self) -> None:
         """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
@@ -167,7 +172,7 @@ class Scheduler:
 
 def _step(sequence: Sequence, count: int) -> Step:
     end = sequence.held + count
-    tokens = tuple(sequence.tokens[sequence.held : end])
-    if end < len(sequence.tokens):
-        return Step(sequence.id, sequence.held, tokens, "nothing")
-    return Step(sequence.id, sequence.held, tokens, "logits" if sequence.needs_logits else "argmax")
+    tokens, known = tuple(sequence.tokens[sequence.held : end]), len(sequence.tokens)
+    if end < known:
+        return Step(sequence.id, sequence.held, tokens, known, "nothing")
+    return Step(sequence.id, sequence.held, tokens, known, "logits" if sequence.needs_logits else "argmax")

@@ -92,7 +92,7 @@ def config_of(page: dict[str, Any], where: Path) -> PreTrainedConfig:
 def build(config: PreTrainedConfig, dtype: torch.dtype) -> Skeleton:
     """The skeleton for a config, parameters in ``dtype`` (but where the family keeps some in fp32)."""
     model = _on_meta(config, dtype)
-    layers_name, layers = _find_layers(model, config)
+    layers_name, layers = find_layers(model, config)
     embed, head = model.get_input_embeddings(), model.get_output_embeddings()
     if not isinstance(getattr(embed, "weight", None), torch.Tensor) or not isinstance(head, nn.Linear):
         raise UnsupportedModel(f"{type(model).__name__} has no embedding or no linear head where transformers puts them")
@@ -101,6 +101,12 @@ def build(config: PreTrainedConfig, dtype: torch.dtype) -> Skeleton:
     head_name = f"{names[id(head)]}.weight"
     embed_name = f"{names[id(embed)]}.weight"
     return Skeleton(model, layers, layers_name, embed_name, head_name, tied)
+
+
+def rope_sets(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """The rope parameters: one set, or one for each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    return [found, *(value for value in found.values() if isinstance(value, dict))]
 
 
 def fingerprint(skeleton: Skeleton) -> str:
@@ -113,7 +119,9 @@ def fingerprint(skeleton: Skeleton) -> str:
 def _on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     try:
         with no_init_weights(), torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()
+            # eager: some families ask for it once, while they are built
+            made = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager", trust_remote_code=False)
+            model: PreTrainedModel = made.eval()
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, ZeroDivisionError) as error:
         raise UnsupportedModel(
             f"transformers cannot build a {config.model_type} from this config: {' '.join(str(error).split())}"
@@ -136,7 +144,7 @@ def _materialise_buffers(model: PreTrainedModel) -> None:
     model.initialize_weights()
 
 
-def _find_layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, nn.ModuleList]:
+def find_layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, nn.ModuleList]:
     """The ModuleList of decoder layers and its path: where the decoder says, else the one of the right length and
     class."""
     names = {id(module): name for name, module in model.named_modules()}

@@ -25,7 +25,7 @@ import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from .kv import BLOCK, AsTransformers, Batch, Piece
+from .kv import BLOCK, AsTransformers, Batch, PackedKV, Piece
 
 #: What models are told their attention is called.
 NAME: Final = "potato"
@@ -58,7 +58,7 @@ class MaskRule:
 class PackedAttention:
     """The attention function that transformers' layers call: stores new keys and values, attends piece by piece.
 
-    One per process, registered under NAME. ``batch`` is the pack of the sweep under way, set by the model before its forward pass:
+    One per process, registered under NAME. ``batch`` describes the pack of the sweep under way and is set before its forward pass:
     not every family hands further arguments down to its attention.
     """
 
@@ -84,8 +84,10 @@ class PackedAttention:
         outs = []
         for piece in batch.pieces:
             rows = slice(piece.first, piece.end)
-            piece.kv.append(layer, key[:, :, rows], value[:, :, rows])
-            outs.append(batch.attend(eager, module, query[:, :, rows], piece, layer, attention_mask, batch, arguments))
+            kv = piece.kv
+            assert isinstance(kv, PackedKV)
+            kv.append(layer, key[:, :, rows], value[:, :, rows])
+            outs.append(batch.attend(eager, module, query[:, :, rows], kv, piece, layer, attention_mask, batch, arguments))
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1), None
 
 
@@ -108,6 +110,7 @@ def attend_whole(
     eager: Callable[..., Any],
     module: torch.nn.Module,
     query: torch.Tensor,
+    kv: PackedKV,
     piece: Piece,
     layer: int,
     rule: MaskRule | None,
@@ -116,9 +119,9 @@ def attend_whole(
 ) -> torch.Tensor:
     """As transformers attends for this sequence alone. (1, heads, n, head_dim) → (1, n, heads, head_dim)."""
     count = piece.end - piece.first
-    key, value = piece.kv.read(layer)
-    if isinstance(piece.kv, AsTransformers):
-        length, offset = piece.kv.mask_sizes[layer]
+    key, value = kv.read(layer)
+    if isinstance(kv, AsTransformers):
+        length, offset = kv.mask_sizes[layer]
     else:
         length, offset = piece.start + count, 0
         key, value = key[:, :, :length], value[:, :, :length]
@@ -136,6 +139,7 @@ def attend_tiled(
     eager: Callable[..., Any],
     module: torch.nn.Module,
     query: torch.Tensor,
+    kv: PackedKV,
     piece: Piece,
     layer: int,
     rule: MaskRule | None,
@@ -143,7 +147,7 @@ def attend_tiled(
     arguments: dict[str, Any],
 ) -> torch.Tensor:
     """NOTE [ invariant attention ]. (1, heads, n, head_dim) → (1, n, heads, head_dim)."""
-    keys, values = piece.kv.read(layer)
+    keys, values = kv.read(layer)
     end = piece.start + piece.end - piece.first
     tiles = []
     for tile in range(piece.start - piece.start % TILE, end, TILE):

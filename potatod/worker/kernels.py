@@ -5,6 +5,9 @@
 | reference | whole     | as in transformers| as they come          | bit-identical to transformers for one sequence, unchunked        |
 | invariant | tiled     | grown             | in groups             | a row's bits do not depend on what else is in the sweep          |
 | fast      | whole     | grown             | as they come          | none beyond rounding: texts may part at near-ties                |
+
+So it is where a sweep is packed. Families that cannot be packed (passes.py) bring attention and KV of their own; under ``invariant`` they are
+computed token by token, and a row alone needs no group.
 """
 
 from __future__ import annotations
@@ -13,28 +16,41 @@ import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from transformers import PreTrainedConfig
 
 from . import attention
-from .kv import AsTransformers, Grown, SequenceKV
+from .attention import PackedAttention
+from .kv import AsTransformers, Grown
+from .passes import CUTS, Abreast, Batching, Packed
 from .rows import GroupedRows, Grouping
+
+#: The batchings that can keep each name's promise, best first.
+BATCHINGS: Final = {
+    "reference": ("packed", "sequences", "prompts"),
+    "invariant": ("packed", "tokens"),
+    "fast": ("packed", "sequences", "prompts"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    attend: Callable[..., torch.Tensor]
-    new_kv: Callable[[], SequenceKV]
-    #: entered around every forward pass
+    batching: Batching
+    #: entered around every sweep's passes
     around: Callable[[], AbstractContextManager[Any]]
 
 
-def choose(name: str, config: PreTrainedConfig, groupings: Mapping[tuple[int, int], Grouping]) -> Kernels:
-    """The kernels of that name; ``groupings`` is the probe's table for linear layers."""
+def choose(
+    name: str, batching: str, config: PreTrainedConfig, device: torch.device, packed: PackedAttention,
+    groupings: Mapping[tuple[int, int], Grouping],
+) -> Kernels:  # fmt: skip
+    """The kernels of that name; ``batching`` and ``groupings`` (for linear layers) are what the probe found."""
+    if batching != "packed":
+        return Kernels(Abreast(device, config, CUTS[batching]), contextlib.nullcontext)
     if name == "reference":
-        return Kernels(attention.attend_whole, lambda: AsTransformers(config), contextlib.nullcontext)
+        return Kernels(Packed(device, packed, attention.attend_whole, lambda: AsTransformers(config)), contextlib.nullcontext)
     if name == "fast":
-        return Kernels(attention.attend_whole, Grown, contextlib.nullcontext)
-    return Kernels(attention.attend_tiled, Grown, lambda: GroupedRows(groupings))
+        return Kernels(Packed(device, packed, attention.attend_whole, Grown), contextlib.nullcontext)
+    return Kernels(Packed(device, packed, attention.attend_tiled, Grown), lambda: GroupedRows(groupings))

@@ -2,12 +2,12 @@
 
 The skeleton is built on the meta device. transformers' ``forward`` stays in charge; just before it enters a decoder layer a hook
 takes one step of :meth:`Model._sweep`, which lends that layer its weights, and takes back the last one's. The head is the same with bands of rows.
+Where a sweep is several forward passes (passes.py) the step is taken when all of them have come there.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,9 +23,9 @@ from potatod.manifest import Manifest, Part
 from potatod.store import skeleton as skeletons
 from potatod.store.skeleton import Skeleton
 
-from .attention import NAME, PackedAttention
-from .kv import Batch, PackedCache
-from .weights import Bound, Group, Lender, bind_views, groups_of
+from .lockstep import Lockstep
+from .passes import Batching, Pack
+from .weights import Bound, Lender, groups_of, read_part
 
 
 class Model:
@@ -33,47 +33,39 @@ class Model:
 
     def __init__(
         self, skeleton: Skeleton, manifest: Manifest, folder: Path, lender: Lender, device: torch.device,
-        attend: PackedAttention, layer_done: Callable[[int], None],
+        batching: Batching, layer_done: Callable[[int], None],
     ) -> None:  # fmt: skip
         self._skeleton = skeleton
         self._model = skeleton.model
         self._lender = lender
-        self._device = device
-        self._attention = attend
+        self._batching = batching
         self._layer_done = layer_done
         self._groups = groups_of(manifest)
         self._bands = sum(group.layer is None for group in self._groups)
-        self._under_way: Iterator[list[Bound]] | None = None
+        self._under_way: Iterator[list[Bound]] = iter(())
+        self._lent: list[Bound] = []
+        self._lockstep = Lockstep(self._next)
         self._head = self._model.get_submodule(skeleton.head_name.rpartition(".")[0])
         for owner in self._model.modules():
             for name, buffer in owner._buffers.items():
                 if buffer is not None and not buffer.is_meta:
                     owner._buffers[name] = buffer.to(device)
         self._places = [_places(layer) for layer in skeleton.layers]
-        self._model.set_attn_implementation(NAME)
+        batching.prepare(self._model)
         conform(skeleton, manifest, folder)
         bind_outside(self._model, skeleton, manifest, folder, device)
-        for number, layer in enumerate(skeleton.layers):
-            layer.register_forward_pre_hook(lambda *_, number=number: self._enter(number))
+        for layer in skeleton.layers:
+            layer.register_forward_pre_hook(lambda *_: self._lockstep.arrive())
         self._head.forward = self._head_forward
 
     @torch.inference_mode()
-    def forward(self, tokens: Sequence[int], positions: Sequence[int], wanted: Sequence[int], batch: Batch) -> torch.Tensor:
-        """Logits ``(len(wanted), vocabulary)`` in the model's dtype, of the wanted rows of the pack."""
+    def forward(self, pack: Pack) -> torch.Tensor:
+        """Logits ``(len(pack.wanted), vocabulary)`` in the model's dtype."""
         self._under_way = self._sweep()
-        self._attention.batch = batch
-        out = self._model(
-            input_ids=torch.tensor([tokens], device=self._device),
-            position_ids=torch.tensor([positions], device=self._device),
-            past_key_values=PackedCache(),
-            use_cache=True,
-            logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self._device),
-        )
-        self._attention.batch = None
+        logits = self._lockstep.run(self._batching.passes(self._model, pack))
         if next(self._under_way, None) is not None:
             raise InternalError("transformers' forward pass left out a layer: its result is not this model's")
-        logits: torch.Tensor = out.logits[0]
-        return logits
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     def _sweep(self) -> Iterator[list[Bound]]:
         """One pass over all weights: each ``yield`` is where transformers computes with what has been lent."""
@@ -86,10 +78,12 @@ class Model:
             if group.layer is not None:
                 self._layer_done(group.layer + 1)
 
-    def _enter(self, number: int) -> None:
-        """transformers is about to run this layer."""
-        assert self._under_way is not None
-        next(self._under_way)
+    def _next(self) -> None:
+        """All passes are about to run what comes next."""
+        lent = next(self._under_way, None)
+        if lent is None:
+            raise InternalError("transformers' forward pass ran a layer twice: its result is not this model's")
+        self._lent = lent
 
     def _bind(self, layer: int, weights: list[Bound]) -> None:
         places = self._places[layer]
@@ -99,11 +93,11 @@ class Model:
 
     def _head_forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(1, rows, hidden) → (1, rows, vocabulary), band by band."""
-        assert self._under_way is not None
         bias = self._head.bias
         bands = []
         for _ in range(self._bands):
-            for _name, weight, first in next(self._under_way):
+            self._lockstep.arrive()
+            for _name, weight, first in self._lent:
                 first = first or 0
                 band_bias = None if bias is None else bias[first : first + weight.shape[0]]
                 bands.append(functional.linear(hidden, weight, band_bias))
@@ -112,6 +106,12 @@ class Model:
 
 def conform(skeleton: Skeleton, manifest: Manifest, folder: Path) -> None:
     """The folder has exactly the tensors that this model has, in its shapes; raises :class:`ModelDataError` naming the first that differs."""
+    mend = f"`potatod prepare --upgrade {folder}` mends that where it can"
+    if (manifest.embed_name, manifest.head_name) != (skeleton.embed_name, skeleton.head_name):
+        raise ModelDataError(
+            f"{folder} has embedding and head as {manifest.embed_name} and {manifest.head_name}, and {manifest.architecture} of the installed "
+            f"transformers as {skeleton.embed_name} and {skeleton.head_name}; {mend}"
+        )
     for shard in manifest.shards:
         if shard.kind == "layer":
             own = _shapes(skeleton.layers[shard.layer])
@@ -120,7 +120,7 @@ def conform(skeleton: Skeleton, manifest: Manifest, folder: Path) -> None:
                 if own.get(name) != found.get(name):
                     raise ModelDataError(
                         f"{folder}: {name} of layer {shard.layer} has shape {found.get(name)} and {manifest.architecture} of the installed "
-                        f"transformers has {own.get(name)}; prepare the model again"
+                        f"transformers has {own.get(name)}; {mend}"
                     )
         elif shard.kind in ("embed", "head"):
             name = manifest.embed_name if shard.kind == "embed" else manifest.head_name
@@ -129,12 +129,9 @@ def conform(skeleton: Skeleton, manifest: Manifest, folder: Path) -> None:
             rows = (last.first_row or 0) + last.shape[0]
             if (rows, last.shape[1]) != expected:
                 raise ModelDataError(f"{folder}: {name} has shape {(rows, last.shape[1])}, the model needs {expected}")
-
-
     if skeletons.fingerprint(skeleton) != manifest.fingerprint:
         raise ModelDataError(
-            f"{folder} was prepared with transformers {manifest.transformers}; the installed one builds {manifest.architecture} otherwise: "
-            "prepare the model again"
+            f"{folder} was prepared with transformers {manifest.transformers}, and the installed one builds {manifest.architecture} otherwise; {mend}"
         )
 
 
@@ -160,7 +157,7 @@ def bind_outside(
     for shard in manifest.shards:
         if shard.kind == "resident":
             for part in shard.parts:
-                for name, value in _read_part(folder, part):
+                for name, value in read_part(folder, part):
                     place, key = places[name]
                     place[key] = value.to(device)
         elif shard.kind == "embed":
@@ -176,15 +173,6 @@ def bind_outside(
 
 def _is_meta(value: torch.Tensor | None) -> bool:
     return value is not None and value.is_meta
-
-
-def _read_part(folder: Path, part: Part) -> list[tuple[str, torch.Tensor]]:
-    with open(folder / part.file, "rb") as file:
-        data = bytearray(os.pread(file.fileno(), part.length, part.offset))
-    if len(data) != part.length or xxhash.xxh3_64_hexdigest(data) != part.checksum:
-        raise ModelDataError(f"{folder / part.file}: the part at offset {part.offset} is damaged; prepare the model again")
-    group = Group(None, (0,), (part,))
-    return [(name, value) for name, value, _ in bind_views(group, torch.frombuffer(data, dtype=torch.uint8), [0])]
 
 
 class MappedEmbedding:

@@ -5,16 +5,19 @@ A short process, so that nothing which serves carries what only the probe needs.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from potatod import manifest as manifests
 from potatod.config import Settings
@@ -25,6 +28,9 @@ from potatod.store import skeleton as skeletons
 
 from . import device, selfcheck
 from .attention import PackedAttention
+from .kernels import choose
+from .kv import BLOCK, Piece
+from .passes import Batching, Pack
 from .rows import find_groupings
 
 
@@ -50,18 +56,27 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     manifest = manifests.load(folder)
     dtype = getattr(torch, manifest.dtype)
     config = skeletons.load_config(folder)
-    skeleton = skeletons.build(config, dtype)
+    built = skeletons.build(config, dtype)  # as the worker will hold it
     worker_bytes = psutil.Process().memory_info().rss
+    del built
+    kernels = settings.worker.kernels
+    attention = PackedAttention()
+    batching, checked = selfcheck.check(config, kernels, attention)
     groupings = {}
-    if settings.worker.kernels == "invariant":
+    if kernels == "invariant" and batching == "packed":
         groupings = find_groupings(weight_shapes(manifest), dtype, torch.device(name))
+    selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, groupings)
+    state_bytes, token_bytes = kept_bytes(config, dtype, kernels, batching, attention)
     return {
         "device": device.describe(name),
+        "batching": batching,
         "groupings": [[*shape, grouping.rows, grouping.fixed] for shape, grouping in groupings.items()],
-        "kv_bytes_per_token": kv_bytes_per_token(skeleton.model.config, dtype),
-        "max_positions": max_positions(skeleton.model.config),
+        "kv_bytes_per_token": token_bytes,
+        "state_bytes": state_bytes,
+        "max_positions": max_positions(config),
+        "rope_border": rope_border(config),
         "worker_bytes": worker_bytes,
-        "checked": selfcheck.check(config, settings.worker.kernels, PackedAttention()),
+        "checked": checked,
     }
 
 
@@ -71,34 +86,57 @@ def weight_shapes(manifest: Manifest) -> list[tuple[int, int]]:
     return sorted({(t.shape[-2], t.shape[-1]) for t in tensors if len(t.shape) >= 2})
 
 
-def kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Keys and values of one token, all layers. For models that cache latents this is what transformers stores for them."""
-    heads = getattr(config, "num_attention_heads", 1)
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(config.num_hidden_layers * 2 * kv_heads * width * dtype.itemsize)
+def kept_bytes(config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batching: str, attention: PackedAttention) -> tuple[int, int]:
+    """What the worker keeps of a sequence: bytes whatever its length, and bytes per token.
+
+    Found by running the model where tensors have shapes and no values. Windows that do not keep all of a text are counted as if they did.
+    """
+    plain = copy.deepcopy(config)
+    plain.pad_token_id = None  # or some families look for it among the tokens
+    model = skeletons.build(plain, dtype).model.to("meta")
+    chosen = choose(kernels, batching, model.config, torch.device("meta"), attention, {})
+    chosen.batching.prepare(model)
+    with torch.inference_mode(), _without_experts(model):
+        few, many = (_kept_after(tokens, model, chosen.batching) for tokens in (BLOCK, 2 * BLOCK))
+    per_token = max(0, many - few) // BLOCK
+    return max(0, few - per_token * BLOCK), per_token
+
+
+def _kept_after(tokens: int, model: PreTrainedModel, batching: Batching) -> int:
+    kv = batching.new_kv()
+    for run in batching.passes(model, Pack([0] * tokens, [Piece(kv, 0, tokens, 0, tokens)], ())):
+        run()
+    return sum(kept.numel() * kept.itemsize for kept in kv.tensors())
+
+
+@contextlib.contextmanager
+def _without_experts(model: PreTrainedModel) -> Iterator[None]:
+    """Which experts a token goes to is a value, and there are none here; what they give has the shape of what they get."""
+    skipped = [module for module in model.modules() if type(module).__name__.endswith("Experts")]
+    for module in skipped:
+        module.forward = lambda hidden, *_, **__: hidden
+    try:
+        yield
+    finally:
+        for module in skipped:
+            del module.forward
+
+
+def rope_border(config: PreTrainedConfig) -> int | None:
+    """Tokens up to which longrope turns by its short set; None for every other rope. See passes.py, NOTE [ longrope ]."""
+    for rope in skeletons.rope_sets(config):
+        if rope.get("rope_type") == "longrope" and isinstance(rope.get("original_max_position_embeddings"), int):
+            return int(rope["original_max_position_embeddings"])
+    return None
 
 
 def max_positions(config: PreTrainedConfig) -> int:
-    """Tokens that the model can be served with exactly; 2^20 where nothing in its architecture limits them.
-
-    With longrope that is its original length: beyond it every position turns otherwise, also those whose keys are cached already, so a text would
-    depend on how its prompt was cut.
-    """
-    for rope in _rope_sets(config):
-        if rope.get("rope_type") == "longrope" and isinstance(rope.get("original_max_position_embeddings"), int):
-            return int(rope["original_max_position_embeddings"])
+    """Tokens that the model is made for; 2^20 where nothing in its architecture limits them."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value
     return 1 << 20
-
-
-def _rope_sets(config: PreTrainedConfig) -> list[dict[str, Any]]:
-    """The rope parameters: one set, or one for each kind of layer."""
-    found = getattr(config, "rope_parameters", None) or {}
-    return [found, *(value for value in found.values() if isinstance(value, dict))]
 
 
 if __name__ == "__main__":

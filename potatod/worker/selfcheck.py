@@ -1,25 +1,32 @@
-"""Before an architecture is served: its own config, shrunk, through our attention and through plain transformers.
+"""Before an architecture is served: its own config, shrunk, through our passes and through plain transformers.
 
 What differs is refused with the reason; there is no switch to serve it anyway. Two claims, as the kernels promise them: ``reference`` gives
 transformers' bits for a sequence alone; ``invariant`` and ``fast`` give its tokens, and ``invariant`` the same bits however sequences are
-packed and chunked.
+packed and chunked. The same is asked of the model's first layer as it is, real widths and real weights (:func:`check_layer`).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin
 
 from potatod.errors import UnsupportedModel
+from potatod.manifest import Manifest
+from potatod.store import skeleton as skeletons
 
 from . import kernels
-from .attention import NAME, PackedAttention
-from .kv import Batch, PackedCache, Piece, SequenceKV
-from .rows import find_groupings
+from .attention import PackedAttention
+from .kv import Piece, SequenceKV
+from .lockstep import Lockstep
+from .passes import Pack
+from .rows import Grouping, find_groupings
+from .weights import read_part
 
 #: Longer than the shrunk windows, over a border of tiles and of nothing else that is round.
 PROMPT_TOKENS: Final = 45
@@ -27,53 +34,114 @@ WINDOW: Final = 16
 VOCABULARY: Final = 160
 _MOST_LAYERS: Final = 6
 _CHUNKS: Final = (7, 1, 20, 3, 14)
+_CPU: Final = torch.device("cpu")
+_SHOWN: Final = {
+    "reference": "bit-identical to transformers",
+    "invariant": "equal to transformers, bits independent of packing",
+    "fast": "equal to transformers",
+}
 
 
-def check(config: PreTrainedConfig, name: str, attention: PackedAttention) -> str:
-    """Raises :class:`UnsupportedModel` with the reason, or returns what was shown, for the log."""
-    try:
-        return _check(config, name, attention)
-    except UnsupportedModel:
-        raise
-    except Exception as error:  # whatever transformers raises for an architecture that our path does not suit
-        raise UnsupportedModel(
-            f"models of the family {config.model_type} cannot be served: the self-check ended in {type(error).__name__}: {error}"
-        ) from error
+def check(config: PreTrainedConfig, name: str, attention: PackedAttention) -> tuple[str, str]:
+    """The first batching that keeps the promise of the kernels ``name``, and a line for the log: what was shown.
+
+    Raises :class:`UnsupportedModel` with the reason where none does.
+    """
+    family = config.model_type
+    prompt = torch.randint(3, VOCABULARY, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
+    refusals = []
+    for batching in kernels.BATCHINGS[name]:
+        try:
+            _compare(family, name, batching, _small(config), prompt, attention, tolerance=1e-4)
+            return batching, _SHOWN[name]
+        except UnsupportedModel as error:
+            refusals.append(error)
+        except Exception as error:  # whatever transformers raises for an architecture that this batching does not suit
+            refusals.append(_does_not_run(family, error))
+    raise refusals[-1]
 
 
-def _check(config: PreTrainedConfig, name: str, attention: PackedAttention) -> str:
+def _small(config: PreTrainedConfig) -> PreTrainedModel:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(shrink(config), attn_implementation="eager", dtype=torch.float32).eval()
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
-    prompt = torch.randint(3, VOCABULARY, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
-    with torch.inference_mode():
-        expected = model(torch.tensor([prompt])).logits[0]
-    shapes = sorted({(p.shape[-2], p.shape[-1]) for p in model.parameters() if p.dim() >= 2})
-    groupings = find_groupings(shapes, torch.float32, torch.device("cpu")) if name == "invariant" else {}
-    model.set_attn_implementation(NAME)
-    runner = _Runner(model, kernels.choose(name, model.config, groupings), attention)
-    return _compare(config.model_type, name, runner, prompt, expected)
+    return model
 
 
-def _compare(family: str, name: str, runner: _Runner, prompt: list[int], expected: torch.Tensor) -> str:
-    alone = runner.run([(runner.new_kv(), prompt)])[0]
+def check_layer(
+    config: PreTrainedConfig, manifest: Manifest, folder: Path, name: str, batching: str, attention: PackedAttention,
+    groupings: dict[tuple[int, int], Grouping],
+) -> None:  # fmt: skip
+    """The first layer with its real weights, in the model's dtype: our passes and transformers' module give the same.
+
+    Raises :class:`UnsupportedModel` where they do not.
+    """
+    dtype = getattr(torch, manifest.dtype)
+    one: Any = copy.deepcopy(config)
+    _keep_layers(one, config, 1)
+    if getattr(one, "num_kv_shared_layers", None):
+        one.num_kv_shared_layers = 0
+    one.vocab_size = VOCABULARY
+    _forget_special_tokens(one, config)
+    skeleton = skeletons.build(one, dtype)
+    shard = next(shard for shard in manifest.shards if shard.kind == "layer")
+    weights = {name: value for part in shard.parts for name, value in read_part(folder, part)}
+    generator = torch.Generator().manual_seed(1)
+    around = {
+        name: torch.randn(value.shape, generator=generator).to(value.dtype) if value.dim() > 1 else torch.ones_like(value, device="cpu")
+        for name, value in skeleton.model.state_dict().items()
+        if not name.startswith(skeleton.layers_name + ".")
+    }
+    skeleton.model.load_state_dict(around, strict=False, assign=True)
+    skeleton.layers[0].load_state_dict(weights, strict=True, assign=True)
+    skeleton.model.tie_weights()
+    prompt = torch.randint(3, VOCABULARY, (PROMPT_TOKENS,), generator=generator).tolist()
+    tolerance = 1e-4 if dtype == torch.float32 else 0.02
+    try:
+        _compare(config.model_type, name, batching, skeleton.model, prompt, attention, tolerance=tolerance, groupings=groupings)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{error}; seen in its first layer with its real weights") from None
+    except Exception as error:  # as in check()
+        raise _does_not_run(config.model_type, error) from error
+
+
+def _does_not_run(family: str, error: Exception) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"models of the family {family} cannot be served: the self-check ended in {type(error).__name__}: {' '.join(str(error).split())}"
+    )
+
+
+@torch.inference_mode()
+def _compare(
+    family: str, name: str, batching: str, model: PreTrainedModel, prompt: list[int], attention: PackedAttention, *, tolerance: float,
+    groupings: dict[tuple[int, int], Grouping] | None = None,
+) -> None:  # fmt: skip
+    """Plain transformers beside our passes, alone and in chunks; differences up to ``tolerance`` × the largest logit are rounding."""
+    model.set_attn_implementation("eager")
+    expected = model(torch.tensor([prompt]), use_cache=_counts_tokens(model.config)).logits[0]
+    if groupings is None and name == "invariant" and batching == "packed":
+        shapes = sorted({(p.shape[-2], p.shape[-1]) for p in model.parameters() if p.dim() >= 2})
+        groupings = find_groupings(shapes, expected.dtype, _CPU)
+    runner = _Runner(model, kernels.choose(name, batching, model.config, _CPU, attention, groupings or {}))
+    alone = runner.run([(runner.new_kv(), prompt)], len(prompt))[0]
     chunked = runner.chunked(prompt)
     if name == "reference" and not torch.equal(alone, expected):
         raise UnsupportedModel(_sentence(family, "its logits are not bit for bit transformers'", alone, expected))
     for what, logits in (("alone", alone), ("in chunks beside another sequence", chunked)):
-        if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-4):
+        if not (logits - expected).abs().max() <= tolerance * expected.abs().max():
             raise UnsupportedModel(_sentence(family, f"its logits {what} are not transformers'", logits, expected))
     if name == "invariant" and not torch.equal(alone, chunked):
         raise UnsupportedModel(
             _sentence(family, "its bits depend on what else is computed with it", chunked, alone)
             + '; with [worker] kernels = "fast" that is allowed'
         )
-    return {
-        "reference": "bit-identical to transformers",
-        "invariant": "equal to transformers, bits independent of packing",
-        "fast": "equal to transformers",
-    }[name]
+
+
+def _counts_tokens(config: PreTrainedConfig) -> bool:
+    """Whether the family's cache knows how many tokens it has seen: one of recurrent layers only does not, and transformers asks it."""
+    layers = DynamicCache(config=config).layers
+    return not layers or any(isinstance(layer, CacheLayerMixin) for layer in layers)
 
 
 def _sentence(family: str, what: str, got: torch.Tensor, expected: torch.Tensor) -> str:
@@ -82,33 +150,30 @@ def _sentence(family: str, what: str, got: torch.Tensor, expected: torch.Tensor)
 
 
 class _Runner:
-    """Packs sequences of a model that lies in memory, as the worker does with one that streams."""
+    """Runs sequences through a model that lies in memory, as the worker does with one that streams."""
 
-    def __init__(self, model: PreTrainedModel, chosen: kernels.Kernels, attention: PackedAttention) -> None:
+    def __init__(self, model: PreTrainedModel, chosen: kernels.Kernels) -> None:
         self._model = model
         self._kernels = chosen
-        self._attention = attention
-        self.new_kv = chosen.new_kv
+        self._lockstep = Lockstep(lambda: None)
+        self.new_kv = chosen.batching.new_kv
+        chosen.batching.prepare(model)
+        for layer in skeletons.find_layers(model, model.config)[1]:
+            layer.register_forward_pre_hook(lambda *_: self._lockstep.arrive())
 
-    @torch.inference_mode()
-    def run(self, steps: Sequence[tuple[SequenceKV, list[int]]]) -> list[torch.Tensor]:
+    def run(self, steps: Sequence[tuple[SequenceKV, list[int]]], known: int) -> list[torch.Tensor]:
         """Logits (tokens, vocabulary) of each step."""
         tokens: list[int] = []
-        positions: list[int] = []
         pieces = []
         for kv, new in steps:
-            pieces.append(Piece(kv, len(tokens), len(tokens) + len(new), kv.length))
-            positions += range(kv.length, kv.length + len(new))
+            pieces.append(Piece(kv, len(tokens), len(tokens) + len(new), kv.length, known))
             tokens += new
-        self._attention.batch = Batch(pieces, self._kernels.attend)
         with self._kernels.around():
-            out = self._model(
-                input_ids=torch.tensor([tokens]), position_ids=torch.tensor([positions]), past_key_values=PackedCache(),
-                use_cache=True,
-            )  # fmt: skip
+            passes = self._kernels.batching.passes(self._model, Pack(tokens, pieces, range(len(tokens))))
+            logits = torch.cat(self._lockstep.run(passes))
         for piece in pieces:
             piece.kv.length += piece.end - piece.first
-        return [out.logits[0, piece.first : piece.end] for piece in pieces]
+        return [logits[piece.first : piece.end] for piece in pieces]
 
     def chunked(self, prompt: list[int]) -> torch.Tensor:
         """The same prompt in pieces, each packed behind some tokens of another sequence."""
@@ -116,7 +181,7 @@ class _Runner:
         out, at = [], 0
         for size in _CHUNKS:
             chunk = prompt[at : at + size]
-            out.append(self.run([(other, prompt[at : at + 2][::-1]), (mine, chunk)])[1])
+            out.append(self.run([(other, prompt[at : at + 2][::-1]), (mine, chunk)], len(prompt))[1])
             at += size
         assert at == len(prompt)
         return torch.cat(out)
@@ -127,7 +192,7 @@ def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
     small: Any = copy.deepcopy(config)
     heads = int(getattr(config, "num_attention_heads", 4))
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    head_dim = _head_dim(config) or config.hidden_size // heads
     group = max(1, heads // kv_heads)
     few_kv = 1 if kv_heads == 1 else 2
     _set(small, "num_key_value_heads", few_kv)
@@ -145,27 +210,46 @@ def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
     for name in ("sliding_window", "attention_chunk_size"):
         if getattr(config, name, None):
             setattr(small, name, WINDOW)
+    for rope in skeletons.rope_sets(small):
+        if rope.get("rope_type") == "longrope":
+            rope["original_max_position_embeddings"] = WINDOW
     _shrink_layers(small, config)
     small.vocab_size = VOCABULARY
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if getattr(config, name, None) is not None:
-            setattr(small, name, 0)
+    _forget_special_tokens(small, config)
     small.dtype = torch.float32
     return small
 
 
+def _forget_special_tokens(small: Any, config: PreTrainedConfig) -> None:
+    """Those of the real vocabulary are beyond the small one's end."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(config, name, None) is not None:
+            setattr(small, name, 0)
+
+
+def _head_dim(config: PreTrainedConfig) -> int | None:
+    """The first layer's, where layers differ."""
+    try:
+        return getattr(config, "head_dim", None)
+    except RuntimeError:  # transformers says that this attribute differs from layer to layer
+        return getattr(config.per_layer_config[0], "head_dim", None)
+
+
 def _shrink_layers(small: Any, config: PreTrainedConfig) -> None:
-    """So many layers that each kind occurs."""
-    kinds = getattr(config, "layer_types", None)
-    count = min(int(config.num_hidden_layers), _MOST_LAYERS)
-    if kinds:
-        missing = set(kinds)
-        for number, kind in enumerate(kinds):
-            missing.discard(kind)
-            if not missing:
-                count = max(min(count, len(kinds)), number + 1)
-                break
-        small.layer_types = list(kinds[:count])
+    """So many layers that each kind occurs; where later layers use what earlier ones keep, twice."""
+    kinds = getattr(config, "layer_types", None) or ["all alike"]
+    period = next(n for n in range(1, len(kinds) + 1) if set(kinds[:n]) == set(kinds))
+    shares = bool(getattr(config, "num_kv_shared_layers", None))
+    _keep_layers(small, config, max(min(int(config.num_hidden_layers), _MOST_LAYERS), 2 * period if shares else period))
+    if shares:
+        small.num_kv_shared_layers = period
+
+
+def _keep_layers(small: Any, config: PreTrainedConfig, count: int) -> None:
+    """The first ``count`` layers, and of everything that is listed layer by layer so many."""
+    for name, value in vars(config).items():
+        if isinstance(value, list | tuple) and len(value) == config.num_hidden_layers and name != "architectures":
+            setattr(small, name, type(value)(value[:count]))
     small.num_hidden_layers = count
 
 

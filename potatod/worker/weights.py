@@ -8,14 +8,18 @@ layer computes straight from the pool; an accelerator's slots (slots.py) stand b
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import xxhash
 
 from potatod import schemes
+from potatod.errors import ModelDataError
 from potatod.manifest import Manifest, Part, Tensor
 from potatod.messages import Freed, Loaded, Passed
 from potatod.plan import Plan, sweep_parts
@@ -140,3 +144,14 @@ class PoolLender:
             self._resident[first] = views
         yield views
         self._arrivals.release(group)
+
+
+def read_part(folder: Path, part: Part) -> list[tuple[str, torch.Tensor]]:
+    """A part's tensors by name, read and checked outside the pipeline; raises :class:`ModelDataError`."""
+    with open(folder / part.file, "rb") as file:
+        data = bytearray(os.pread(file.fileno(), part.length, part.offset))
+    if len(data) != part.length or xxhash.xxh3_64_hexdigest(data) != part.checksum:
+        raise ModelDataError(f"{folder / part.file}: the part at offset {part.offset} is damaged; prepare the model again")
+    group = Group(None, (0,), (part,))
+    # Cloned: torch's own memory is aligned, and kernels' bits depend on that.
+    return [(name, value.clone()) for name, value, _ in bind_views(group, torch.frombuffer(data, dtype=torch.uint8), [0])]

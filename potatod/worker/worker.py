@@ -21,8 +21,9 @@ from potatod.store import skeleton as skeletons
 
 from . import kernels, lenders
 from .attention import PackedAttention
-from .kv import Batch, Piece, SequenceKV
+from .kv import Piece, SequenceKV
 from .model import Model
+from .passes import Pack
 from .rows import Grouping
 from .weights import Arrivals, groups_of
 
@@ -63,14 +64,16 @@ class Worker:
         self._sweeps_poller = _poller(self._front.socket, stage.control.socket)
         skeleton = skeletons.build(config, getattr(torch, manifest.dtype))
         groupings = {(out, width): Grouping(rows, fixed) for out, width, rows, fixed in boot.verdict["groupings"]}
-        self._kernels = kernels.choose(boot.settings.worker.kernels, skeleton.model.config, groupings)
         placement = lenders.place(
             boot.verdict["device"].split(" ")[0], boot.settings, Pool(stage.fds["pool"]), self._arrivals, boot.plan,
             groups_of(manifest), stage.log,
         )  # fmt: skip
         self._before_waiting = placement.before_waiting
+        self._kernels = kernels.choose(
+            boot.settings.worker.kernels, boot.verdict["batching"], skeleton.model.config, placement.torch_device, PackedAttention(), groupings
+        )
         self._model = Model(
-            skeleton, manifest, folder, placement.lender, placement.torch_device, PackedAttention(), self._layer_done
+            skeleton, manifest, folder, placement.lender, placement.torch_device, self._kernels.batching, self._layer_done
         )
         self._logits = _logits_region(stage.fds["logits"], boot.verdict["vocabulary"])
         self._sequences: dict[int, SequenceKV] = {}
@@ -102,10 +105,10 @@ class Worker:
         """One pass over all weights for every step of the sweep."""
         began = time.monotonic()
         self._sweep_number = sweep.number
-        tokens, positions, wanted, pieces = self._pack(sweep)
+        pack = self._pack(sweep)
         with self._kernels.around():
-            logits = self._model.forward(tokens, positions, wanted, Batch(pieces, self._kernels.attend))
-        for piece in pieces:
+            logits = self._model.forward(pack)
+        for piece in pack.pieces:
             piece.kv.length += piece.end - piece.first
         rows = self._rows([step for step in sweep.steps if step.want != "nothing"], logits)
         first, self._sweeps = self._sweeps == 0, self._sweeps + 1
@@ -114,25 +117,22 @@ class Worker:
             sweep.epoch, sweep.number, rows, time.monotonic() - began, read_bytes, self._arrivals.read_bytes_per_s
         )
 
-    def _pack(self, sweep: Sweep) -> tuple[list[int], list[int], list[int], list[Piece]]:
-        """All steps' tokens in one row: tokens, their positions, the rows that are wanted, whose they are."""
+    def _pack(self, sweep: Sweep) -> Pack:
         tokens: list[int] = []
-        positions: list[int] = []
         wanted: list[int] = []
         pieces: list[Piece] = []
         for step in sweep.steps:
             first = len(tokens)
             tokens += step.tokens
-            positions += range(step.start, step.start + len(step.tokens))
-            pieces.append(Piece(self._sequence(step), first, len(tokens), step.start))
+            pieces.append(Piece(self._sequence(step), first, len(tokens), step.start, step.known))
             if step.want != "nothing":
                 wanted.append(len(tokens) - 1)
-        return tokens, positions, wanted, pieces
+        return Pack(tokens, pieces, wanted)
 
     def _sequence(self, step: Step) -> SequenceKV:
         kv = self._sequences.get(step.sequence)
         if kv is None:
-            kv = self._sequences[step.sequence] = self._kernels.new_kv()
+            kv = self._sequences[step.sequence] = self._kernels.batching.new_kv()
         if kv.length != step.start:
             raise InternalError(f"sequence {step.sequence} goes on at {step.start}, its KV holds {kv.length} tokens")
         return kv

@@ -20,7 +20,7 @@ LENGTHS = (1, 5, 31, 64, 67)
 GREEDY_TOKENS = 32
 PROMPT = torch.randint(3, VOCABULARY, (100,), generator=torch.Generator().manual_seed(1)).tolist()
 
-families = pytest.mark.parametrize("family", [f for f in FAMILIES if f.served], ids=lambda family: family.name)
+families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 
 
@@ -46,7 +46,7 @@ def expected(model, prompt: list[int]) -> tuple[torch.Tensor, list[int]]:
 @dtypes
 def test_one_sequence_has_the_bits_of_transformers(tiny, family: Family, dtype):
     made = tiny(family, dtype)
-    with Engine(made.folder, small_pool(made.folder), kernels="reference") as engine:
+    with Engine(made.folder, small_pool(made.folder), kernels="reference", batching=family.batching) as engine:
         assert engine.plan.streamed_bytes > 0
         for number, length in enumerate(LENGTHS):
             logits, tokens = expected(made.model, PROMPT[:length])
@@ -60,13 +60,15 @@ def test_one_sequence_has_the_bits_of_transformers(tiny, family: Family, dtype):
 @dtypes
 def test_a_sequence_has_the_same_bits_alone_packed_chunked_and_restarted(tiny, family: Family, dtype):
     made = tiny(family, dtype)
-    prompts = {1: PROMPT[:67], 2: PROMPT[10:41], 3: PROMPT[:5], 4: PROMPT[33:100]}
-    with Engine(made.banded, small_pool(made.banded)) as engine:
+    short = family.invariant_batching == "tokens"  # a pass for each of them: by construction the same, and slow
+    prompts = {1: PROMPT[: 31 if short else 67], 2: PROMPT[10 : 24 if short else 41], 3: PROMPT[:5], 4: PROMPT[33 : 55 if short else 100]}
+    batching = family.invariant_batching
+    with Engine(made.banded, small_pool(made.banded), batching=batching) as engine:
         alone = {n: _alone(engine, n, prompt, 12) for n, prompt in prompts.items()}
     shuffled = random.Random(family.name)
-    with Engine(made.banded, small_pool(made.banded)) as engine:
+    with Engine(made.banded, small_pool(made.banded), batching=batching) as engine:
         first = _together(engine, prompts, 5, shuffled)
-    with Engine(made.banded, small_pool(made.banded)) as engine:  # a new engine: all KV is gone
+    with Engine(made.banded, small_pool(made.banded), batching=batching) as engine:  # a new engine: all KV is gone
         resumed = {n: prompt + [t for t, _ in first[n]] for n, prompt in prompts.items()}
         second = _together(engine, resumed, 7, shuffled)
     for n in prompts:
@@ -99,7 +101,8 @@ def _together(engine: Engine, prompts: dict[int, list[int]], count: int, shuffle
             if len(out[n]) < count:
                 size = shuffled.choice([1, 3, 8, 20, 50])
                 chunks[n], left[n] = left[n][:size], left[n][size:]
-        for n, logits in engine.sweep(chunks).items():
+        known = {n: engine.held(n) + len(chunk) + len(left[n]) for n, chunk in chunks.items()}
+        for n, logits in engine.sweep(chunks, known=known).items():
             if not left[n] and len(out[n]) < count:  # the prompt is complete: this row is a token
                 out[n].append((int(logits.argmax()), logits))
                 left[n] = [out[n][-1][0]]

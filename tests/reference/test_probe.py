@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import pytest
+import torch
+import transformers
+from engine import Engine
 from families import by_name
 
-from potatod.worker.probe import kv_bytes_per_token, max_positions
+from potatod.worker.attention import PackedAttention
+from potatod.worker.probe import kept_bytes, max_positions, rope_border
+
+from .conftest import make_tiny
+from .test_families import PROMPT
 
 
-@pytest.mark.parametrize(("family", "tokens"), [("Llama 3", 512), ("GPT-2", 512), ("Phi-3 (short rope)", 256), ("Gemma 3", 512)])
-def test_the_context_is_what_can_be_served_exactly(family, tokens):
-    """longrope turns all positions otherwise beyond its original length, so it is served up to there."""
+@pytest.mark.parametrize(("family", "tokens"), [("Llama 3", 512), ("GPT-2", 512), ("Phi-3 (long rope)", 512), ("MPT", 512)])
+def test_the_context_is_what_the_model_was_made_for(family, tokens):
     assert max_positions(by_name(family).config()) == tokens
 
 
-def test_kv_is_counted_by_key_value_heads():
-    import torch
+def test_a_model_without_positions_has_no_limit_of_its_own():
+    assert max_positions(transformers.Mamba2Config()) == 1 << 20
 
-    assert kv_bytes_per_token(by_name("Llama 3").config(), torch.bfloat16) == 6 * 2 * 2 * 16 * 2
+
+@pytest.mark.parametrize(("family", "tokens"), [("Llama 3.1, 3.2", None), ("Phi-3 (short rope)", 256), ("Phi-3 (long rope)", 4)])
+def test_only_longrope_has_a_border(family, tokens):
+    assert rope_border(by_name(family).config()) == tokens
+
+
+@pytest.mark.parametrize(
+    "name", ["Llama 3", "GPT-2", "Phi-3 (short rope)", "DeepSeek-V3", "Qwen3-MoE", "Gemma 4", "Mamba 2", "Qwen3-Next", "Falcon-H1"]
+)
+@pytest.mark.parametrize("kernels", ["reference", "invariant"])
+def test_what_a_sequence_keeps_is_known_before_it_is_there(tmp_path, name, kernels):
+    """Experts, latents, states and shared keys included."""
+    family = by_name(name)
+    batching = family.invariant_batching if kernels == "invariant" else family.batching
+    state, per_token = kept_bytes(family.config(), torch.float32, kernels, batching, PackedAttention())
+    made = make_tiny(family, torch.float32, tmp_path)
+    tokens = (PROMPT * 2)[:128]  # a whole block
+    with Engine(made.folder, 1 << 22, kernels=kernels, batching=batching) as engine:
+        engine.sweep({1: tokens})
+        kept = sum(kept.numel() * kept.itemsize for kept in engine.worker._sequences[1].tensors())
+    assert kept == state + len(tokens) * per_token

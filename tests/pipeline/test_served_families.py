@@ -1,0 +1,58 @@
+"""Families that are served in another way than most, and prompts longer than a sweep takes: whole daemons, and transformers' own tokens."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+from daemons import BIN, Daemon
+from factories import checkpoint
+
+COUNT = 24
+WORDS = "How many potatoes does a person eat in a year, and where do most of them grow? "
+#: longrope turns by its long set beyond so many tokens
+BORDER = 60
+
+
+def _longrope() -> dict:
+    from families import _longrope as rope
+
+    return {"rope_parameters": rope(4.0, BORDER), "original_max_position_embeddings": BORDER, "max_position_embeddings": 256}
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "prompt"),
+    [
+        pytest.param("Llama 3", {"max_position_embeddings": 2048}, WORDS * 8, id="a prompt of two sweeps"),
+        pytest.param("Phi-3 (long rope)", _longrope(), "Potato", id="longrope, the answer grows over the border"),
+        pytest.param("Phi-3 (long rope)", _longrope(), WORDS, id="longrope, the prompt is over the border"),
+        pytest.param("Falcon", {}, WORDS, id="Falcon, by token"),
+        pytest.param("Mamba 2", {}, WORDS, id="Mamba 2, by token"),
+        pytest.param("Qwen3-Next", {}, WORDS, id="Qwen3-Next, by token"),
+    ],
+)
+def test_the_tokens_are_those_of_transformers(tmp_path, probe_cache, family, overrides, prompt):
+    source, model = checkpoint(tmp_path / "source", family, tokenizer=True, **overrides), tmp_path / "model"
+    subprocess.run([BIN / "potatod", "prepare", source, model], check=True, capture_output=True, timeout=120)
+    length, expected = _greedy(source, prompt)
+    with Daemon(model, probe_cache, "--front-max-context", "1024" if family == "Llama 3" else "200") as daemon:
+        answer = daemon.ask(prompt, "--max-tokens", str(COUNT))
+        report = json.loads(daemon.client("status", "--json").stdout)
+    assert (answer["prompt_tokens"], answer["token_ids"]) == (length, expected)
+    if family == "Llama 3":
+        assert length > 512
+    if family.startswith("Phi-3"):
+        assert length + COUNT > BORDER
+    assert report["state"] == "up"
+
+
+def _greedy(source, prompt: str) -> tuple[int, list[int]]:
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)["input_ids"]
+    out = model.generate(torch.tensor([ids]), max_new_tokens=COUNT, do_sample=False)[0, len(ids) :].tolist()
+    return len(ids), [token for token in out if token != 2]
