@@ -1,26 +1,31 @@
 """Where chat templates run: jinja's immutable sandbox, set up as transformers sets it up, with a budget for each rendering.
 
-Templates come with models, from strangers, and a rendering cannot be interrupted from outside. So the tree of a template is
-rewritten when it is parsed, and what can grow pays from the budget before it grows:
+Templates come with models, from strangers, and a rendering cannot be interrupted from outside. So nothing is free whose cost
+depends on a value; it pays from the budget for what goes in, and for what comes out. Where the result can be much larger
+than that (foresight.py) it pays before there is one.
 
-    every loop        the items that it is about to visit (recursive loops are refused)
-    every call        one step: recursion of macros ends, and so do loops made of calls
-    every container   its size when it is unrolled: ``[a, a]`` again and again doubles without any loop
-    every output      its length, also where a macro or a ``set`` block collects it
-    + * % ** ~        the size of the result, where it can be foreseen before there is one
-    replace and such  the size of the result that their arguments allow at most
+    loop                 items × size of its body; recursive loops are refused
+    macro                size of its body
+    filter, test         its operand, its arguments, its result
+    function             its arguments, its result
+    method               the same and its object; only the methods below, of texts, lists, tuples and dicts
+    operator             its operands, its result; comparisons and ``in`` their operands
+    slice, [a, b], ~     the result
+    output               its length, also where a macro or a ``set`` block collects it
 
-What a template of a real model does costs a few steps for each message. The sandbox itself keeps templates from Python's
-internals; no tracing, no threads and no signals are involved.
+Whole values pay by their unrolled size, what only takes items over (``list``, ``map``, slices) by their number; what looks at a
+length or at one item pays one step. What a template of a real model does costs some steps for each message. The tree of a
+template is rewritten when it is parsed, so that all of this passes by the budget; no tracing, no threads and no signals are
+involved. The sandbox itself keeps templates from Python's internals.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import BuiltinMethodType
 from typing import Any, Final
 
 import jinja2
@@ -31,224 +36,209 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_context
-from jinja2.visitor import NodeTransformer
 
-#: Steps of one rendering beside those for its input: about two seconds at the worst.
-_BASE_STEPS: Final = 1_000_000
-_STEPS_PER_CHAR: Final = 4
-#: Longest text in a rendering, beside what its input allows.
-_BASE_CHARS: Final = 1 << 20
-_CHARS_PER_CHAR: Final = 8
-#: Copying so many characters counts as one step.
-_CHARS_PER_STEP: Final = 64
-_MAX_NUMBER_BITS: Final = 4096
-_MAX_INDENT: Final = 16
-#: Widths in format strings that no template needs: of five digits, or taken from an argument.
-_WIDE: Final = re.compile(r"\d{5}|\{[^{}]*\{|%[^a-zA-Z%]*\*")
+from .budget import CHARS_PER_STEP, Budget
+from .foresight import GROWING, chars_after, check_numbers, repeated, size
+from .rewriter import Rewriter
 
-#: Methods of strings, and filters, whose result can be far larger than what goes in.
-_GROWING_METHODS: Final = frozenset(
-    {"center", "ljust", "rjust", "zfill", "expandtabs", "replace", "join", "translate", "format", "format_map"}
+#: Methods that a template may call. Those missing have no place in a chat, and cost what is hard to foresee.
+_METHODS: Final[Mapping[type, frozenset[str]]] = {
+    str: frozenset({name for name in dir(str) if not name.startswith("_")} - {"encode", "format_map", "maketrans", "translate"}),
+    list: frozenset({"copy", "count", "index"}),
+    tuple: frozenset({"count", "index"}),
+    dict: frozenset({"copy", "get", "items", "keys", "values"}),
+}
+#: Look for every character of an argument at every place: Python searches backwards, and strips, without any cleverness.
+_SEARCHING: Final = frozenset({"strip", "lstrip", "rstrip", "trim", "rfind", "rindex", "rsplit", "rpartition"})
+
+#: Take no part in chat templates, and what they cost is hard to foresee.
+_NO_FILTERS: Final = ("pprint", "urlize", "xmlattr", "slice", "batch", "center", "wordwrap", "striptags")
+#: Look at a length or at one item, whatever the value.
+_LOOKING_FILTERS: Final = frozenset({"length", "count", "first", "last", "default", "d", "attr", "random", "safe"})
+#: Take items over as they are.
+_MOVING_FILTERS: Final = frozenset({"list", "map", "select", "reject", "selectattr", "rejectattr", "reverse", "items", "sum"})
+#: Look into a value; all others ask what it is.
+_COMPARING_TESTS: Final = frozenset(
+    {"in", "eq", "==", "equalto", "ne", "!=", "gt", ">", "greaterthan", "ge", ">=", "lt", "<", "lessthan", "le", "<=", "lower", "upper"}
 )
-_GROWING_FILTERS: Final = ("replace", "indent", "join", "format")
-#: Take no part in chat templates, and their growth is hard to foresee.
-_NO_FILTERS: Final = ("pprint", "urlize", "xmlattr", "slice", "batch", "center", "wordwrap")
-
-
-class Budget:
-    """What one rendering may still do."""
-
-    def __init__(self, input_chars: int) -> None:
-        self.steps = _BASE_STEPS + _STEPS_PER_CHAR * input_chars
-        self.chars = _BASE_CHARS + _CHARS_PER_CHAR * input_chars
-
-    def spend(self, steps: int) -> None:
-        self.steps -= steps
-        if self.steps < 0:
-            raise SecurityError("it does more than a chat template may")
-
-    def fit(self, chars: int) -> None:
-        """A text of this length is about to be, or has just been made."""
-        if chars > self.chars:
-            raise SecurityError("it makes more text than a chat template may")
-        self.spend(1 + chars // _CHARS_PER_STEP)
-
-    def passed(self, pieces: Iterable[str]) -> Iterator[str]:
-        """Pieces of one text, each only while the text is not too long."""
-        length = 0
-        for piece in pieces:
-            length += len(piece)
-            if length > self.chars:
-                raise SecurityError("it makes more text than a chat template may")
-            self.spend(1)
-            yield piece
-
-    def hold(self, value: Any) -> Any:
-        """A value that has just been made, paid for by its unrolled size."""
-        if isinstance(value, str):
-            self.fit(len(value))
-        elif isinstance(value, Mapping):
-            self.spend(1)
-            for key, item in value.items():
-                self.hold(key)
-                self.hold(item)
-        elif isinstance(value, list | tuple | set):
-            self.spend(1)
-            for item in value:
-                self.hold(item)
-        return value
+_MAX_INDENT: Final = 16
+_MAX_DECIMALS: Final = 64
+#: A date is never longer than so many times its form: there Python stops.
+_DATE_CHARS_PER_CHAR: Final = 256
+#: A filter may go down a path of attributes at every item: "a.b.c".
+_PATH_CHARS_PER_STEP: Final = 8
 
 
 class Environment(ImmutableSandboxedEnvironment):
     """Compiles chat templates. Holds the budget of the rendering under way: one at a time."""
 
-    intercepted_binops = frozenset({"+", "*", "%", "**"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
         self.budget = Budget(0)
-        for name in _GROWING_FILTERS:
-            self.filters[name] = self._growing(name, self.filters[name])
         for name in _NO_FILTERS:
             del self.filters[name]
-        self.filters |= {"tojson": self._tojson, "_visited": self._visited, "_held": self._held}
+        self.filters = {name: self._paying_filter(name, plain) for name, plain in self.filters.items()}
+        self.filters |= {"tojson": self._tojson, **self._rewritten()}
+        self.tests = {name: self._paying_test(name, plain) for name, plain in dict[str, Any](self.tests).items()}
         del self.globals["lipsum"]
         self.globals |= {
-            "raise_exception": _raise_exception, "strftime_now": _strftime_now, "dict": _Dict(), "namespace": _Namespace,
+            "raise_exception": _raise_exception, "strftime_now": self._strftime_now, "dict": _Dict(), "namespace": _Namespace,
         }  # fmt: skip
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree: nodes.Template = _Rewriter().visit(super()._parse(source, name, filename))
+        tree: nodes.Template = Rewriter().visit(super()._parse(source, name, filename))
         tree.set_environment(self)
         return tree
 
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        self._foresee(operator, left, right)
-        return self.budget.hold(super().call_binop(context, operator, left, right))
+    # operators, items, calls: as jinja's sandbox hands them over
 
-    def _foresee(self, operator: str, left: Any, right: Any) -> None:
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        check_numbers(operator, left, right)
         if operator == "%" and isinstance(left, str):
-            self.budget.fit(_foreseen("%", left, [right]))
-        for number, other in ((left, right), (right, left)):
-            if not isinstance(number, int):
-                continue
-            if operator == "*" and isinstance(other, str | list | tuple):
-                self.budget.fit(len(other) * max(number, 0))
-            if operator in ("*", "**") and isinstance(other, int):
-                power = abs(right) if operator == "**" else 2
-                if power * max(number.bit_length(), other.bit_length()) > _MAX_NUMBER_BITS:
-                    raise SecurityError("it computes with numbers larger than a chat template may")
+            self.budget.pay(right)
+            self.budget.fit(chars_after("format", left, [right]))
+        elif operator == "*":
+            self.budget.fit(repeated(left, right))
+        self.budget.pay_items(left)
+        self.budget.pay_items(right)
+        return self.budget.pay(super().call_binop(context, operator, left, right))
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(argument, tuple):  # is hashed
+            self.budget.pay(argument)
+        return super().getitem(obj, argument)
 
     # jinja passes names of the template's own as keywords, so these three must not be called like any of them
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        __self.budget.spend(1)
-        method = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps str.format
-        text, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
-        if isinstance(text, str) and name in _GROWING_METHODS:
-            __self.budget.fit(_foreseen(name, text, [*args, *kwargs.values()]))
-        return __self.budget.hold(super().call(__context, __obj, *args, **kwargs))
+        __self.budget.spend(1 + len(args) + len(kwargs))
+        if not isinstance(__obj, Macro):  # which pays for its body
+            args = __self._before_call(__obj, args, [*kwargs.values()])
+        return __self.budget.pay(super().call(__context, __obj, *args, **kwargs))
 
-    def _growing(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that is refused where its result may be too long. Its value may follow an argument of jinja's own."""
+    def _before_call(self, called: Any, args: tuple[Any, ...], more: list[Any]) -> tuple[Any, ...]:
+        """Pays; returns the arguments, an iterator among them made a list where its length decides."""
+        self.budget.pay([*args, *more])
+        method = getattr(called, "__wrapped__", called)  # the sandbox wraps str.format
+        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+        kind = next((kind for kind in _METHODS if isinstance(owner, kind)), None)
+        if name not in _METHODS[kind] if kind else isinstance(method, BuiltinMethodType):
+            raise SecurityError(f"it calls {name[:40]!r} of a {type(owner).__name__}, which no chat template needs")
+        if isinstance(owner, str):
+            args = (_counted(args[0]), *args[1:]) if name == "join" and args else args
+            self._before_text(name, owner, [*args, *more])
+        elif isinstance(owner, list | tuple):
+            self.budget.pay(owner)
+        return args
+
+    def _before_text(self, operation: str, text: str, arguments: Sequence[Any]) -> None:
+        """Of a method or a filter, beside its arguments."""
+        self.budget.fit(len(text))
+        if operation in GROWING:
+            self.budget.fit(chars_after(operation, text, arguments))
+        elif operation in _SEARCHING:
+            self.budget.spend(len(text) // CHARS_PER_STEP * max((size(a) for a in arguments if isinstance(a, str)), default=1))
+
+    # filters and tests
+
+    def _paying_filter(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """The same filter, paid for. Its value may follow an argument of jinja's own."""
         at = 1 if getattr(plain, "jinja_pass_arg", None) else 0
 
         @functools.wraps(plain)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
+        def paid(*args: Any, **kwargs: Any) -> Any:
             value, arguments = args[at], [*args[at + 1 :], *kwargs.values()]
-            if name == "join":
-                value = value if hasattr(value, "__len__") else list(value)
-                separator = arguments[0] if arguments and isinstance(arguments[0], str) else ""
-                self.budget.fit(_foreseen(name, separator, [value]))
-            else:
-                self.budget.fit(_foreseen(name, str(value), arguments))
-            return self.budget.hold(plain(*args[:at], value, *args[at + 1 :], **kwargs))
+            self.budget.pay(arguments)
+            if name in _LOOKING_FILTERS:
+                return plain(*args, **kwargs)
+            value = self._before_filter(name, value, arguments)
+            return self.budget.pay_items(plain(*args[:at], value, *args[at + 1 :], **kwargs))
 
-        return guarded
+        return paid
+
+    def _before_filter(self, name: str, value: Any, arguments: list[Any]) -> Any:
+        """Pays; returns the value, an iterator made a list where its length decides."""
+        if name in _MOVING_FILTERS:
+            path_chars = sum(len(argument) for argument in arguments if isinstance(argument, str))
+            value = self.budget.pay_items(value, each=1 + path_chars // _PATH_CHARS_PER_STEP)
+        else:
+            value = self.budget.pay(_counted(value) if name == "join" else value)
+        if name == "join":
+            separator = arguments[0] if arguments and isinstance(arguments[0], str) else ""
+            self.budget.fit(chars_after(name, separator, [value]))
+        elif name in GROWING or name in _SEARCHING:
+            self._before_text(name, str(value), arguments)
+        elif name == "sum" and any(isinstance(argument, list | tuple) for argument in arguments):
+            raise SecurityError("it sums lists, which no chat template needs")
+        elif name == "round" and any(isinstance(argument, int) and abs(argument) > _MAX_DECIMALS for argument in arguments):
+            raise SecurityError("it rounds to more decimals than a chat template needs")
+        return value
+
+    def _paying_test(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        at = 1 if getattr(plain, "jinja_pass_arg", None) else 0
+
+        @functools.wraps(plain)
+        def paid(*args: Any, **kwargs: Any) -> Any:
+            self.budget.spend(1)
+            if name in _COMPARING_TESTS:
+                self.budget.pay([*args[at:], *kwargs.values()])
+            return plain(*args, **kwargs)
+
+        return paid
 
     def _tojson(self, value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
         """Plain JSON (jinja's own filter escapes for HTML), made piece by piece: indentation can outgrow the value."""
-        if _size(indent) > _MAX_INDENT and indent is not None:
+        if indent is not None and size(indent) > _MAX_INDENT:
             raise SecurityError("it indents further than a chat template needs to")
         encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-        return "".join(self.budget.passed(encoder.iterencode(value)))
+        return "".join(self.budget.passed(encoder.iterencode(self.budget.pay(value))))
+
+    # what the Rewriter lets pass by the budget
+
+    def _rewritten(self) -> dict[str, Callable[..., Any]]:
+        """By the names of the filters that do it; none of these is computed when the template is parsed."""
+        return {
+            "_visited": self._visited, "_whole": self._whole, "_items": self._items, "_searched": self._searched, "_entered": self._entered,
+        }  # fmt: skip
 
     @pass_context
-    def _visited(self, context: Context, items: Any) -> Any:
-        """What a loop is about to visit; a generator becomes a list, so that it can be counted."""
+    def _visited(self, _context: Context, items: Any, body_steps: int) -> Any:
+        """What a loop is about to visit; an iterator becomes a list, so that it can be counted."""
         if isinstance(items, Undefined) or not hasattr(items, "__iter__"):
             return items
-        if not hasattr(items, "__len__"):
-            items = list(items)
-        self.budget.spend(1 + len(items))
+        items = _counted(items)
+        self.budget.spend(1 + len(items) * body_steps)
         return items
 
     @pass_context
-    def _held(self, context: Context, value: Any) -> Any:
-        return self.budget.hold(value)
+    def _whole(self, _context: Context, value: Any) -> Any:
+        return self.budget.pay(value)
+
+    @pass_context
+    def _items(self, _context: Context, value: Any) -> Any:
+        return self.budget.pay_items(value)
+
+    @pass_context
+    def _searched(self, _context: Context, value: Any) -> Any:
+        """Where something is looked for: a mapping knows at once, all else looks at every item."""
+        if isinstance(value, Mapping):
+            self.budget.spend(1)
+            return value
+        return self.budget.pay(value)
+
+    @pass_context
+    def _entered(self, _context: Context, value: Any, steps: int) -> Any:
+        self.budget.spend(steps)
+        return value
+
+    def _strftime_now(self, form: str) -> str:
+        self.budget.fit(_DATE_CHARS_PER_CHAR * len(form))
+        return datetime.now().strftime(form)
 
 
-class _Rewriter(NodeTransformer):
-    """Lets everything that grows pass by the budget."""
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        if node.recursive:
-            raise SecurityError("it loops recursively, which no chat template needs")
-        self.generic_visit(node)
-        node.iter = _filtered("_visited", node.iter)
-        return node
-
-    def _pays(self, node: nodes.Expr) -> nodes.Node:
-        self.generic_visit(node)
-        return _filtered("_held", node)
-
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
-        return self._pays(node) if node.ctx == "load" else node
-
-    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
-        return nodes.Const(node.data, lineno=node.lineno)  # in an Output, which pays
-
-    def visit_Output(self, node: nodes.Output) -> nodes.Node:
-        self.generic_visit(node)
-        node.nodes = [_filtered("_held", child) for child in node.nodes]
-        return node
-
-    visit_List = visit_Dict = visit_Concat = _pays
-
-
-def _filtered(name: str, node: nodes.Node) -> nodes.Filter:
-    assert isinstance(node, nodes.Expr), "only values pass by the budget"
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
-
-
-def _foreseen(operation: str, text: str, arguments: Sequence[Any]) -> int:
-    """Characters that an operation on a text makes at most. Every place in the text takes one argument, the longest."""
-    if operation in ("format", "format_map", "%"):
-        if _WIDE.search(text):
-            raise SecurityError("it formats to a width that no chat template needs")
-        places = text.count("%") + text.count("{")
-        return len(text) + places * max((_size(argument, number=400) for argument in arguments), default=0)
-    longest = max((_size(argument) for argument in arguments), default=0)
-    if operation == "join":
-        items = arguments[0] if arguments else ()
-        return longest + len(text) * (len(items) if hasattr(items, "__len__") else 0)
-    places = {
-        "replace": text.count(arguments[0]) if arguments and isinstance(arguments[0], str) else len(text),
-        "expandtabs": text.count("\t"), "translate": len(text), "indent": text.count("\n") + 1,
-    }.get(operation, 1)  # fmt: skip
-    return len(text) + places * longest
-
-
-def _size(value: Any, number: int | None = None) -> int:
-    """Characters that a value stands for. A number may be a width or a count: itself, unless ``number`` says otherwise."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) if number is None else number
-    if isinstance(value, Mapping):
-        return sum(_size(key, number) + _size(item, number) + 6 for key, item in value.items())
-    if isinstance(value, list | tuple | set):
-        return sum(_size(item, number) + 2 for item in value)
-    return 32
+def _counted(value: Any) -> Any:
+    return value if hasattr(value, "__len__") or not hasattr(value, "__iter__") else list(value)
 
 
 class _Generation(jinja2.ext.Extension):
@@ -267,10 +257,6 @@ class _Generation(jinja2.ext.Extension):
 
 def _raise_exception(message: str) -> None:
     raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
 
 
 class _Dict:

@@ -11,8 +11,9 @@ import jinja2
 from potato_client.protocol import ChatMessage
 from potatod.errors import ModelDataError
 
+from .budget import Budget
 from .refusal import Refusal
-from .sandbox import Budget, Environment
+from .sandbox import Environment
 from .tokenizer import special_tokens, tokenizer_config
 
 NO_TEMPLATE = "this model has no chat template: send the prompt as it is (--raw)"
