@@ -302,6 +302,7 @@ VERDICT = {
     "weights_bytes": 3000,
     "resident_bytes": 2000,
     "streamed_bytes": 1000,
+    "rope_border": None,
 }
 
 

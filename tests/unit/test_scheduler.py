@@ -8,8 +8,8 @@ from potatod.front.scheduler import QueueFull, Scheduler, Sequence
 from potatod.messages import Row, Step, Sweep
 
 
-def scheduler(*, running: int = 2, queue: int = 2, chunk: int = 4) -> Scheduler:
-    return Scheduler(max_sequences=running, max_queue=queue, prefill_chunk=chunk)
+def scheduler(*, running: int = 2, queue: int = 2, chunk: int = 4, border: int | None = None) -> Scheduler:
+    return Scheduler(max_sequences=running, max_queue=queue, prefill_chunk=chunk, rope_border=border)
 
 
 def rows_of(sweep: Sweep, token: int = 7) -> list[Row]:
@@ -26,13 +26,13 @@ def test_the_first_token_is_wanted_by_the_sweep_that_finishes_the_prefill() -> N
     s = scheduler(chunk=4)
     s.add(Sequence(1, [10, 11, 12, 13, 14, 15]))
     first = composed(s)
-    assert first.steps == (Step(1, 0, (10, 11, 12, 13), "nothing"),)
+    assert first.steps == (Step(1, 0, (10, 11, 12, 13), 6, "nothing"),)
     assert s.completed(first.number, rows_of(first)) == []
     second = composed(s)
-    assert second.steps == (Step(1, 4, (14, 15), "argmax"),)
+    assert second.steps == (Step(1, 4, (14, 15), 6, "argmax"),)
     assert s.completed(second.number, rows_of(second)) == [(1, Row(1, token=7))]
     s.append(1, 7)
-    assert composed(s).steps == (Step(1, 6, (7,), "argmax"),)
+    assert composed(s).steps == (Step(1, 6, (7,), 7, "argmax"),)
 
 
 def test_logits_are_wanted_only_where_sampling_needs_them() -> None:
@@ -112,7 +112,7 @@ def test_after_a_restart_prompt_and_answer_are_prefilled_again_from_their_first_
     again = composed(s, epoch=2)
     assert again.epoch == 2
     assert again.number > lost.number
-    assert again.steps == (Step(1, 0, (1, 2, 3), "argmax"),)
+    assert again.steps == (Step(1, 0, (1, 2, 3), 3, "argmax"),)
 
 
 def test_a_restart_forgets_what_the_dead_engine_should_have_dropped() -> None:
@@ -129,3 +129,17 @@ def test_sweeps_to_go_counts_the_prefill_that_stands_before() -> None:
     s.add(Sequence(1, list(range(8))))
     s.add(Sequence(2, list(range(3))))
     assert [s.sweeps_to_go(1), s.sweeps_to_go(2)] == [2, 3]
+
+
+def test_a_sequence_that_outgrows_the_border_of_its_rope_is_computed_anew_once() -> None:
+    s = scheduler(chunk=8, border=3)
+    s.add(Sequence(1, [1, 2]))
+    steps = []
+    for token in (3, 4, 5):
+        sweep = composed(s)
+        steps.append(sweep.steps[0])
+        s.completed(sweep.number, rows_of(sweep, token))
+        s.append(1, token)
+        assert s.drops() == ((1,) if token == 4 else ())
+    steps.append(composed(s).steps[0])
+    assert [(step.start, step.tokens, step.known) for step in steps] == [(0, (1, 2), 2), (2, (3,), 3), (0, (1, 2, 3, 4), 4), (4, (5,), 5)]

@@ -17,6 +17,8 @@ VOCABULARY = 1009
 CHUNK = 5
 PLACES = 3
 QUEUE = 4
+#: A sequence that grows longer is computed anew, as under longrope.
+BORDER = 12
 
 
 def next_token(tokens: list[int]) -> int:
@@ -36,6 +38,8 @@ def undisturbed(prompt: list[int], count: int) -> list[int]:
 class ModelWorker:
     def __init__(self) -> None:
         self.kv: dict[int, list[int]] = {}
+        #: whether that KV was begun beyond the border
+        self.long: dict[int, bool] = {}
 
     def serve(self, sweep: Sweep) -> list[Row]:
         rows = []
@@ -45,6 +49,10 @@ class ModelWorker:
             held = self.kv.setdefault(step.sequence, [])
             assert step.start == len(held), "a step goes on where the KV ends"
             assert step.tokens, "a step has tokens"
+            if not held:
+                self.long[step.sequence] = step.known > BORDER
+            assert self.long[step.sequence] == (step.known > BORDER), "no KV of a short text stays where the text has grown long"
+            assert (step.want == "nothing") == (step.start + len(step.tokens) < step.known)
             held.extend(step.tokens)
             if step.want != "nothing":
                 rows.append(Row(step.sequence, token=next_token(held)))
@@ -55,7 +63,7 @@ class ModelWorker:
 class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(max_sequences=PLACES, max_queue=QUEUE, prefill_chunk=CHUNK)
+        self.scheduler = Scheduler(max_sequences=PLACES, max_queue=QUEUE, prefill_chunk=CHUNK, rope_border=BORDER)
         self.worker = ModelWorker()
         self.epoch = 1
         self.sweep: Sweep | None = None
