@@ -10,6 +10,7 @@ a parsed manifest against the files themselves.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -21,6 +22,7 @@ from types import UnionType
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from .errors import ModelDataError, NoSuchModel
+from .json_file import read_text
 
 FORMAT: Final = 1
 ALIGNMENT: Final = 4096
@@ -106,7 +108,11 @@ _DTYPE_BYTES: Final = {
     "float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1,
     "bool": 1,
 }  # fmt: skip
-_MAX_MANIFEST_BYTES: Final = 256 << 20
+#: A model of 60,000 tensors needs some 24 MB.
+_MAX_BYTES: Final = 32 << 20
+#: Objects and lists take far more memory than the bytes they are written with; ours are never written with so few.
+_MANY: Final = 100_000
+_BYTES_EACH: Final = 24
 _MAX_DIMENSION: Final = 1 << 40
 
 
@@ -118,17 +124,13 @@ def load(folder: Path) -> Manifest:
     """The folder's manifest, parsed and consistent; :class:`NoSuchModel` where there is none."""
     path = folder / NAME
     try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise ModelDataError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes: that is no manifest")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        text = read_text(path, _MAX_BYTES)
+    except NoSuchModel:
         if not folder.is_dir():
             raise NoSuchModel(f"there is no model folder at {folder}; make one with `potatod prepare SOURCE {folder}`") from None
         raise NoSuchModel(
             f"{folder} is not a finished model folder: it has no {NAME}; run `potatod prepare` again, it goes on where it stopped"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelDataError(f"cannot read {path}: {error}") from None
     try:
         return parse(text)
     except ModelDataError as error:
@@ -137,6 +139,8 @@ def load(folder: Path) -> Manifest:
 
 def parse(text: str) -> Manifest:
     """Checks everything that can be checked without the files; raises :class:`ModelDataError` naming what is wrong."""
+    if (count := text.count("{") + text.count("[")) > _MANY and count * _BYTES_EACH > len(text):
+        raise ModelDataError(f"{count} objects and lists in {len(text)} bytes are no manifest")
     try:
         page = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -162,11 +166,17 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise ModelDataError(f"{path} has {found.st_size} bytes and should have {size}: it was cut or changed; prepare it again")
 
 
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """Types of the fields. Evaluated once: for every tensor anew they cost half a minute in a large model."""
+    return get_type_hints(cls)
+
+
 def _build(cls: Any, value: Any, where: str) -> Any:
     """A dataclass of ours from parsed JSON, every field present and of its type, none unknown."""
     if not isinstance(value, dict):
         raise ModelDataError(f"{where} must be a JSON object")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     for name in value:
         if name not in hints:
             raise ModelDataError(f"{where} has an unknown field {str(name)[:60]!r}")

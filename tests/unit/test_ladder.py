@@ -23,7 +23,7 @@ LADDER = (
     {"potatod.errors"},
     {
         "potatod", "potatod.messages", "potatod.manifest", "potatod.sizes", "potatod.keys", "potatod.config",
-        "potatod.sources", "potatod.config_page", "potatod.places", "potatod.log", "potatod.memory", "potatod.notify",
+        "potatod.sources", "potatod.config_page", "potatod.json_file", "potatod.places", "potatod.log", "potatod.memory", "potatod.notify",
         "potatod.process", "potatod.restarts", "potatod.sampling", "potatod.status",
     },
     {"potatod.plan", "potatod.pool", "potatod.wire", "potatod.schemes"},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,9 +200,31 @@ def test_a_damaged_manifest_is_named_with_its_path(tmp_path: Path) -> None:
 
 def test_a_manifest_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / manifests.NAME, "wb") as file:
-        file.truncate((256 << 20) + 1)
-    with pytest.raises(ModelDataError, match="is no manifest"):
+        file.truncate((32 << 20) + 1)
+    with pytest.raises(ModelDataError, match=r"is larger than 33\.6MB"):
         manifests.load(tmp_path)
+
+
+@pytest.mark.parametrize("item", ["{}", "[]", '{"":1}', "[[[[]]]]"])
+def test_a_manifest_of_nothing_but_brackets_is_refused_before_it_takes_the_memory(item: str) -> None:
+    text = '{"format": 1, "shards": [' + ",".join([item] * ((8 << 20) // (len(item) + 1))) + "]}"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelDataError, match="are no manifest"):
+        manifests.parse(text)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 << 10, "kilobytes"
+
+
+def test_a_manifest_of_thousands_of_tensors_is_parsed_in_no_time() -> None:
+    great = whole()
+    parts = tuple(Part("layer.0000.safetensors", 4096 * (n + 1), 4096, SUM, (small(f"experts.{n}.weight"),)) for n in range(10_000))
+    great = dataclasses.replace(
+        great, files={**great.files, "layer.0000.safetensors": 4096 * 10_001},
+        shards=(great.shards[0], Shard("layer", 0, parts), *great.shards[2:]),
+    )  # fmt: skip
+    text = manifests.dumps(great)
+    began = time.process_time()
+    assert manifests.parse(text) == great
+    assert time.process_time() - began < 2.5
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "grown", "link", "folder"])
