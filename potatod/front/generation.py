@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from potatod.errors import ModelDataError
+from potatod.json_file import read_json_if_there
 
 
 def generation_config(folder: Path) -> dict[str, Any]:
     """``generation_config.json``; empty where the model has none."""
-    return _read(folder / "generation_config.json")
+    return read_json_if_there(folder / "generation_config.json")
 
 
 def end_ids(folder: Path) -> frozenset[int]:
     """Ids that end a text, as config.json (its text part too) and generation_config.json name them; may be empty."""
-    config = _read(folder / "config.json")
+    config = read_json_if_there(folder / "config.json")
     text = config.get("text_config")
     pages = (config, text if isinstance(text, dict) else {}, generation_config(folder))
     return frozenset(token for page in pages for token in _ids(page.get("eos_token_id")))
@@ -25,15 +24,3 @@ def end_ids(folder: Path) -> frozenset[int]:
 def _ids(value: Any) -> list[int]:
     values = value if isinstance(value, list) else [value]
     return [token for token in values if type(token) is int]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        page = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelDataError(f"cannot read {path}: {error}; prepare the model again") from error
-    if not isinstance(page, dict):
-        raise ModelDataError(f"{path} is not a JSON object; prepare the model again")
-    return page

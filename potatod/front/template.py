@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jinja2
 
 from potato_client.protocol import ChatMessage
-from potatod.errors import ModelDataError
+from potatod.errors import ModelDataError, NoSuchModel
+from potatod.json_file import read_text
 
 from .budget import Budget
 from .refusal import Refusal
 from .sandbox import Environment
 from .tokenizer import special_tokens, tokenizer_config
 
-NO_TEMPLATE = "this model has no chat template: send the prompt as it is (--raw)"
+#: Real ones have up to 20 kB.
+_MAX_BYTES: Final = 1 << 20
 
 
 class ChatTemplate:
@@ -34,11 +36,10 @@ class ChatTemplate:
     def load(cls, folder: Path) -> ChatTemplate | None:
         """chat_template.jinja, else the one in tokenizer_config.json; None where the model has none."""
         config = tokenizer_config(folder)
-        path = folder / "chat_template.jinja"
         try:
-            source = path.read_text(encoding="utf-8") if path.is_file() else _chosen(config.get("chat_template"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelDataError(f"cannot read {path}: {error}; prepare the model again") from None
+            source: str | None = read_text(folder / "chat_template.jinja", _MAX_BYTES)
+        except NoSuchModel:
+            source = _chosen(config.get("chat_template"))
         return None if source is None else cls(source, special_tokens(config))
 
     def render(

@@ -16,8 +16,12 @@ import tokenizers
 from tokenizers import AddedToken
 
 from potatod.errors import ModelDataError, NoSuchModel
+from potatod.json_file import read_json_if_there, read_text
 
 _NAMED: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+#: Vocabularies of a quarter of a million tokens take some 35 MB.
+_MAX_BYTES: Final = 256 << 20
+_MAX_CONFIG_BYTES: Final = 64 << 20
 
 
 class Tokenizer:
@@ -34,12 +38,14 @@ class Tokenizer:
     def load(cls, folder: Path) -> Tokenizer:
         """The folder's tokenizer. Raises :class:`NoSuchModel` where there is none, :class:`ModelDataError` where it is bad."""
         path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise NoSuchModel(f"{folder} has no tokenizer.json; prepare the model from a source that has a tokenizer")
         try:
-            inner = tokenizers.Tokenizer.from_file(str(path))
+            text = read_text(path, _MAX_BYTES)
+        except NoSuchModel:
+            raise NoSuchModel(f"{folder} has no tokenizer.json; prepare the model from a source that has a tokenizer") from None
+        try:
+            inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing more precise
-            raise ModelDataError(f"{path} is no tokenizer ({error}); prepare the model again") from None
+            raise ModelDataError(f"{path} is no tokenizer ({str(error)[:300]}); prepare the model again") from None
         inner.no_truncation()
         inner.no_padding()
         config = tokenizer_config(folder)
@@ -81,16 +87,7 @@ class Tokenizer:
 
 def tokenizer_config(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json; empty where the model has none."""
-    path = folder / "tokenizer_config.json"
-    try:
-        page = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelDataError(f"cannot read {path}: {error}; prepare the model again") from None
-    if not isinstance(page, dict):
-        raise ModelDataError(f"{path} is not a JSON object; prepare the model again")
-    return page
+    return read_json_if_there(folder / "tokenizer_config.json", _MAX_CONFIG_BYTES)
 
 
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel
+from potatod.json_file import read_json
 
 _INDEX: Final = "model.safetensors.index.json"
 _SINGLE: Final = "model.safetensors"
@@ -104,22 +105,10 @@ def open_folder(folder: Path) -> dict[str, Lazy]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json, parsed."""
-    path = folder / "config.json"
-    if not path.exists():
-        raise NoSuchModel(f"{folder} is no checkpoint: it has no config.json")
-    return read_json(path, 4 << 20)
-
-
-def read_json(path: Path, most_bytes: int) -> dict[str, Any]:
     try:
-        if path.stat().st_size > most_bytes:
-            raise ModelDataError(f"{path} is larger than {most_bytes} bytes: that is not what its name says")
-        page = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelDataError(f"cannot read {path}: {error}") from None
-    if not isinstance(page, dict):
-        raise ModelDataError(f"{path} must hold a JSON object")
-    return page
+        return read_json(folder / "config.json")
+    except NoSuchModel:
+        raise NoSuchModel(f"{folder} is no checkpoint: it has no config.json") from None
 
 
 def _sharded(folder: Path, index: Path) -> dict[str, Lazy]:

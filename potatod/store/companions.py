@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreT
 from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 
 from potatod.errors import ModelDataError, UnsupportedModel
+from potatod.json_file import read_json
 
-from .checkpoint import read_json
 from .shard_file import write_text
 
 #: Any of these and transformers can make a tokenizer.json.

@@ -146,7 +146,7 @@ class Journal:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         page = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return page if isinstance(page, dict) and (page.keys() == {"key"} or page.keys() == {"files", "shards"}) else None
 

@@ -18,11 +18,11 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel
+from potatod.errors import ModelDataError, UnsupportedModel
+from potatod.json_file import read_json
 
 #: Keys that would have transformers run code from the checkpoint or fetch kernels from a hub.
 _CODE_KEYS: Final = ("auto_map", "custom_pipelines", "use_kernels", "kernel_config")
-_MAX_CONFIG_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
     """The text model's config of a folder with a config.json; raises NoSuchModel, ModelDataError or
     UnsupportedModel."""
     path = folder / "config.json"
-    try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ModelDataError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes: that is no config")
-        page = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NoSuchModel(f"there is no config.json in {folder}") from None
-    except (OSError, ValueError) as error:
-        raise ModelDataError(f"cannot read {path}: {error}") from None
-    if not isinstance(page, dict):
-        raise ModelDataError(f"{path} must hold a JSON object")
+    page = read_json(path)
     if page.get("quantization_config"):
         raise UnsupportedModel(f"{path} says that its weights are quantised; `potatod prepare` makes a folder of them that can be served")
     return config_of(page, path)

@@ -64,7 +64,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(text: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("config", "why"),
     [
-        ("[]", "not a JSON object"), ("{", "cannot read"), ('{"added_tokens_decoder": {"1": "x"}}', "which is no token"),
+        ("[]", "must hold a JSON object"), ("{", "cannot read"), ('{"added_tokens_decoder": {"1": "x"}}', "which is no token"),
         ('{"added_tokens_decoder": {"one": {"content": "x"}}}', "which is no id"),
     ],
 )  # fmt: skip
