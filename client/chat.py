@@ -19,7 +19,8 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from .asking import AnswerOptions
 from .client import Client
-from .errors import EXIT_OK, ClientError
+from .errors import ClientError
+from .exit_codes import EXIT_OK
 from .paths import state_directory
 from .protocol import ChatMessage
 from .screen import Screen

@@ -18,7 +18,8 @@ from . import report, words
 from .answer import Collected
 from .client import Client
 from .codec import MAX_FRAME_BYTES
-from .errors import EXIT_BROKEN_PIPE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ClientError
+from .errors import ClientError
+from .exit_codes import EXIT_BROKEN_PIPE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from .paths import SOCKET_VARIABLE
 from .screen import Screen
 from .turn import answer_options, follow, generate

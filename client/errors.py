@@ -13,19 +13,8 @@ The message is a sentence for the person at the keyboard: what is wrong, where, 
 
 from __future__ import annotations
 
-from typing import Final
-
+from .exit_codes import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE, EXIT_USAGE
 from .protocol import REFUSAL_EXIT_CODES, RefusalCode, Refused
-
-EXIT_OK: Final = 0
-EXIT_USAGE: Final = 64
-EXIT_UNAVAILABLE: Final = 69
-EXIT_INTERNAL: Final = 70
-EXIT_TRY_AGAIN: Final = 75
-#: ended by Ctrl-C, as shells say it: 128 + SIGINT
-EXIT_INTERRUPTED: Final = 130
-#: whoever read the answer has gone: 128 + SIGPIPE
-EXIT_BROKEN_PIPE: Final = 141
 
 
 class ClientError(Exception):

@@ -15,7 +15,7 @@
                                   ◀───    Report(request, …)
 
 One ZeroMQ message of one frame each way, a DEALER at the client, a ROUTER at the front. Imports only the standard
-library and the codec, so that both sides share it.
+library, the codec and the exit codes, so that both sides share it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from .codec import Codec
+from .exit_codes import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE, EXIT_USAGE
 
 #: Raised by one whenever an old peer could misunderstand a new one. The front refuses what it does not speak.
 PROTOCOL_VERSION: Final = 1
@@ -35,6 +36,16 @@ HEARTBEAT_S: Final = 2.0
 SILENCE_S: Final = 10.0
 #: The front cancels the jobs of a client it has not heard of for this long.
 VANISHED_S: Final = 30.0
+
+#: Of one client: so many frames a second, and so many at once after a pause. What is more is dropped.
+FRAMES_PER_S: Final = 256
+BURST_FRAMES: Final = 512
+#: Of one client, under way at once.
+MAX_JOBS: Final = 256
+#: Messages that a client may leave unread; then it has vanished.
+MAX_UNREAD: Final = 1024
+#: Progress that says nothing but other figures comes no more often.
+PROGRESS_EVERY_S: Final = 0.5
 
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
@@ -225,24 +236,25 @@ class Finished:
 
 
 RefusalCode = Literal[
-    "bad_frame", "bad_version", "hello_first", "bad_request", "prompt_too_long", "empty_prompt", "no_template",
+    "bad_frame", "too_fast", "bad_version", "hello_first", "bad_request", "prompt_too_long", "empty_prompt", "no_template",
     "queue_full", "degraded", "stopping", "unknown_job", "internal",
 ]  # fmt: skip
 
 #: What a command-line client ends with; Refused carries it, so that whoever passes it on needs no table.
 REFUSAL_EXIT_CODES: Final[Mapping[RefusalCode, int]] = {
-    "bad_frame": 70,
-    "bad_version": 69,
-    "hello_first": 75,
-    "bad_request": 64,
-    "prompt_too_long": 64,
-    "empty_prompt": 64,
-    "no_template": 64,
-    "queue_full": 75,
-    "degraded": 75,
-    "stopping": 75,
-    "unknown_job": 64,
-    "internal": 70,
+    "bad_frame": EXIT_INTERNAL,
+    "too_fast": EXIT_TRY_AGAIN,
+    "bad_version": EXIT_UNAVAILABLE,
+    "hello_first": EXIT_TRY_AGAIN,
+    "bad_request": EXIT_USAGE,
+    "prompt_too_long": EXIT_USAGE,
+    "empty_prompt": EXIT_USAGE,
+    "no_template": EXIT_USAGE,
+    "queue_full": EXIT_TRY_AGAIN,
+    "degraded": EXIT_TRY_AGAIN,
+    "stopping": EXIT_TRY_AGAIN,
+    "unknown_job": EXIT_USAGE,
+    "internal": EXIT_INTERNAL,
 }
 assert set(REFUSAL_EXIT_CODES) == set(get_args(RefusalCode))
 
@@ -260,6 +272,11 @@ class Refused:
     exit_code: int
     request: int | None = None
     job: str | None = None
+
+    @classmethod
+    def because(cls, code: RefusalCode, message: str, *, request: int | None = None, job: str | None = None) -> Refused:
+        """With the exit code that belongs to the code."""
+        return cls(code, message, REFUSAL_EXIT_CODES[code], request, job)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from typing import Any, Final, cast
 
 from .asking import AnswerOptions, Prompt
 from .client import Answer, Client
-from .errors import EXIT_INTERRUPTED, BadRequest, ClientError
+from .errors import BadRequest, ClientError
+from .exit_codes import EXIT_INTERRUPTED
 from .screen import Screen
 
 #: After Ctrl-C the daemon may say for so long how the answer ended.

@@ -21,10 +21,9 @@ from potato_client.paths import SOCKET_VARIABLE
 
 from . import config_page, log, places, sources
 from .config import Key, keys
-from .errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, ConfigError, PotatoError, UsageError
+from .errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ConfigError, PotatoError, UsageError
 
 #: What a shell says of a process that Ctrl-C ended.
-EXIT_INTERRUPTED: Final = 130
 
 #: Commands of the offline half, loaded when they run, and the line `potatod --help` shows for each without loading it.
 _ELSEWHERE: Final = {

@@ -19,15 +19,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-EXIT_OK = 0
-EXIT_USAGE = 64
-EXIT_DATA = 65
-EXIT_NO_INPUT = 66
-EXIT_UNAVAILABLE = 69
-EXIT_INTERNAL = 70
-EXIT_DOES_NOT_FIT = 71
-EXIT_TRY_AGAIN = 75
-EXIT_CONFIG = 78
+from potato_client.exit_codes import EXIT_CONFIG as EXIT_CONFIG
+from potato_client.exit_codes import EXIT_DATA as EXIT_DATA
+from potato_client.exit_codes import EXIT_DOES_NOT_FIT as EXIT_DOES_NOT_FIT
+from potato_client.exit_codes import EXIT_INTERNAL as EXIT_INTERNAL
+from potato_client.exit_codes import EXIT_INTERRUPTED as EXIT_INTERRUPTED
+from potato_client.exit_codes import EXIT_NO_INPUT as EXIT_NO_INPUT
+from potato_client.exit_codes import EXIT_OK as EXIT_OK
+from potato_client.exit_codes import EXIT_TRY_AGAIN as EXIT_TRY_AGAIN
+from potato_client.exit_codes import EXIT_UNAVAILABLE as EXIT_UNAVAILABLE
+from potato_client.exit_codes import EXIT_USAGE as EXIT_USAGE
 
 #: Restarting cannot mend these: the unit file and the supervisor give up on them at once.
 EXITS_THAT_STAY = frozenset({EXIT_USAGE, EXIT_DATA, EXIT_NO_INPUT, EXIT_DOES_NOT_FIT, EXIT_CONFIG})

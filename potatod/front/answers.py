@@ -12,12 +12,12 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from potato_client.protocol import Accepted, Piece, Progress
+from potato_client.protocol import MAX_JOBS, PROGRESS_EVERY_S, Accepted, Piece, Progress
 from potatod import log
 from potatod.messages import Row, Rows, Sweep
 from potatod.sampling.sampler import needs_logits, sample
@@ -28,10 +28,6 @@ from .refusal import Refusal
 from .scheduler import QueueFull, Scheduler, Sequence
 from .sweep_times import SweepTimes
 from .text import Shown, Text
-
-#: Progress about one job is said no more often than this.
-_SAY_EVERY_S: Final = 0.5
-_JOBS_PER_CLIENT: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +78,8 @@ class Answers:
 
     def accept(self, owner: bytes, request: int, admitted: Admitted) -> None:
         """Queues it and says Accepted. Raises :class:`Refusal` where there is no place."""
-        if len(self._jobs.of_owner(owner)) >= _JOBS_PER_CLIENT:
-            raise Refusal("queue_full", f"{_JOBS_PER_CLIENT} answers are under way for you; wait for one to end")
+        if len(self._jobs.of_owner(owner)) >= MAX_JOBS:
+            raise Refusal("queue_full", f"{MAX_JOBS} answers are under way for you; wait for one to end")
         sequence = Sequence(next(self._sequence_ids), list(admitted.prompt_ids), needs_logits(admitted.sampling))
         try:
             place = self._scheduler.add(sequence)
@@ -217,7 +213,7 @@ class Answers:
             before = answer.said
             progress = self._progress(answer, places.get(answer.sequence.id, 0), engine)
             moved = before is None or (progress.state, progress.place) != (before.state, before.place)
-            if progress != before and (moved or now - answer.said_at >= _SAY_EVERY_S):
+            if progress != before and (moved or now - answer.said_at >= PROGRESS_EVERY_S):
                 answer.said, answer.said_at = progress, now
                 self._send(answer.job.owner, progress)
 

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-from potato_client.protocol import Refused
-from potatod.errors import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_USAGE
-
-_EXIT_CODES: Final = {
-    "bad_request": EXIT_USAGE,
-    "prompt_too_long": EXIT_USAGE,
-    "empty_prompt": EXIT_USAGE,
-    "no_template": EXIT_USAGE,
-    "unknown_job": EXIT_USAGE,
-    "queue_full": EXIT_TRY_AGAIN,
-    "degraded": EXIT_TRY_AGAIN,
-    "stopping": EXIT_TRY_AGAIN,
-    "internal": EXIT_INTERNAL,
-}
+from potato_client.protocol import RefusalCode, Refused
 
 
 class Refusal(Exception):
     """A request or a job that comes to nothing, in the protocol's words."""
 
-    def __init__(self, code: Any, message: str) -> None:
+    def __init__(self, code: RefusalCode, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
 
     def to(self, *, request: int | None = None, job: str | None = None) -> Refused:
-        return Refused(self.code, self.message, _EXIT_CODES[self.code], request=request, job=job)
+        return Refused.because(self.code, self.message, request=request, job=job)

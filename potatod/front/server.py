@@ -17,8 +17,20 @@ from typing import Any, Final
 import zmq
 
 from potato_client.codec import MAX_FRAME_BYTES, BadFrame
-from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, VANISHED_S, Alive, Hello, Refused, Welcome
-from potatod.errors import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE
+from potato_client.protocol import (
+    BURST_FRAMES,
+    FRAMES_PER_S,
+    FROM_CLIENT,
+    FROM_FRONT,
+    MAX_UNREAD,
+    PROTOCOL_VERSION,
+    VANISHED_S,
+    Alive,
+    Hello,
+    RefusalCode,
+    Refused,
+    Welcome,
+)
 
 from .socket_lock import SocketLock
 
@@ -26,12 +38,7 @@ from .socket_lock import SocketLock
 _MAX_MESSAGE_BYTES: Final = 2 * MAX_FRAME_BYTES
 #: Frames that lie between a client and us before it must wait.
 _RECEIVE_FRAMES: Final = 8
-#: Messages that a client may leave unread; then it has vanished.
-_SEND_MESSAGES: Final = 1024
 _HANDSHAKE_MS: Final = 5000
-#: Of one client: so many frames at once, and so many a second from then on.
-_BURST_FRAMES: Final = 512
-_FRAMES_PER_S: Final = 256.0
 #: Peers that we remember; beyond it the one silent for longest goes.
 _MAX_CLIENTS: Final = 1024
 
@@ -42,7 +49,7 @@ class Client:
     #: what it called itself in Hello; None before that
     name: str | None = None
     #: frames it may still send now
-    allowance: float = field(default=_BURST_FRAMES)
+    allowance: float = field(default=BURST_FRAMES)
     #: whether it has been told that its frames are being dropped
     warned: bool = False
 
@@ -116,17 +123,14 @@ class Server:
                 raise BadFrame(f"a message is one frame, not {len(frames)}")
             message = FROM_CLIENT.decode(frames[0])
         except BadFrame as error:
-            self.send(identity, Refused("bad_frame", f"not understood: {error}"[:500], EXIT_INTERNAL))
+            self._refuse(identity, "bad_frame", f"not understood: {error}"[:500])
             return None
         if isinstance(message, Alive):
             self.send(identity, Alive(self.boot))
         elif isinstance(message, Hello):
             self._greet(identity, client, message)
         elif client.name is None:
-            request = getattr(message, "request", None)
-            self.send(
-                identity, Refused("hello_first", "the first message must be Hello", EXIT_TRY_AGAIN, request=request)
-            )
+            self._refuse(identity, "hello_first", "the first message must be Hello", getattr(message, "request", None))
         else:
             return message
         return None
@@ -137,7 +141,7 @@ class Server:
                 f"the client speaks version {hello.version} of the protocol and this daemon version "
                 f"{PROTOCOL_VERSION}: install the same release of both"
             )
-            self.send(identity, Refused("bad_version", why, EXIT_UNAVAILABLE))
+            self._refuse(identity, "bad_version", why)
         elif self.send(identity, self._welcome):
             client.name = hello.client[:100]
 
@@ -148,7 +152,7 @@ class Server:
             if len(self._clients) >= _MAX_CLIENTS:
                 self._forget_one()
             client = self._clients[identity] = Client(now)
-        client.allowance = min(_BURST_FRAMES, client.allowance + (now - client.heard_at) * _FRAMES_PER_S)
+        client.allowance = min(BURST_FRAMES, client.allowance + (now - client.heard_at) * FRAMES_PER_S)
         client.heard_at = now
         return client
 
@@ -160,9 +164,11 @@ class Server:
         client.allowance = 0
         if not client.warned:
             client.warned = True
-            why = f"more than {_FRAMES_PER_S:.0f} frames a second: what you send is dropped until you pause"
-            self.send(identity, Refused("bad_frame", why, EXIT_TRY_AGAIN))
+            self._refuse(identity, "too_fast", f"more than {FRAMES_PER_S} frames a second: what you send is dropped until you pause")
         return False
+
+    def _refuse(self, identity: bytes, code: RefusalCode, message: str, request: int | None = None) -> None:
+        self.send(identity, Refused.because(code, message, request=request))
 
     def _forget_one(self) -> None:
         """The one silent for longest; peers that never said Hello before all others."""
@@ -179,7 +185,7 @@ def _router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     socket.set(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
     socket.set_hwm(0)
     socket.set(zmq.RCVHWM, _RECEIVE_FRAMES)
-    socket.set(zmq.SNDHWM, _SEND_MESSAGES)
+    socket.set(zmq.SNDHWM, MAX_UNREAD)
     socket.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
     socket.set(zmq.LINGER, 0)
     return socket

@@ -98,11 +98,13 @@ def test_a_message_to_nobody_is_not_sent_and_does_not_raise(world: World) -> Non
 
 
 def test_a_client_that_was_too_fast_may_go_on_after_a_pause(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_BURST_FRAMES", 3)
+    monkeypatch.setattr(server_module, "BURST_FRAMES", 3)
     client = world.greet(b"me")
     heard = [len(world.exchange(client, Status(n))) for n in range(5)]
     assert heard.count(1) < 5
-    assert "a second" in answer(client).message
+    refused = answer(client)
+    assert (refused.code, refused.exit_code) == ("too_fast", 75)
+    assert "a second" in refused.message
     assert not client.poll(50), "it is told once"
     world.now += 1
     assert len(world.exchange(client, Status(9))) == 1

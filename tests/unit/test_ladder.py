@@ -182,6 +182,7 @@ def test_the_client_knows_nothing_of_the_daemon_and_needs_few_packages() -> None
         ("potatod.sampling", {"numpy"}),
         ("potatod.plan", set()),
         ("potato_client.protocol", set()),
+        ("potato_client.exit_codes", set()),
         ("potato_client.paths", set()),
         ("potato_client.codec", {"msgpack"}),
     ],

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+import potatod.front
 from potato_client import address, codec, protocol
+from potatod.front import server
 
 TEXT = (Path(__file__).parents[2] / "docs" / "PROTOCOL.md").read_text()
 RECORDS = {name: cls for name, cls in vars(protocol).items() if dataclasses.is_dataclass(cls)}
@@ -75,6 +77,11 @@ def test_every_refusal_has_its_code_and_exit_code() -> None:
         ("HEARTBEAT_S", "every {:g} s (`HEARTBEAT_S`)"),
         ("SILENCE_S", "for {:g} s (`SILENCE_S`)"),
         ("VANISHED_S", "for {:g} s (`VANISHED_S`)"),
+        ("FRAMES_PER_S", "{} frames a second (`FRAMES_PER_S`)"),
+        ("BURST_FRAMES", "{} at once after a pause (`BURST_FRAMES`)"),
+        ("MAX_JOBS", "at most {} (`MAX_JOBS`)"),
+        ("MAX_UNREAD", "({:,} messages, `MAX_UNREAD`)"),
+        ("PROGRESS_EVERY_S", "every {:g} s (`PROGRESS_EVERY_S`)"),
         ("MAX_STOPS", "at most {} (`MAX_STOPS`)"),
         ("MAX_STOP_CHARS", "1 to {} characters (`MAX_STOP_CHARS`)"),
         ("MAX_MESSAGES", "at most {:,} (`MAX_MESSAGES`)"),
@@ -90,10 +97,25 @@ def test_the_limits_of_frames_and_paths_are_given() -> None:
 
 
 def test_every_constant_of_the_protocol_is_mentioned_and_no_other_is() -> None:
-    known = {name for name in vars(protocol) if re.fullmatch(r"[A-Z][A-Z_]+", name)}
+    known = {name for name in vars(protocol) if re.fullmatch(r"[A-Z][A-Z_]+", name) and not name.startswith("EXIT_")}
     told = set(re.findall(r"`([A-Z][A-Z_]+)`", TEXT))
     assert told <= known | {"POTATO_SOCKET", "MAX_FRAME_BYTES"}
     assert known - {"FROM_CLIENT", "FROM_FRONT", "REFUSAL_EXIT_CODES"} <= told
+
+
+def test_whoever_refuses_takes_the_exit_code_from_the_table() -> None:
+    """Nothing of ours names an exit code beside a refusal's code."""
+    for code, exit_code in protocol.REFUSAL_EXIT_CODES.items():
+        assert protocol.Refused.because(code, "why", request=3) == protocol.Refused(code, "why", exit_code, request=3)
+    front = Path(potatod.front.__file__).parent
+    direct = [path.name for path in sorted(front.glob("*.py")) if re.search(r"\bRefused\(|EXIT_", path.read_text())]
+    assert not direct
+
+
+def test_limits_are_named_in_the_protocol_and_nowhere_else() -> None:
+    """The front's own copies of them would drift away from the document."""
+    for name in ("FRAMES_PER_S", "BURST_FRAMES", "MAX_UNREAD", "VANISHED_S"):
+        assert getattr(server, name) is getattr(protocol, name)
 
 
 def test_no_message_is_named_that_does_not_exist() -> None:
