@@ -229,9 +229,9 @@ class Finished:
     sweeps: int = 0
     #: read from disk during those sweeps
     disk_bytes: int = 0
-    #: while reading; None where the daemon streamed nothing
+    #: disk_bytes ÷ (prefill_s + decode_s); None where nothing was read
     disk_bytes_per_s: float | None = None
-    #: what the disk can do, as measured at start; None where it was not measured
+    #: the most that was seen since the front started, while reads were under way; None where nothing was read
     disk_limit_bytes_per_s: float | None = None
 
 
@@ -309,7 +309,9 @@ class EngineReport:
     sweeps: int
     why: str = ""
     s_per_sweep: float | None = None
+    #: over the last sweeps, wall time; None where nothing was read
     disk_bytes_per_s: float | None = None
+    #: as in Finished
     disk_limit_bytes_per_s: float | None = None
 
 

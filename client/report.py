@@ -7,7 +7,7 @@ import json
 from typing import Final
 
 from .protocol import EngineReport, ModelReport, Report, StageReport
-from .words import count, duration, harmless, size
+from .words import count, duration, harmless, of_the_disk, size
 
 _COLUMNS: Final = "  {:<12}{:>8}  {:<12}{:>8}{:>10}\n"
 
@@ -51,10 +51,9 @@ def _speed(engine: EngineReport) -> str:
         return "nothing has been computed yet"
     said = f"{engine.s_per_sweep:.3g} s/token now"
     if engine.disk_bytes_per_s:
-        said += f", reading at {size(engine.disk_bytes_per_s)}/s"
-        if engine.disk_limit_bytes_per_s:
-            share = engine.disk_bytes_per_s / engine.disk_limit_bytes_per_s
-            said += f", {share:.0%} of the disk's {size(engine.disk_limit_bytes_per_s)}/s"
+        said += f", {size(engine.disk_bytes_per_s)}/s read"
+        if share := of_the_disk(engine.disk_bytes_per_s, engine.disk_limit_bytes_per_s):
+            said += f", {share}"
     return said
 
 

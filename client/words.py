@@ -72,17 +72,24 @@ _STATES: Final = {
 }
 
 
-def summary(finished: Finished, s_per_token: float | None) -> str:
-    """One line about an answer: tokens, speed, bytes read per sweep (which makes one token), share of the disk.
+def disk_share(bytes_per_s: float | None, limit_bytes_per_s: float | None) -> float | None:
+    """Bytes ÷ wall time ÷ the most that was seen; None where nothing was read. What was read ahead before is no more than the whole disk."""
+    return min(1.0, bytes_per_s / limit_bytes_per_s) if bytes_per_s and limit_bytes_per_s else None
 
-    The share is of the time in which sweeps ran for it.
-    """
+
+def of_the_disk(bytes_per_s: float | None, limit_bytes_per_s: float | None) -> str:
+    """That share in words; empty where there is none."""
+    share = disk_share(bytes_per_s, limit_bytes_per_s)
+    return "" if share is None else f"{share:.0%} of the disk's {size(limit_bytes_per_s or 0)}/s"
+
+
+def summary(finished: Finished, s_per_token: float | None) -> str:
+    """One line about an answer: tokens, speed, bytes read per sweep (which makes one token), share of the disk."""
     words = [count(finished.completion_tokens, "token")]
     if s_per_token is not None:
         words.append(f"{s_per_token:.3g} s/token")
     if finished.sweeps:
         words.append(f"{size(finished.disk_bytes / finished.sweeps)} read from disk per token")
-    seconds, limit = finished.prefill_s + finished.decode_s, finished.disk_limit_bytes_per_s
-    if finished.disk_bytes and limit and seconds > 0:
-        words.append(f"{finished.disk_bytes / seconds / limit:.0%} of the disk's {size(limit)}/s")
+    if share := of_the_disk(finished.disk_bytes_per_s, finished.disk_limit_bytes_per_s):
+        words.append(share)
     return " · ".join(words)

@@ -11,8 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from potato_client import Client, NoDaemon
-from potato_client.protocol import Finished
+from potato_client import Client, NoDaemon, words
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
@@ -74,20 +73,8 @@ def _stream(client: Client) -> str:
     say("\n")
     finished = answer.finished
     assert finished is not None
-    say(_line(finished, answer.s_per_token))
+    say(words.summary(finished, answer.s_per_token))
     return answer.text
-
-
-def _line(finished: Finished, s_per_token: float | None) -> str:
-    words = [f"{finished.completion_tokens} tokens"]
-    if s_per_token:
-        words.append(f"{s_per_token:.3f} s/token")
-    per_sweep = finished.disk_bytes / max(1, finished.sweeps)
-    words.append(f"{per_sweep / 1e6:.0f} MB read from disk per token")
-    if s_per_token and finished.disk_limit_bytes_per_s:
-        share = per_sweep / s_per_token / finished.disk_limit_bytes_per_s
-        words.append(f"{share:.0%} of the disk's {finished.disk_limit_bytes_per_s / 1e9:.2f} GB/s")
-    return " · ".join(words)
 
 
 def main(arguments: list[str]) -> int:

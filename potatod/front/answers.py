@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potato_client.protocol import MAX_JOBS, PROGRESS_EVERY_S, Accepted, Piece, Progress
+from potato_client.words import disk_share
 from potatod import log
 from potatod.messages import Row, Rows, Sweep
 from potatod.sampling.sampler import needs_logits, sample
@@ -136,7 +137,7 @@ class Answers:
         assert sweep is not None, "rows of a sweep that nobody sent"
         for step in sweep.steps:
             if step.sequence in self._answers:  # else it ended while it was being computed
-                self._answers[step.sequence].job.disk.add(rows.read_bytes, rows.read_bytes_per_s)
+                self._answers[step.sequence].job.disk.add(rows.read_bytes)
         for sequence, row in self._scheduler.completed(rows.number, rows.rows):
             answer = self._answers[sequence]
             try:
@@ -172,7 +173,6 @@ class Answers:
             self._show(job, answer.text.finish())
         self._forget(answer, state)
         self._send(job.owner, job.finished(reason, limit))
-        share = job.disk.bytes_per_s / limit if limit and job.disk.bytes_per_s else None
         log.event(
             self._logger,
             "finished",
@@ -182,7 +182,7 @@ class Answers:
             s_per_token=_rounded(job.s_per_token),
             sweeps=job.disk.sweeps,
             disk_bytes=job.disk.read_bytes,
-            share_of_disk=_rounded(share),
+            share_of_disk=_rounded(disk_share(job.disk_bytes_per_s, limit)),
         )
 
     def _fail(self, answer: _Answer, refusal: Refusal) -> None:

@@ -45,18 +45,10 @@ class DiskUse:
 
     sweeps: int = 0
     read_bytes: int = 0
-    #: seconds with a read under way
-    busy_s: float = 0.0
 
-    def add(self, read_bytes: int, bytes_per_s: float | None) -> None:
+    def add(self, read_bytes: int) -> None:
         self.sweeps += 1
         self.read_bytes += read_bytes
-        if bytes_per_s:
-            self.busy_s += read_bytes / bytes_per_s
-
-    @property
-    def bytes_per_s(self) -> float | None:
-        return self.read_bytes / self.busy_s if self.busy_s else None
 
 
 @dataclass(slots=True)
@@ -112,6 +104,13 @@ class Job:
             return None
         return (self.ended_at - self.first_token_at) / (self.sampled_tokens - 1)
 
+    @property
+    def disk_bytes_per_s(self) -> float | None:
+        """Over the whole time in which sweeps ran for it, those included in which nothing was read; None where none read anything."""
+        if self.started_at is None or self.ended_at is None or not self.disk.read_bytes or self.ended_at <= self.started_at:
+            return None
+        return self.disk.read_bytes / (self.ended_at - self.started_at)
+
     def finished(self, reason: Reason, disk_limit_bytes_per_s: float | None) -> Finished:
         """The last message about a job that is over."""
         assert self.ended_at is not None, "a job that is not over has no last message"
@@ -127,7 +126,7 @@ class Job:
             decode_s=self.ended_at - first,
             sweeps=self.disk.sweeps,
             disk_bytes=self.disk.read_bytes,
-            disk_bytes_per_s=self.disk.bytes_per_s,
+            disk_bytes_per_s=self.disk_bytes_per_s,
             disk_limit_bytes_per_s=disk_limit_bytes_per_s if self.disk.read_bytes else None,
         )
 

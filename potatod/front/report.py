@@ -53,7 +53,7 @@ class Reporter:
             why=engine.why,
             s_per_sweep=times.s_per_sweep,
             disk_bytes_per_s=times.disk_bytes_per_s,
-            disk_limit_bytes_per_s=times.disk_limit_bytes_per_s,
+            disk_limit_bytes_per_s=times.disk_limit_bytes_per_s if times.disk_bytes_per_s else None,
         )
 
     def _processes(self, engine: Engine) -> list[StageProcess]:

@@ -1,4 +1,8 @@
-"""What sweeps cost lately: seconds each, bytes read, the disk's rate. Pure."""
+"""What sweeps cost lately: seconds each, bytes read, the disk's rate. Pure.
+
+The disk's rate is bytes ÷ wall time, its limit the most that was seen while reads were under way: their quotient says how much of the
+time the disk was put to use. Where everything is resident and nothing is read there is neither.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Final
 
 from potatod.messages import Rows
 
-#: Sweeps over which the median time is taken.
+#: Sweeps over which the median time, and the disk's rate, are taken.
 _REMEMBERED: Final = 32
 
 
@@ -18,21 +22,20 @@ class SweepTimes:
     def __init__(self) -> None:
         self._decode: deque[float] = deque(maxlen=_REMEMBERED)
         self._any: deque[float] = deque(maxlen=_REMEMBERED)
+        self._read_bytes: deque[int] = deque(maxlen=_REMEMBERED)
         self.sweeps = 0
         self.read_bytes = 0
-        #: while reading, in the reader's last pass
-        self.disk_bytes_per_s: float | None = None
-        #: the most that was seen since this front started
+        #: the most that was seen since this front started, over a pass of the reader
         self.disk_limit_bytes_per_s: float | None = None
 
     def add(self, seconds: float, *, decode: bool, rows: Rows) -> None:
         self.sweeps += 1
         self.read_bytes += rows.read_bytes
         self._any.append(seconds)
+        self._read_bytes.append(rows.read_bytes)
         if decode:
             self._decode.append(seconds)
         if rows.read_bytes_per_s is not None:
-            self.disk_bytes_per_s = rows.read_bytes_per_s
             self.disk_limit_bytes_per_s = max(rows.read_bytes_per_s, self.disk_limit_bytes_per_s or 0.0)
 
     @property
@@ -40,3 +43,9 @@ class SweepTimes:
         """Median over the last sweeps that only decoded, or, before there was one, over all."""
         times = self._decode or self._any
         return statistics.median(times) if times else None
+
+    @property
+    def disk_bytes_per_s(self) -> float | None:
+        """Over the last sweeps, from their beginning to their end; None where they read nothing."""
+        seconds, read_bytes = sum(self._any), sum(self._read_bytes)
+        return read_bytes / seconds if read_bytes and seconds > 0 else None

@@ -59,7 +59,7 @@ def refused(code: Any, message: str, **whom: Any) -> Refused:
 def paris(generate: Generate, job: str) -> Iterator[Said]:
     yield Accepted(generate.request, job, 42, 7, 0)
     yield from pieces(job, "The capital", " is", " Paris.")
-    yield finished(job, 3, sweeps=4, disk_bytes=800_000_000, disk_bytes_per_s=4.9e8, disk_limit_bytes_per_s=2e9)
+    yield finished(job, 3, sweeps=4, disk_bytes=800_000_000, disk_bytes_per_s=1.06e9, disk_limit_bytes_per_s=2e9)
 
 
 def report(request: int, boot: str) -> Report:

@@ -228,7 +228,7 @@ def test_progress_is_said_in_a_line(progress: Progress, said: str) -> None:
 
 
 def test_a_summary_has_tokens_speed_bytes_and_the_share_of_the_disk() -> None:
-    done = finished("a", 3, sweeps=4, disk_bytes=800_000_000, disk_limit_bytes_per_s=2e9)
+    done = finished("a", 3, sweeps=4, disk_bytes=800_000_000, disk_bytes_per_s=1.06e9, disk_limit_bytes_per_s=2e9)
     assert words.summary(done, 0.3456) == ("3 tokens · 0.346 s/token · 200MB read from disk per token · 53% of the disk's 2.0GB/s")
 
 

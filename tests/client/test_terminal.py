@@ -66,7 +66,7 @@ def waits(generate: Generate, job: str) -> Iterator[Said]:
     yield from pieces(job, "The capital is", " Paris.")
     yield 0.2
     yield Progress(job, "restarting")
-    yield finished(job, 2, sweeps=2, disk_bytes=524_000_000, disk_limit_bytes_per_s=1e9)
+    yield finished(job, 2, sweeps=2, disk_bytes=524_000_000, disk_bytes_per_s=7e8, disk_limit_bytes_per_s=1e9)
 
 
 def test_while_nothing_has_come_one_line_says_what_goes_on(spawn: Spawn, start: StartFront) -> None:

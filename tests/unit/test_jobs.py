@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from potatod.front.jobs import DiskUse, Job, Jobs, State
+from potatod.front.jobs import Job, Jobs, State
 from potatod.sampling.params import Sampling
 
 
@@ -82,17 +82,24 @@ def test_an_answer_of_nothing_but_the_end_was_prefilled_and_not_decoded() -> Non
     assert (last.prefill_s, last.decode_s, last.completion_tokens) == (2.0, 0.0, 0)
 
 
-def test_the_disk_rate_is_bytes_over_the_time_with_reads_under_way() -> None:
-    use = DiskUse()
-    use.add(1000, 100.0)
-    use.add(1000, 400.0)
-    assert (use.sweeps, use.read_bytes, use.bytes_per_s) == (2, 2000, 2000 / 12.5)
+def test_the_disk_rate_is_bytes_over_the_whole_time_in_which_sweeps_ran() -> None:
+    one = job()
+    one.enter(State.RUNNING, 12.0)
+    one.disk.add(1000)
+    one.disk.add(3000)
+    one.enter(State.FINISHED, 20.0)
+    last = one.finished("length", 1000.0)
+    assert (last.sweeps, last.disk_bytes, last.disk_bytes_per_s, last.disk_limit_bytes_per_s) == (2, 4000, 500.0, 1000.0)
+    assert last.disk_bytes_per_s == last.disk_bytes / (last.prefill_s + last.decode_s)
 
 
-def test_a_daemon_that_streams_nothing_has_no_disk_rate() -> None:
-    use = DiskUse()
-    use.add(0, None)
-    assert (use.sweeps, use.bytes_per_s) == (1, None)
+def test_an_answer_for_which_nothing_was_read_has_no_disk_rate() -> None:
+    one = job()
+    one.enter(State.RUNNING, 12.0)
+    one.disk.add(0)
+    one.enter(State.FINISHED, 20.0)
+    last = one.finished("length", 1000.0)
+    assert (last.sweeps, last.disk_bytes_per_s, last.disk_limit_bytes_per_s) == (1, None, None)
 
 
 def test_nobody_finds_the_job_of_another() -> None:

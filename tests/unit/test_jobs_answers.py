@@ -74,7 +74,7 @@ class World:
         self.answers.taken(sweep)
         self.now += seconds
         rows = tuple(Row(step.sequence, token=token) for step in sweep.steps if step.want != "nothing")
-        said = Rows(1, sweep.number, rows, seconds, 100, 50.0)
+        said = Rows(1, sweep.number, rows, seconds, 100, 80.0)
         self.times.add(seconds, decode=True, rows=said)
         self.answers.swept(said, no_logits)
         return sweep
@@ -98,7 +98,7 @@ def test_a_job_is_accepted_shown_and_finished_with_its_timings() -> None:
     last = world.of(Finished)[0]
     assert (last.job, last.reason, last.completion_tokens) == (accepted.job, "length", 2)
     assert (last.queued_s, last.prefill_s, last.decode_s) == (1.0, 2.0, 2.0)
-    assert (last.sweeps, last.disk_bytes, last.disk_bytes_per_s, last.disk_limit_bytes_per_s) == (2, 200, 50.0, 50.0)
+    assert (last.sweeps, last.disk_bytes, last.disk_bytes_per_s, last.disk_limit_bytes_per_s) == (2, 200, 50.0, 80.0)
 
 
 def test_an_end_of_text_token_ends_an_answer_and_is_not_part_of_it() -> None:
