@@ -9,7 +9,8 @@ from typing import Final
 from .protocol import EngineReport, ModelReport, Report, StageReport
 from .words import count, duration, harmless, of_the_disk, size
 
-_COLUMNS: Final = "  {:<12}{:>8}  {:<12}{:>8}{:>10}\n"
+#: The longest duration is "22 min 18 s", or days and hours.
+_COLUMNS: Final = "  {:<12}{:>8}  {:<8}{:>8}  {:>12}\n"
 
 
 def as_json(report: Report) -> str:
@@ -19,7 +20,7 @@ def as_json(report: Report) -> str:
 def as_text(report: Report) -> str:
     queue = report.queue
     text = (
-        f"{report.daemon}  {report.engine.state} for {duration(report.uptime_s)}\n"
+        f"{report.daemon}  {report.engine.state}; running for {duration(_running_s(report))}\n"
         f"  model   {_model(report.model)}\n"
         f"  engine  {_engine(report.engine)}\n"
         f"  speed   {_speed(report.engine)}\n"
@@ -29,6 +30,11 @@ def as_text(report: Report) -> str:
         text += f"  why     {report.engine.why}\n"
     text += _COLUMNS.format("stage", "pid", "state", "memory", "uptime")
     return harmless(text + "".join(map(_stage, report.stages)))
+
+
+def _running_s(report: Report) -> float:
+    """Of the whole daemon: a front may have been started anew meanwhile."""
+    return max([report.uptime_s, *(stage.uptime_s for stage in report.stages if stage.name == "supervisor")])
 
 
 def _model(model: ModelReport) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,24 @@ def test_the_report_is_printed_in_words_or_as_json(asked: list[str], capsys: pyt
     cli.main(["status", "--json"])
     assert json.loads(capsys.readouterr().out)["daemon"] == "potatod 0.1.0"
     assert len(asked) == 2
+
+
+def test_the_columns_of_the_stages_never_touch() -> None:
+    seconds = (22 * 60 + 18, 86400 * 999 + 3600 * 23, 59)
+    stages = tuple(StageReport("supervisor", 4194304, "stopped", 888_800_000, float(s)) for s in seconds)
+    lines = status.as_text(dataclasses.replace(REPORT, stages=stages)).splitlines()[-3:]
+    assert [re.split(r"\s{2,}", line.strip()) for line in lines] == [
+        ["supervisor", "4194304", "stopped", "889MB", uptime] for uptime in ("22 min 18 s", "999 d 23 h", "59 s")
+    ]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_the_first_line_is_the_state_now_and_the_age_of_the_whole_daemon() -> None:
+    """Neither of them is how long it has been in that state."""
+    stages = (StageReport("supervisor", 1, "up", 0, 3 * 3600.0), StageReport("front", 2, "up", 0, 17.0))
+    engine = dataclasses.replace(REPORT.engine, state="degraded", why="the worker died")
+    text = status.as_text(dataclasses.replace(REPORT, uptime_s=17.0, engine=engine, stages=stages))
+    assert text.startswith("potatod 0.1.0  degraded; running for 3 h\n")
 
 
 def test_where_no_daemon_is_the_exit_code_says_unavailable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
