@@ -159,7 +159,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """stage → supervisor, about once a second while work moves: the counters that the watchdog lives on."""
+    """stage → supervisor, about once a second whatever it does: it lives. One that is silent for long is killed (supervisor.SILENT_S)."""
 
     stage: str
     pid: int

@@ -34,6 +34,8 @@ class Process:
     pidfd: int
     #: time.time()
     started: float
+    #: time.monotonic() of its last word, or of its start
+    heard: float
     ready: bool = False
     #: its own words, where it said Failed before it ended
     why: str = ""
@@ -65,13 +67,14 @@ class Process:
 
 
 def start(name: str, boot: Path, fds: Mapping[str, int]) -> Process:
-    """``python -m potatod.<name> --boot FILE --fd NAME=N``, in the supervisor's session and process group."""
+    """``python -m potatod.<name> --boot FILE --fd NAME=N``. In a process group of its own: a terminal's Ctrl-C is the supervisor's to hear."""
     arguments = [word for key, fd in fds.items() for word in ("--fd", f"{key}={fd}")]
     child = subprocess.Popen(
         [sys.executable, "-m", f"potatod.{name}", "--boot", str(boot), *arguments],
         pass_fds=tuple(fds.values()), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment(),
+        process_group=0,
     )  # fmt: skip
-    return Process(name, child, os.pidfd_open(child.pid), time.time())
+    return Process(name, child, os.pidfd_open(child.pid), time.time(), time.monotonic())
 
 
 def environment() -> dict[str, str]:

@@ -20,6 +20,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ class Stage:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.logger = logging.getLogger(f"potatod.{name}")
         self.stopping = False
+        self._beaten = 0.0
         self.control = wire.control_wire(self.context, Path(boot.directory), name)
 
     @property
@@ -98,8 +100,12 @@ class Stage:
     def ready(self, note: str) -> None:
         self.control.send(Ready(self.name, os.getpid(), note))
 
-    def counted(self, *, sweeps: int = 0, read_bytes: int = 0) -> None:
-        self.control.send(Counted(self.name, os.getpid(), sweeps, read_bytes))
+    def beat(self, *, sweeps: int = 0, read_bytes: int = 0) -> None:
+        """Called wherever the stage's loop comes by: says about once a second that it lives, and how far it is."""
+        now = time.monotonic()
+        if now - self._beaten >= 1:
+            self._beaten = now
+            self.control.send(Counted(self.name, os.getpid(), sweeps, read_bytes))
 
     def stop_signalled(self, _signum: int, _frame: object) -> None:
         self.stopping = True

@@ -16,27 +16,24 @@ typed `potatod start` is still looking. Later the daemon stays, says why, and se
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import setproctitle
 import zmq
 
-from . import log, pool, process, wire
+from . import log, pool, process, run_directory, wire
 from . import plan as plans
 from .config import Settings
 from .errors import (
     EXIT_OK,
     EXITS_THAT_STAY,
     InternalError,
-    Unavailable,
     by_exit_code,
 )
 from .manifest import Manifest, check_files
@@ -45,11 +42,14 @@ from .messages import Counted, Engine, Failed, Ready, StageProcess, Stop
 from .notify import notify
 from .process import Process
 from .restarts import Restarts
+from .sizes import Auto, Percent
 from .stage import Boot
-from .verdict import Verdict, probe
+from .verdict import Cancelled, Verdict, probe
 
 #: A stage that has not said Ready by then is stuck: importing torch takes seconds on a slow disk, not minutes.
 READY_S: Final = 180.0
+#: A stage that is ready speaks every second. One that has said nothing for so long stands still: no layer takes as long.
+SILENT_S: Final = 300.0
 #: After Stop, before SIGKILL.
 GRACE_S: Final = 5.0
 
@@ -61,45 +61,11 @@ def run(settings: Settings) -> int:
     folder = Path(settings.model.path)
     manifest = load_manifest(folder)
     check_files(folder, manifest)
+    if not isinstance(settings.pool.size, Auto | Percent):
+        plans.make(manifest, int(settings.pool.size))  # a pool that is too small is known before anything takes time
     directory = Path(settings.run.directory)
-    with _runtime_directory(directory):
+    with run_directory.held(directory):
         return Supervisor(settings, folder.resolve(), manifest, directory).run()
-
-
-@contextmanager
-def _runtime_directory(directory: Path) -> Iterator[None]:
-    """Ours alone (0700) and locked while we live; swept of an earlier daemon's sockets."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stat = directory.stat()
-        if stat.st_uid != os.getuid() or stat.st_mode & 0o077:
-            raise Unavailable(f"[run] directory {directory} must belong to you alone: chown it, or chmod 700 {directory}")
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Unavailable(f"cannot use [run] directory {directory}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        pid = os.pread(lock, 20, 0).decode(errors="replace").strip()
-        os.close(lock)
-        raise Unavailable(
-            f"another daemon (pid {pid or 'unknown'}) runs in {directory}; stop it, or give this one its own [run] directory and "
-            "[front] socket"
-        ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    try:
-        _sweep_away(directory)
-        yield
-        _sweep_away(directory)
-    finally:
-        os.close(lock)
-
-
-def _sweep_away(directory: Path) -> None:
-    for pattern in ("control", "bytes.*", "sweeps.*", "boot.*.json"):
-        for path in directory.glob(pattern):
-            path.unlink(missing_ok=True)
 
 
 class Supervisor:
@@ -109,6 +75,7 @@ class Supervisor:
         self._manifest = manifest
         self._directory = directory
         self._restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
+        self._front_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._state: str = "starting"
         self._why = ""
         self._epoch = 0
@@ -116,15 +83,17 @@ class Supervisor:
         self._signals = 0
         self._front: Process | None = None
         self._engine: list[Process] = []
-        self._engine_since = 0.0
+        #: whether any engine has completed one
         self._swept = False
-        self._sweeps = 0
 
     def run(self) -> int:
         began = time.monotonic()
         setproctitle.setproctitle(f"potatod: supervisor ({self._folder.name})")
         self._catch_signals()
-        self._verdict: Verdict = probe(self._settings, self._folder, self._manifest, self._directory)
+        try:
+            self._verdict: Verdict = probe(self._settings, self._folder, self._manifest, self._directory, lambda: self._signals > 0)
+        except Cancelled:
+            return EXIT_OK
         self._plan = plans.make(self._manifest, self._verdict.pool_bytes)
         log.event(
             _LOGGER, "planned", pool_bytes=self._plan.pool_bytes, resident_bytes=self._plan.resident_bytes,
@@ -173,16 +142,13 @@ class Supervisor:
         self._front = process.start("front", self._boot(None), {"logits": self._logits_fd})
 
     def _start_engine(self) -> None:
+        (self._directory / f"boot.{self._epoch}.json").unlink(missing_ok=True)
         self._epoch += 1
-        self._swept = False
-        self._engine_since = time.monotonic()
         pool_fd = pool.create(self._plan.pool_bytes)
         try:
             boot = self._boot(self._plan)
-            self._engine = [
-                process.start("reader", boot, {"pool": pool_fd}),
-                process.start("worker", boot, {"pool": pool_fd, "logits": self._logits_fd}),
-            ]
+            self._engine = [process.start("reader", boot, {"pool": pool_fd})]
+            self._engine.append(process.start("worker", boot, {"pool": pool_fd, "logits": self._logits_fd}))
         finally:
             os.close(pool_fd)  # the stages hold it now, and it goes with them
 
@@ -205,7 +171,7 @@ class Supervisor:
                     break
             if self._state == "stopping":
                 return
-            self._check_deadline()
+            self._check_deadlines()
 
     def _wait(self) -> None:
         poller = zmq.Poller()
@@ -219,6 +185,7 @@ class Supervisor:
         stage = next((s for s in self._stages() if s.pid == getattr(message, "pid", -1)), None)
         if stage is None:
             return  # of an engine that is gone
+        stage.heard = time.monotonic()
         if isinstance(message, Ready):
             stage.ready = True
             log.event(_LOGGER, f"{stage.name} is ready", pid=stage.pid, note=message.note)
@@ -230,15 +197,18 @@ class Supervisor:
                 self._tell(self._state, self._why)
         elif isinstance(message, Failed):
             stage.why = message.why
-        elif isinstance(message, Counted) and message.sweeps:
-            self._sweeps = message.sweeps
+        elif isinstance(message, Counted) and message.sweeps and stage is not self._front:
             self._swept = True
             self._restarts.swept()
+            self._front_restarts.swept()
 
-    def _check_deadline(self) -> None:
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
         for stage in self._stages():
-            if not stage.ready and time.time() - stage.started > READY_S:
-                stage.why = f"{stage.name} was not ready after {READY_S:.0f} s"
+            limit_s = SILENT_S if stage.ready else READY_S
+            if now - stage.heard > limit_s:
+                what = "has said nothing for" if stage.ready else "was not ready after"
+                stage.why = f"{stage.name} {what} {limit_s:.0f} s"
                 stage.signal(signal.SIGKILL)
 
     def _ended(self, stage: Process) -> None:
@@ -261,32 +231,41 @@ class Supervisor:
                 self._heard(said[1])
 
     def _front_ended(self, code: int, why: str) -> None:
-        """Clients notice by the new boot id. Everything restarts: the KV belongs to sequences that nobody knows any more."""
+        """Clients notice by the new boot id. Everything restarts: the KV belongs to sequences that nobody knows any more.
+
+        Where the engine is degraded it stays down.
+        """
         assert self._front is not None
         was_ready = self._front.ready
         self._front = None
         self._end_engine()
-        if code in EXITS_THAT_STAY or not was_ready or not self._restarts.died(time.monotonic()):
+        if code in EXITS_THAT_STAY or not was_ready or not self._front_restarts.died(time.monotonic()):
             self._give_up(code, why)
-            return
-        self._state = "restarting"
         self._start_front()
-        self._start_engine()
-
-    def _engine_ended(self, code: int, why: str) -> None:
-        ever_swept = self._sweeps > 0
-        self._end_engine()
-        if code in EXITS_THAT_STAY and not ever_swept:
-            self._give_up(code, why)
-        elif code in EXITS_THAT_STAY or not self._restarts.died(time.monotonic()):
-            log.event(_LOGGER, "degraded: the engine stays down", level=logging.ERROR, why=why)
-            self._tell("degraded", why)
-            notify(STATUS=f"degraded: {why}")
-        else:
-            self._tell("restarting", why)
+        if self._state != "degraded":
+            self._state = "restarting"
             self._start_engine()
 
-    def _give_up(self, code: int, why: str) -> None:
+    def _engine_ended(self, code: int, why: str) -> None:
+        self._end_engine()
+        if code in EXITS_THAT_STAY and not self._swept:
+            self._give_up(code, why)
+        elif code in EXITS_THAT_STAY or not self._restarts.died(time.monotonic()):
+            self._degrade(why)
+        else:
+            self._tell("restarting", why)
+            try:
+                self._start_engine()
+            except OSError as error:  # no room for the boot page, no memory for the pool, no more processes
+                self._end_engine()
+                self._degrade(f"the engine cannot be started again: {error.strerror}")
+
+    def _degrade(self, why: str) -> None:
+        log.event(_LOGGER, "degraded: the engine stays down", level=logging.ERROR, why=why)
+        self._tell("degraded", why)
+        notify(STATUS=f"degraded: {why}")
+
+    def _give_up(self, code: int, why: str) -> NoReturn:
         self._state = "stopping"
         self._end_all()
         raise (by_exit_code(code) if code > 0 else InternalError)(why)
@@ -296,7 +275,7 @@ class Supervisor:
         stages = tuple(StageProcess(s.name, s.pid, s.started) for s in self._stages())
         stages = (StageProcess("supervisor", os.getpid(), _STARTED), *stages)
         with suppress(zmq.ZMQError):  # a front that is not there yet is told when it says Ready
-            self._control.send(b"front", Engine(self._epoch, state, self._restarts.total, why, stages))
+            self._control.send(b"front", Engine(self._epoch, state, self._restarts.total + self._front_restarts.total, why, stages))
 
     # ending
 
@@ -310,7 +289,7 @@ class Supervisor:
     def _end_all(self) -> None:
         notify(STOPPING="1")
         if self._stages():
-            log.event(_LOGGER, "stopping", sweeps=self._sweeps)
+            log.event(_LOGGER, "stopping")
             self._tell("stopping", "the daemon is stopping")
         for stage in self._stages():
             with suppress(zmq.ZMQError):

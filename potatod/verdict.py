@@ -10,20 +10,24 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from . import memory, process
+from . import log, memory, process
 from .config import Settings
-from .errors import DoesNotFit, InternalError, NoSuchModel, by_exit_code
-from .manifest import Manifest
+from .errors import ConfigError, DoesNotFit, InternalError, by_exit_code
+from .json_file import MAX_CONFIG_BYTES, read_text
+from .manifest import Manifest, Part
 from .plan import smallest_pool, sweep_parts
-from .sizes import Auto, Percent
+from .sizes import Auto, Percent, human_size
 
 #: A probe that takes longer is stuck.
 PROBE_S: Final = 600.0
@@ -36,6 +40,13 @@ _CHUNK_BY_TOKEN: Final = 32
 _KV_BLOCK: Final = 128
 #: Of what is available, at most so much goes to KV where the context is not configured.
 KV_SHARE: Final = 0.2
+
+
+_LOGGER: Final = logging.getLogger("potatod.supervisor")
+
+
+class Cancelled(Exception):
+    """Somebody wants the daemon to end before the probe has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +92,17 @@ class Verdict:
         return {**mine.pop("findings"), **mine}
 
 
-def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path) -> Verdict:
-    """Findings from the cache or a fresh probe, then pool and context for what is available now."""
+def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path, cancelled: Callable[[], bool]) -> Verdict:
+    """Findings from the cache or a fresh probe, then pool and context for what is available now.
+
+    Raises :class:`Cancelled` soon after ``cancelled()`` has become true, :class:`DoesNotFit` where the RAM is not enough.
+    """
     cache = _cache_file(settings, folder, manifest)
-    findings = _cached(cache) or _run(settings, folder, directory, cache)
+    findings = _cached(cache)
+    if findings is None:
+        log.event(_LOGGER, "trying out what this machine does with this model; only its first start takes this minute or two")
+        findings = _run(settings, folder, directory, cancelled)
+        _keep(cache, findings)
     context = settings.front.max_context or findings.max_positions
     available = memory.available_bytes()
     if not settings.front.max_context:
@@ -92,7 +110,7 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path)
         affordable = each // max(1, findings.kv_bytes_per_token)
         context = min(context, max(affordable, 256))
     if context > findings.max_positions:
-        raise DoesNotFit(
+        raise ConfigError(
             f"[front] max_context is {context} tokens and this model was made for {findings.max_positions}; set it to at most that"
         )
     tokens = context + context // 8 + _KV_BLOCK  # how the worker lets KV grow
@@ -104,7 +122,7 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path)
         layers=manifest.layers,
         vocabulary=vocabulary_of(manifest),
         kernels=settings.worker.kernels,
-        pool_bytes=pool_bytes(settings, manifest, available - kv - findings.worker_bytes - _OTHER_STAGES),
+        pool_bytes=pool_bytes(settings, manifest, available, kv + findings.worker_bytes + _OTHER_STAGES),
         max_context=context,
         prefill_chunk=_prefill_chunk(settings.worker.kernels, findings.batching, context),
     )
@@ -120,22 +138,29 @@ def _prefill_chunk(kernels: str, batching: str, context: int) -> int:
 _OTHER_STAGES: Final = 200 << 20
 
 
-def pool_bytes(settings: Settings, manifest: Manifest, spare: int) -> int:
-    """``[pool] size`` in bytes; ``spare`` is what "auto" may take after everything else has its share."""
+def pool_bytes(settings: Settings, manifest: Manifest, available: int, others: int) -> int:
+    """``[pool] size`` in bytes, where ``available`` bytes of RAM are to hold the pool and ``others`` beside it."""
     size = settings.pool.size
+    lengths = [(stop, part.length) for stop, part in sweep_parts(manifest)]
+    total = sum(length for _, length in lengths)
     if isinstance(size, Auto):
-        lengths = [(stop, part.length) for stop, part in sweep_parts(manifest)]
-        least = smallest_pool(lengths)
-        chosen = min(spare - RESERVE_BYTES, sum(length for _, length in lengths))
-        if chosen < min(least, sum(length for _, length in lengths)):
-            raise DoesNotFit(
-                f"this model needs a pool of {least} bytes and {max(0, spare - RESERVE_BYTES)} are to spare: free "
-                f"{least - chosen} bytes of RAM, or lower [front] max_context or max_sequences"
-            )
+        least = min(smallest_pool(lengths), total)
+        chosen = min(available - others - RESERVE_BYTES, total)
+        if chosen < least:
+            raise _missing(f"the smallest pool for this model, {human_size(least)}", least + RESERVE_BYTES, available, others)
         return chosen
-    if isinstance(size, Percent):
-        return int(memory.available_bytes() * size.percent / 100)
-    return int(size)
+    wanted = int(available * size.percent / 100) if isinstance(size, Percent) else int(size)
+    taken = min(wanted, total)  # a pool larger than the model is not made
+    if taken + others > available:
+        raise _missing(f"[pool] size of {human_size(taken)}", taken, available, others)
+    return wanted
+
+
+def _missing(what: str, pool: int, available: int, others: int) -> DoesNotFit:
+    return DoesNotFit(
+        f"{what}, and {human_size(others)} for the processes and the KV of [front] max_sequences texts of max_context tokens are "
+        f"{human_size(pool + others - available)} more than the {human_size(available)} of RAM that are available: free some, or lower one of these"
+    )
 
 
 def vocabulary_of(manifest: Manifest) -> int:
@@ -145,15 +170,12 @@ def vocabulary_of(manifest: Manifest) -> int:
 
 
 def _cache_file(settings: Settings, folder: Path, manifest: Manifest) -> Path:
-    try:
-        config = (folder / "config.json").read_text()
-    except OSError as error:
-        raise NoSuchModel(f"cannot read {folder / 'config.json'} ({error.strerror}); prepare the model again") from None
+    config = read_text(folder / "config.json", MAX_CONFIG_BYTES)
     key = json.dumps(
         [
             [importlib.metadata.version(name) for name in ("torch", "transformers", "potato-lm")],
             _processor(), settings.worker.device, settings.worker.threads, settings.worker.kernels,
-            manifest.fingerprint, config,
+            manifest.fingerprint, config, _accelerators(), [part.checksum for part in _first_layer(manifest)],
         ]
     )  # fmt: skip
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "potato" / "probe"
@@ -170,6 +192,21 @@ def _processor() -> str:
     return "\n".join(line for line in lines if line.startswith(wanted)) + str(os.cpu_count())
 
 
+def _first_layer(manifest: Manifest) -> tuple[Part, ...]:
+    """What the probe computes with."""
+    return next(shard.parts for shard in manifest.shards if shard.kind == "layer")
+
+
+def _accelerators() -> list[str]:
+    """The device nodes and drivers that are there: "auto" finds something else when they change."""
+    nodes = [str(path) for pattern in ("nvidia*", "kfd", "dri/renderD*") for path in Path("/dev").glob(pattern)]
+    try:
+        driver = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        driver = ""
+    return [*sorted(nodes), driver]
+
+
 def _cached(cache: Path) -> Findings | None:
     try:
         return Findings(**json.loads(cache.read_text()))
@@ -177,30 +214,44 @@ def _cached(cache: Path) -> Findings | None:
         return None
 
 
-def _run(settings: Settings, folder: Path, directory: Path, cache: Path) -> Findings:
+def _run(settings: Settings, folder: Path, directory: Path, cancelled: Callable[[], bool]) -> Findings:
     page = directory / "boot.probe.json"
     page.write_text(settings.to_json())
+    child = subprocess.Popen(
+        [sys.executable, "-m", "potatod.worker.probe", str(folder), str(page)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=process.environment(), process_group=0,
+    )  # fmt: skip
+    deadline = time.monotonic() + PROBE_S
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "potatod.worker.probe", str(folder), str(page)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=process.environment(), timeout=PROBE_S, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise InternalError(f"the probe did not end within {PROBE_S:.0f} s") from None
+        while True:
+            try:
+                out, _ = child.communicate(timeout=0.2)
+                break
+            except subprocess.TimeoutExpired:
+                if cancelled():
+                    raise Cancelled from None
+                if time.monotonic() > deadline:
+                    raise InternalError(f"the probe did not end within {PROBE_S:.0f} s") from None
     finally:
+        child.kill()  # nothing where it has ended
+        child.wait()
         page.unlink(missing_ok=True)
+    if cancelled():
+        raise Cancelled
     try:
-        said = json.loads(done.stdout)
+        said = json.loads(out)
     except ValueError:
-        raise InternalError(process.describe_end("the probe", done.returncode)) from None
-    if done.returncode:
-        raise by_exit_code(done.returncode)(said["error"])
-    findings = Findings(**said)
+        raise InternalError(process.describe_end("the probe", child.returncode)) from None
+    if child.returncode:
+        raise by_exit_code(child.returncode)(said["error"])
+    return Findings(**said)
+
+
+def _keep(cache: Path, findings: Findings) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         partial = cache.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(dataclasses.asdict(findings)))
         partial.replace(cache)
     except OSError:
-        pass  # a cache that cannot be written costs the next start some seconds, nothing else
-    return findings
+        pass  # a cache that cannot be written costs the next start its time, nothing else

@@ -60,7 +60,12 @@ def make_model(place: Path, **arguments: Any) -> Path:
 class Daemon:
     """``with Daemon(model, …) as daemon``: a running `potatod start`; stopped, and looked over for leaks, at the end."""
 
-    def __init__(self, model: Path, cache: Path, *flags: str, config: str = "", env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, model: Path, cache: Path, *flags: str, config: str = "", env: dict[str, str] | None = None, program: str = "",
+        until: str = "serving",
+    ) -> None:  # fmt: skip
+        """``program``: Python that is run instead of `potatod` itself; ``until``: entered when the log says this."""
+        self._until = until
         self._place = tempfile.TemporaryDirectory(prefix="pt-")
         self.place = Path(self._place.name)
         self.directory = self.place / "run"
@@ -69,7 +74,8 @@ class Daemon:
         (self.place / "potatod.toml").write_text(config)
         self._environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1", **(env or {})}
         self._command = [
-            str(BIN / "potatod"), "start", str(model), "--config", str(self.place / "potatod.toml"), "--run-directory",
+            *([sys.executable, "-c", program] if program else [str(BIN / "potatod")]),
+            "start", str(model), "--config", str(self.place / "potatod.toml"), "--run-directory",
             str(self.directory), "--front-socket", self.socket, "--worker-threads", "1", *flags,
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
@@ -83,12 +89,14 @@ class Daemon:
 
     def __enter__(self) -> Daemon:
         self.start()
-        self.until(lambda: "serving" in self.text() or not self.alive, "serving")
+        self.until(lambda: self._until in self.text() or not self.alive, self._until)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self.stop()
+            if kind is None:
+                assert leaks(self.place, killed=self.process is not None and self.process.returncode == -signal.SIGKILL) == []
         finally:
             if kind is not None:
                 sys.stderr.write(f"--- the daemon's log\n{self.text()[-6000:]}\n---\n")
@@ -125,7 +133,10 @@ class Daemon:
         assert self.process is not None
         found = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            words = " ".join(child.cmdline())
+            try:
+                words = " ".join(child.cmdline())
+            except psutil.NoSuchProcess:  # it has just ended
+                continue
             for name in ("reader", "worker", "front"):
                 if words.startswith(f"potatod: {name}"):
                     found[name] = child
@@ -146,10 +157,16 @@ class Daemon:
         return answer
 
 
-def leaks(place: Path) -> list[str]:
-    """What a dead daemon must not leave: processes of its, shared memory."""
+def leaks(place: Path, *, killed: bool = False) -> list[str]:
+    """What a dead daemon must not leave: processes, shared memory, and in its directories anything but locks.
+
+    One that was ``killed`` with SIGKILL cannot clean up; its sockets and pages are the next daemon's to sweep.
+    """
     left = [f"process {p.pid}: {' '.join(p.cmdline())}" for p in psutil.process_iter() if _belongs(p, place)]
-    return left + [f"/dev/shm/{name}" for name in os.listdir("/dev/shm")]
+    left += [f"/dev/shm/{name}" for name in os.listdir("/dev/shm")]
+    if not killed:
+        left += [str(path) for path in place.rglob("*") if path.is_socket() or path.name.startswith("boot.")]
+    return left
 
 
 def _belongs(process: psutil.Process, place: Path) -> bool:

@@ -49,7 +49,6 @@ class Front:
         self._stage = stage
         self._layers = int(boot.verdict["layers"])
         self._layers_done = 0
-        self._counted = (0.0, 0)
         self._look_at = 0.0
         self._poller = zmq.Poller()
         self._scheduler = Scheduler(
@@ -131,14 +130,6 @@ class Front:
     def _now(self) -> EngineNow:
         return EngineNow(self._engine.up, self._layers_done, self._layers, self._engine.under_way_s)
 
-    def _count(self) -> None:
-        """Tells the supervisor, about once a second while sweeps move."""
-        at, sweeps = self._counted
-        times, now = self._times, time.monotonic()
-        if times.sweeps != sweeps and now - at >= 1:
-            self._counted = (now, times.sweeps)
-            self._stage.counted(sweeps=times.sweeps, read_bytes=times.read_bytes)
-
     def _look_around(self) -> None:
         """What need not be done at once. However long the queue, a twentieth of the time goes into it at most."""
         began = time.monotonic()
@@ -146,7 +137,7 @@ class Front:
             return
         self._answers.cancel_where(self._server.vanished)
         self._answers.say_progress(self._now())
-        self._count()
+        self._stage.beat(sweeps=self._times.sweeps, read_bytes=self._times.read_bytes)
         ended = time.monotonic()
         self._look_at = ended + max(_LOOK_EVERY_MS / 1000, 20 * (ended - began))
 

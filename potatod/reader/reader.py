@@ -12,6 +12,7 @@ from typing import Final
 import zmq
 
 from potatod import wire
+from potatod.errors import Unavailable
 from potatod.messages import Freed, Loaded, Passed
 from potatod.plan import Placed, Plan
 from potatod.pool import Pool, Ring
@@ -23,6 +24,8 @@ from .source import Source
 
 #: Nothing waits longer than this without looking whether it should stop.
 _PATIENCE_MS: Final = 500
+#: A read that takes longer will not come back.
+STALLED_S: Final = 120.0
 
 
 def work(stage: Stage) -> None:
@@ -50,7 +53,7 @@ class Reader:
         self._read_bytes = 0
         self._passes = 0
         self._pass_began = (0, 0.0)
-        self._counted = time.monotonic()
+        self._moved = time.monotonic()
 
     def run(self) -> None:
         how = "direct" if all(s.direct for s in self._sources.values()) else "buffered"
@@ -91,7 +94,7 @@ class Reader:
                 file_offset=part.offset,
                 pool_offset=offset,
                 memory=self._pool.extent(offset, part.length),
-                checksum=part.checksum if number == 0 else None,
+                checksum=part.checksum,
                 ends_pass=index == last,
             )
         )
@@ -99,7 +102,12 @@ class Reader:
     def _attend(self, timeout_ms: int) -> None:
         """Whatever has happened: reads completed, extents freed, the supervisor spoke."""
         self._poller.poll(timeout_ms)
+        if not self._requests.waiting:
+            self._moved = time.monotonic()
+        elif time.monotonic() - self._moved > STALLED_S:
+            raise Unavailable(f"{self._requests.oldest.source.path}: a read has not come back for {STALLED_S:.0f} s; the disk stands still")
         for fetch in self._requests.completed():
+            self._moved = time.monotonic()
             self._read_bytes += len(fetch.memory)
             self._worker.send(Loaded(fetch.part, fetch.pool_offset, len(fetch.memory)))
             if fetch.ends_pass:
@@ -108,10 +116,7 @@ class Reader:
             assert isinstance(message, Freed)
             self._ring.give(message.offset)
         self._stage.orders()
-        now = time.monotonic()
-        if now - self._counted >= 1:
-            self._counted = now
-            self._stage.counted(read_bytes=self._read_bytes)
+        self._stage.beat(read_bytes=self._read_bytes)
 
     def _pass_done(self) -> None:
         read_bytes, busy_s = self._read_bytes - self._pass_began[0], self._requests.busy_s - self._pass_began[1]

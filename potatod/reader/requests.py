@@ -25,8 +25,8 @@ class Fetch:
     file_offset: int
     pool_offset: int
     memory: memoryview
-    #: XXH3-64 to compare with, None where it has been compared before
-    checksum: str | None
+    #: XXH3-64 that the bytes must have
+    checksum: str
     #: whether this is the last fetch of a pass
     ends_pass: bool = False
     pieces_left: int = 0
@@ -61,6 +61,10 @@ class Requests:
     @property
     def waiting(self) -> int:
         return len(self._started)
+
+    @property
+    def oldest(self) -> Fetch:
+        return self._started[0]
 
     def start(self, fetch: Fetch) -> None:
         length = len(fetch.memory)
@@ -100,7 +104,7 @@ class Requests:
             fetch.pieces_left -= 1
             last = fetch.pieces_left == 0
         if last:
-            if fetch.error is None and fetch.checksum is not None:
+            if fetch.error is None:
                 fetch.error = _compare(fetch)
             fetch.complete = True
             os.eventfd_write(self.wakeup, 1)

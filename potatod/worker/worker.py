@@ -80,7 +80,6 @@ class Worker:
         self._sweep_number = 0
         self._sweeps = 0
         self._said = 0.0
-        self._counted = 0.0
         stage.ready(f"{config.architectures[0] if config.architectures else config.model_type} built in "
                     f"{time.monotonic() - began:.1f} s, {torch.get_num_threads()} threads")  # fmt: skip
 
@@ -88,6 +87,7 @@ class Worker:
         while not self._stage.stopping:
             self._sweeps_poller.poll(_PATIENCE_MS)
             self._stage.orders()
+            self._stage.beat(sweeps=self._sweeps)
             while (message := self._front.receive()) is not None and not self._stage.stopping:
                 if isinstance(message, Drop):
                     self.forget(message)
@@ -140,9 +140,10 @@ class Worker:
     def _rows(self, steps: list[Step], logits: torch.Tensor) -> tuple[Row, ...]:
         rows = []
         for index, (step, values) in enumerate(zip(steps, logits, strict=True)):
-            if step.want == "argmax":
-                rows.append(Row(step.sequence, token=int(values.float().argmax())))
-            else:
+            best, token = values.float().max(dim=-1)  # NaN where any of them is one
+            if step.want == "argmax" and torch.isfinite(best):
+                rows.append(Row(step.sequence, token=int(token)))
+            else:  # what is no number to choose by is the front's to refuse
                 self._logits[index] = values.float().cpu()
                 rows.append(Row(step.sequence, logits_row=index))
         return tuple(rows)
@@ -152,15 +153,14 @@ class Worker:
         if now - self._said >= _SAY_EVERY_S:
             self._said = now
             self._front.send(LayerDone(self._epoch, self._sweep_number, layers_done, self._layers))
-        if now - self._counted >= 1:
-            self._counted = now
-            self._stage.counted(sweeps=self._sweeps)
+        self._stage.beat(sweeps=self._sweeps)
 
     def _wait_for_bytes(self) -> None:
         if self._before_waiting():
             return
         self._bytes_poller.poll(_PATIENCE_MS)
         self._stage.orders()
+        self._stage.beat(sweeps=self._sweeps)
         if self._stage.stopping:
             raise Stopped
 

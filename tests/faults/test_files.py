@@ -74,15 +74,25 @@ def _swap(model: Path) -> None:
     a.rename(aside), b.rename(a), aside.rename(b)
 
 
-def test_a_file_that_changes_under_the_daemon_stops_the_engine_and_says_which(copy: Path, probe_cache: Path):
+@pytest.mark.parametrize("disguised", [False, True], ids=["as an editor would", "as a rotting disk would"])
+def test_a_file_that_changes_under_the_daemon_stops_the_engine_and_says_which(copy: Path, probe_cache: Path, disguised: bool):
+    """No token is made of the changed bytes, also where neither size nor time of the file tell."""
     with Daemon(copy, probe_cache, *SMALL) as daemon:
-        daemon.ask("x", "--max-tokens", "3")
+        undisturbed = daemon.ask("hello", "--max-tokens", "100")["token_ids"]
         victim = copy / "layer.0003.safetensors"
-        data = bytearray(victim.read_bytes())
-        data[-5000] ^= 1
-        victim.write_bytes(data)
-        done = daemon.client("hello", "--max-tokens", "100")
+        stat = victim.stat()
+        with victim.open("r+b") as file:
+            data = bytearray(file.read())
+            for at in range(8192, len(data), 4096):  # every part of it, whichever stream
+                data[at] ^= 0x40
+            file.seek(0)
+            file.write(data)
+        if disguised:
+            os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        done = daemon.client("hello", "--max-tokens", "100", "--json")
         assert done.returncode == 75, (done.returncode, done.stdout, done.stderr)
+        made = json.loads(done.stdout)["token_ids"] if done.stdout.strip() else []
+        assert made == undisturbed[: len(made)]
         assert victim.name in done.stderr
         report = json.loads(daemon.client("status", "--json").stdout)
         assert report["engine"]["state"] == "degraded" and victim.name in report["engine"]["why"]

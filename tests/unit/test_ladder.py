@@ -24,7 +24,7 @@ LADDER = (
     {
         "potatod", "potatod.messages", "potatod.manifest", "potatod.sizes", "potatod.keys", "potatod.config",
         "potatod.sources", "potatod.config_page", "potatod.json_file", "potatod.places", "potatod.log", "potatod.memory", "potatod.notify",
-        "potatod.process", "potatod.restarts", "potatod.sampling", "potatod.status",
+        "potatod.process", "potatod.restarts", "potatod.run_directory", "potatod.sampling", "potatod.status",
     },
     {"potatod.plan", "potatod.pool", "potatod.wire", "potatod.schemes"},
     {"potatod.stage", "potatod.verdict", "potatod.store"},
