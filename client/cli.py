@@ -5,6 +5,7 @@ Errors end in one sentence on stderr and an exit code of errors.py.
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import json
 import os
@@ -34,6 +35,14 @@ class _AskByDefault(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, self._with_command(ctx, args))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Those of `ask` as well: whoever types a prompt and no command needs these."""
+        super().format_options(ctx, formatter)
+        options = [option for option in self.commands["ask"].params if isinstance(option, click.Option)]
+        records = [record for option in options if (record := option.get_help_record(ctx)) is not None]
+        with formatter.section("Options of ask"):
+            formatter.write_dl(records)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -105,7 +114,7 @@ def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> N
 
 @click.group(
     cls=_AskByDefault, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f'`{_NAME} "prompt"` is `{_NAME} ask "prompt"`; `{_NAME} ask --help` lists its options.',
+    epilog=f'`{_NAME} "prompt"` is `{_NAME} ask "prompt"`.',
 )  # fmt: skip
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Say which release this is.")
 def potato_client() -> None:
@@ -227,6 +236,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return code or EXIT_OK
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
+    except click.NoSuchOption as error:
+        near = difflib.get_close_matches(error.option_name, error.possibilities or (), n=1)
+        _say(f"there is no option {error.option_name}; " + (f"did you mean {near[0]}?" if near else "--help lists what there is"))
+        return EXIT_USAGE
     except click.ClickException as error:
         _say(error.format_message())
         return EXIT_USAGE

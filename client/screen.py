@@ -39,7 +39,7 @@ class Screen:
         if isinstance(message, Piece):
             self._piece(message)
         elif isinstance(message, Accepted) and message.place:
-            self._line(f"in the queue, {words.count(message.place, 'answer')} before this one")
+            self._line(words.in_the_queue(message.place))
         elif isinstance(message, Progress):
             self._line(words.progress(message))
 

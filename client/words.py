@@ -51,8 +51,8 @@ def one_line(text: str) -> str:
 def progress(now: Progress) -> str:
     """What is going on while nothing has come yet."""
     said = _STATES[now.state]
-    if now.state == "queued" and now.place:
-        said = f"in the queue, {count(now.place, 'answer')} before this one"
+    if now.state == "queued":
+        said = in_the_queue(now.place)
     elif now.state == "prefill":
         if now.prompt_tokens:
             said += f" {now.prefilled_tokens}/{now.prompt_tokens} tokens,"
@@ -62,6 +62,10 @@ def progress(now: Progress) -> str:
     if now.eta_s is not None:
         said += f" · first token in about {duration(now.eta_s + 1)}"
     return said
+
+
+def in_the_queue(place: int) -> str:
+    return f"in the queue, {count(place, 'answer')} before this one" if place else "about to start"
 
 
 _STATES: Final = {
@@ -85,11 +89,17 @@ def of_the_disk(bytes_per_s: float | None, limit_bytes_per_s: float | None) -> s
 
 def summary(finished: Finished, s_per_token: float | None) -> str:
     """One line about an answer: tokens, speed, bytes read per sweep (which makes one token), share of the disk."""
-    words = [count(finished.completion_tokens, "token")]
+    words = [_tokens(finished)]
     if s_per_token is not None:
         words.append(f"{s_per_token:.3g} s/token")
-    if finished.sweeps:
+    if finished.sweeps and finished.completion_tokens:
         words.append(f"{size(finished.disk_bytes / finished.sweeps)} read from disk per token")
     if share := of_the_disk(finished.disk_bytes_per_s, finished.disk_limit_bytes_per_s):
         words.append(share)
     return " · ".join(words)
+
+
+def _tokens(finished: Finished) -> str:
+    if finished.reason != "cancelled":
+        return count(finished.completion_tokens, "token")
+    return f"stopped after {count(finished.completion_tokens, 'token')}" if finished.completion_tokens else "stopped before the first token"

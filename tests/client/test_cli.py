@@ -375,6 +375,17 @@ def test_help_is_help(run: Run, arguments: list[str]) -> None:
     assert done.stdout.startswith(b"Usage: potato-client")
 
 
+def test_the_help_of_the_whole_command_has_the_options_of_its_default(run: Run) -> None:
+    assert b"--max-tokens N" in run("--help").stdout
+
+
+@pytest.mark.parametrize(("typed", "said"), [("--top-pp", "did you mean --top-p?"), ("--frobnicate", "--help lists what there is")])
+def test_an_unknown_option_is_answered_with_the_nearest_one_alone(run: Run, typed: str, said: str) -> None:
+    done = run(typed, "3", "x")
+    assert done.returncode == 64
+    assert done.stderr.decode() == f"potato-client: there is no option {typed}; {said}\n"
+
+
 def test_neither_torch_nor_the_daemon_is_loaded(environment: dict[str, str], start: StartFront) -> None:
     start()
     program = (

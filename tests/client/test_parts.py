@@ -213,8 +213,8 @@ def test_history_is_kept_in_the_state_directory(monkeypatch: pytest.MonkeyPatch,
     ("progress", "said"),
     [
         (Progress("a", "queued", place=1), "in the queue, 1 answer before this one"),
-        (Progress("a", "queued", eta_s=61), "in the queue · first token in about 1 min 2 s"),
-        (Progress("a", "queued"), "in the queue"),
+        (Progress("a", "queued", eta_s=61), "about to start · first token in about 1 min 2 s"),
+        (Progress("a", "queued"), "about to start"),
         (
             Progress("a", "prefill", layers_done=12, layers=30, prompt_tokens=7, s_per_token=0.3456),
             "prefill 0/7 tokens, 12/30 layers · 0.346 s/token",
@@ -234,7 +234,12 @@ def test_a_summary_has_tokens_speed_bytes_and_the_share_of_the_disk() -> None:
 
 def test_a_summary_leaves_out_what_is_not_known() -> None:
     assert words.summary(finished("a", 1), None) == "1 token"
-    assert words.summary(finished("a", 0, sweeps=1), None) == "0 tokens · 0B read from disk per token"
+    assert words.summary(finished("a", 0, sweeps=1), None) == "0 tokens"
+
+
+def test_a_summary_of_what_was_stopped_says_so() -> None:
+    assert words.summary(finished("a", 0, "cancelled", sweeps=1), None) == "stopped before the first token"
+    assert words.summary(finished("a", 1, "cancelled"), 0.5) == "stopped after 1 token · 0.5 s/token"
 
 
 def test_control_characters_are_shown_and_not_obeyed() -> None:
