@@ -1,8 +1,8 @@
 """The right to a socket's path, held by one daemon at a time.
 
 ZeroMQ binds over a live path without a word and steals it. So beside the socket lies ``<socket>.lock``, and who holds
-its flock owns the path. The kernel gives the lock back however a process ends; the file's text, the holder's pid, is
-for people.
+its flock owns the path. The kernel gives the lock back however a process ends; the file's text, the pid of the holder's daemon
+(our parent), is for people: that is the process to stop.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import fcntl
 import os
 from pathlib import Path
 
-from potatod.errors import ConfigError
+from potatod.errors import ConfigError, Unavailable
 
 
 class SocketLock:
-    """Takes the path or raises :class:`ConfigError`, naming the pid that holds it; then removes a stale socket."""
+    """Takes the path, then removes a stale socket.
+
+    Raises :class:`Unavailable` where another daemon has it, as the lock of the run directory does, and :class:`ConfigError` where it cannot be used.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -26,7 +29,7 @@ class SocketLock:
         except OSError as error:
             raise ConfigError(f"cannot use [front] socket {path}: {error.strerror}") from error
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(self._fd, f"{os.getppid()}\n".encode(), 0)
         self._unlink_socket()
 
     def _take(self) -> int:
@@ -37,8 +40,8 @@ class SocketLock:
             except BlockingIOError:
                 pid = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
                 os.close(fd)
-                raise ConfigError(
-                    f"another daemon (pid {pid}) serves {self._path}: stop it, or choose another [front] socket"
+                raise Unavailable(
+                    f"another daemon (pid {pid}) serves at {self._path}; stop it, or give this one its own [run] directory and [front] socket"
                 ) from None
             if self._still_there(fd):
                 return fd

@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, Alive, Hello, Refused, Status, Welcome
-from potatod.errors import ConfigError
+from potatod.errors import ConfigError, Unavailable
 from potatod.front import server as server_module
 from potatod.front.server import Server
 from potatod.front.socket_lock import SocketLock
@@ -136,7 +136,7 @@ def test_when_too_many_peers_are_known_the_longest_silent_without_a_hello_is_for
 def test_a_path_is_held_by_one_and_free_again_after_it(tmp_path: Path) -> None:
     path = tmp_path / "s"
     first = SocketLock(path)
-    with pytest.raises(ConfigError, match=rf"another daemon \(pid {os.getpid()}\)"):
+    with pytest.raises(Unavailable, match=rf"another daemon \(pid {os.getppid()}\) serves at {path}; stop it, or give this one its own"):
         SocketLock(path)
     first.release()
     assert list(tmp_path.iterdir()) == []
