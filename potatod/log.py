@@ -1,7 +1,7 @@
 """One event, one line on stderr: text for people, JSON for machines. Standard library's logging, nothing beside it.
 
-    12:03:04 reader  residents loaded  bytes=1.2GB s=2.1
-    {"time": "2026-11-24T12:03:04.120Z", "level": "info", "stage": "reader", "event": "residents loaded", "s": 2.1}
+    12:03:04 reader      first pass read  read_bytes=1.2GB busy_s=2.1
+    {"time": "2026-11-24T12:03:04.120Z", "level": "info", "stage": "reader", "event": "first pass read", "busy_s": 2.1}
 
 What fields say can come from outside, so it is escaped: nobody writes a line of our log but we. A traceback's lines
 follow their event indented, with a bar.

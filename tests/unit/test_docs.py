@@ -13,7 +13,7 @@ import click
 import pytest
 
 from potato_client import exit_codes
-from potatod import cli, errors
+from potatod import cli, errors, log
 from potatod.config import Key, keys
 from potatod.config_page import default_in_words
 from potatod.sources import gather
@@ -92,6 +92,17 @@ def test_the_glossary_defines_our_words_before_any_interface_uses_them() -> None
     ours = {"shard", "part", "pool", "extent", "slot", "home", "sweep", "step", "sequence", "job", "stage", "resident"}
     field = {"page-lock", "prefill", "decode", "KV cache", "logits", "sampler", "speculative"}
     assert defined >= ours | field
+
+
+def test_every_line_of_a_log_that_is_shown_is_one_that_somebody_writes() -> None:
+    source = "\n".join(path.read_text() for path in sorted((ROOT / "potatod").rglob("*.py")) if path.name != "log.py")
+    shown = re.findall(r"^ *\d\d:\d\d:\d\d \w+ +(\S.*?)  (.*)$", OPERATIONS + (log.__doc__ or ""), re.MULTILINE)
+    assert shown
+    for event, figures in shown:
+        call = re.search(rf"\"{re.escape(event)}\", (.*)", source)
+        assert call is not None, f"nobody logs {event!r}"
+        for figure in figures.split():
+            assert f"{figure.partition('=')[0]}=" in call[1], (event, figure)
 
 
 # the unit

@@ -40,9 +40,9 @@ def stderr(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
 
 def test_an_event_is_a_line_with_clock_stage_words_and_fields(stderr: Callable[[], str]) -> None:
     log.configure("reader")
-    log.event(LOGGER, "residents loaded", read_bytes=1_200_000_000, s=2.1234567, parts=12, file="layer 1", ok=True)
+    log.event(LOGGER, "first pass read", read_bytes=1_200_000_000, s=2.1234567, parts=12, file="layer 1", ok=True)
     assert re.fullmatch(
-        r'\d\d:\d\d:\d\d reader      residents loaded  read_bytes=1\.2GB s=2\.123 parts=12 file="layer 1" ok=True\n',
+        r'\d\d:\d\d:\d\d reader      first pass read  read_bytes=1\.2GB s=2\.123 parts=12 file="layer 1" ok=True\n',
         stderr(),
     )
 
