@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from potatod import json_file
+from potatod import json_file, verdict
 from potatod import manifest as manifests
+from potatod.config import build
 from potatod.errors import ModelDataError, NoSuchModel
 from potatod.front import generation, template, tokenizer
 from potatod.json_file import read_json, read_json_if_there, read_text
@@ -76,6 +78,15 @@ def test_whatever_lies_there_is_refused_in_a_sentence_that_names_it(reader: str,
     assert str(tmp_path / name) in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 1000
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("harm", ["a FIFO", "a device without end", "a folder", "a link to itself", "no UTF-8", "a file of a hundred times its size"])
+def test_the_supervisor_refuses_a_config_that_is_none_before_it_asks_anybody(harm: str, tmp_path: Path) -> None:
+    HARM[harm](tmp_path / "config.json")
+    manifest: Any = SimpleNamespace(fingerprint="f", shards=())
+    with pytest.raises(ModelDataError, match=r"config\.json"):
+        verdict.probe(build({}), tmp_path, manifest, tmp_path, lambda: False)
 
 
 @pytest.mark.parametrize("harm", ["a FIFO", "a device without end", "no UTF-8"])
