@@ -125,16 +125,21 @@ def find_groupings(
 
 
 def _find_grouping(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Grouping:
-    candidates = list(GROUPS)
     size = shape[0] * shape[1]
     tried = [rows for rows in TRIED_ROWS if size < _LARGE or rows <= _FEW]
     # Differences are one bit in few rows: small shapes, which show fewest, are tried more often.
-    for draw in range(max(1, min(16, _LARGE // size))):
-        generator = torch.Generator().manual_seed(draw)
-        weight = (torch.randn(*shape, generator=generator) / shape[1] ** 0.5).to(device, dtype)
-        x = torch.randn(max(tried), shape[1], generator=generator).to(device, dtype)
-        candidates = [rows for rows in candidates if _independent(x, weight, rows, tried)]
-    return Grouping(candidates[0], fixed=False) if candidates else BY_FIXED
+    draws = range(max(1, min(16, _LARGE // size)))
+    for rows in GROUPS:
+        if all(_independent(*_draw(shape, max(tried), dtype, device, seed), rows, tried) for seed in draws):
+            return Grouping(rows, fixed=False)
+    return BY_FIXED
+
+
+def _draw(shape: tuple[int, int], rows: int, dtype: torch.dtype, device: torch.device, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows ``(rows, in)`` and a weight ``(out, in)``, random."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = (torch.randn(*shape, generator=generator) / shape[1] ** 0.5).to(device, dtype)
+    return torch.randn(rows, shape[1], generator=generator).to(device, dtype), weight
 
 
 def _independent(x: torch.Tensor, weight: torch.Tensor, size: int, tried: Sequence[int]) -> bool:
