@@ -24,6 +24,7 @@ from .exit_codes import EXIT_BROKEN_PIPE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_
 from .paths import SOCKET_VARIABLE
 from .screen import Screen
 from .turn import answer_options, follow, generate
+from .units import human_size
 
 _NAME: Final = "potato-client"
 
@@ -188,7 +189,7 @@ def _piped() -> str:
         return ""
     data = sys.stdin.buffer.read(MAX_FRAME_BYTES + 1)
     if len(data) > MAX_FRAME_BYTES:
-        raise click.UsageError(f"the text on stdin is larger than {words.size(MAX_FRAME_BYTES)}, more than a prompt may have")
+        raise click.UsageError(f"the text on stdin is larger than {human_size(MAX_FRAME_BYTES)}, more than a prompt may have")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

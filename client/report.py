@@ -7,7 +7,8 @@ import json
 from typing import Final
 
 from .protocol import EngineReport, ModelReport, Report, StageReport
-from .words import count, duration, harmless, of_the_disk, size
+from .units import count, duration, human_size
+from .words import harmless, of_the_disk
 
 #: The longest duration is "22 min 18 s", or days and hours.
 _COLUMNS: Final = "  {:<12}{:>8}  {:<8}{:>8}  {:>12}\n"
@@ -40,8 +41,8 @@ def _running_s(report: Report) -> float:
 def _model(model: ModelReport) -> str:
     return (
         f"{model.name}: {model.architecture}, {model.dtype}, {model.layers} layers; "
-        f"{size(model.weights_bytes)}, of which {size(model.resident_bytes)} resident and "
-        f"{size(model.streamed_bytes_per_sweep)} read for every sweep"
+        f"{human_size(model.weights_bytes)}, of which {human_size(model.resident_bytes)} resident and "
+        f"{human_size(model.streamed_bytes_per_sweep)} read for every sweep"
     )
 
 
@@ -57,11 +58,11 @@ def _speed(engine: EngineReport) -> str:
         return "nothing has been computed yet"
     said = f"{engine.s_per_sweep:.3g} s/token now"
     if engine.disk_bytes_per_s:
-        said += f", {size(engine.disk_bytes_per_s)}/s read"
+        said += f", {human_size(engine.disk_bytes_per_s)}/s read"
         if share := of_the_disk(engine.disk_bytes_per_s, engine.disk_limit_bytes_per_s):
             said += f", {share}"
     return said
 
 
 def _stage(stage: StageReport) -> str:
-    return _COLUMNS.format(stage.name, stage.pid, stage.state, size(stage.rss_bytes), duration(stage.uptime_s))
+    return _COLUMNS.format(stage.name, stage.pid, stage.state, human_size(stage.rss_bytes), duration(stage.uptime_s))

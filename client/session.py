@@ -95,7 +95,7 @@ class Session:
     def ask(self, request: int, frame: bytes, now: float) -> None:
         """Sends an encoded Generate or Status, after the greeting. ``request``, its number, must be new."""
         assert request not in self._open, "a request's number is used once"
-        if not self._open:  # NOTE [ another front ]
+        if not self.expecting:  # NOTE [ another front ]
             self._greeted, self._boot = False, None
             self._heard_at = self._said_at = self._ticked_at = now
             self._frames.append(self._hello)
@@ -132,7 +132,7 @@ class Session:
 
     def tick(self, now: float) -> None:
         """Says that we live, and notices that the front does not."""
-        if not self._open:
+        if not self.expecting:
             return
         if now - self._ticked_at > self._silence_s / 2:
             self._heard_at = max(
@@ -155,7 +155,7 @@ class Session:
 
     def due_in(self, now: float) -> float | None:
         """Seconds until ``tick`` has something to do; None while nothing is expected."""
-        if not self._open:
+        if not self.expecting:
             return None
         return max(0.0, min(self._said_at + self._heartbeat_s, self._heard_at + self._silence_s) - now)
 

@@ -1,4 +1,4 @@
-"""Figures and text for people. Pure."""
+"""What is said to people about an answer, and text made fit for a terminal. Pure."""
 
 from __future__ import annotations
 
@@ -6,32 +6,9 @@ import re
 from typing import Final
 
 from .protocol import Finished, Progress
+from .units import count, duration, human_size
 
-_DECIMAL: Final = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def size(size_bytes: float) -> str:
-    """In decimal units, two significant digits or more: "269MB", "3.1GB"."""
-    for name, factor in _DECIMAL:
-        if abs(size_bytes) >= factor:
-            scaled = size_bytes / factor
-            return f"{scaled:.1f}{name}" if abs(scaled) < 99.95 else f"{scaled:.0f}{name}"
-    return f"{size_bytes:.0f}B"
-
-
-def duration(seconds: float) -> str:
-    """In its two largest units: "3 min 20 s"."""
-    whole = int(seconds)
-    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= length:
-            rest = whole % length // part
-            return f"{whole // length} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{whole} s"
-
-
-def count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def harmless(text: str) -> str:
@@ -84,7 +61,7 @@ def disk_share(bytes_per_s: float | None, limit_bytes_per_s: float | None) -> fl
 def of_the_disk(bytes_per_s: float | None, limit_bytes_per_s: float | None) -> str:
     """That share in words; empty where there is none."""
     share = disk_share(bytes_per_s, limit_bytes_per_s)
-    return "" if share is None else f"{share:.0%} of the disk's {size(limit_bytes_per_s or 0)}/s"
+    return "" if share is None else f"{share:.0%} of the disk's {human_size(limit_bytes_per_s or 0)}/s"
 
 
 def summary(finished: Finished, s_per_token: float | None) -> str:
@@ -93,7 +70,7 @@ def summary(finished: Finished, s_per_token: float | None) -> str:
     if s_per_token is not None:
         words.append(f"{s_per_token:.3g} s/token")
     if finished.sweeps and finished.completion_tokens:
-        words.append(f"{size(finished.disk_bytes / finished.sweeps)} read from disk per token")
+        words.append(f"{human_size(finished.disk_bytes / finished.sweeps)} read from disk per token")
     if share := of_the_disk(finished.disk_bytes_per_s, finished.disk_limit_bytes_per_s):
         words.append(share)
     return " · ".join(words)

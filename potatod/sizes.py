@@ -9,6 +9,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
+from potato_client.units import human_size as human_size
+
 _BINARY: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _DECIMAL: Final = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE_UNITS: Final = {"": 1, "b": 1, **{name.lower(): size for name, size in (_BINARY | _DECIMAL).items()}}
@@ -63,15 +65,6 @@ def format_size(size_bytes: int) -> str:
         if size_bytes and size_bytes % factor == 0:
             spellings.append(f"{size_bytes // factor}{name}")
     return min(spellings, key=len)
-
-
-def human_size(size_bytes: float) -> str:
-    """Two significant digits or more, decimal units, for people: "269MB", "3.1GB"."""
-    for name, factor in reversed(_DECIMAL.items()):
-        if abs(size_bytes) >= factor:
-            scaled = size_bytes / factor
-            return f"{scaled:.1f}{name}" if abs(scaled) < 99.95 else f"{scaled:.0f}{name}"
-    return f"{size_bytes:.0f}B"
 
 
 def parse_amount(value: str | int) -> Amount:

@@ -103,10 +103,7 @@ class EngineLink:
 
     def _say(self, message: Sweep | Drop) -> None:
         assert self._wire is not None, "there is no engine to talk to"
-        try:
-            self._wire.send(message)
-        except zmq.Again:
-            pass  # the worker is gone: the supervisor is about to say so, and what it took with it is made again
+        self._wire.send(message)  # dropped where the worker is gone: what it took with it is made again
 
     def _arrived(self, rows: Rows) -> None:
         assert self._sent is not None

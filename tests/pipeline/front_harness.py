@@ -101,8 +101,6 @@ class Worker(threading.Thread):
                     self.kv.pop(message.sequence, None)
                 elif isinstance(message, Sweep):
                     self._serve(ours, message)
-        except zmq.Again:
-            pass  # the front is gone
         finally:
             ours.close()
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from potato_client import units
 from potatod.sizes import (
     Auto,
     Percent,
@@ -56,6 +57,7 @@ def test_a_size_is_spelt_as_short_as_it_can_be(text: str) -> None:
 
 
 def test_sizes_for_people_have_two_digits_or_more() -> None:
+    assert human_size is units.human_size, "the client and the daemon say sizes alike"
     said = [human_size(n) for n in (0, 999, 1000, 99_940, 99_950, 269_000_000, 3_090_000_000, 10**15)]
     assert said == ["0B", "999B", "1.0kB", "99.9kB", "100kB", "269MB", "3.1GB", "1000TB"]
 

@@ -184,6 +184,7 @@ def test_the_client_knows_nothing_of_the_daemon_and_needs_few_packages() -> None
         ("potato_client.protocol", set()),
         ("potato_client.exit_codes", set()),
         ("potato_client.paths", set()),
+        ("potato_client.units", set()),
         ("potato_client.codec", {"msgpack"}),
     ],
 )
