@@ -1,6 +1,6 @@
 """What one rendering of a chat template may still do. Pure; sandbox.py says what pays.
 
-A step stands for about a microsecond at most and for a few dozen bytes of memory, so a budget bounds both.
+A step stands for one to four microseconds at most and for a few dozen bytes of memory, so a budget bounds both.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from jinja2.exceptions import SecurityError
 
-#: Steps of one rendering beside those for its input: about two seconds at the worst.
+#: Steps of one rendering beside those for its input: one to four seconds at the worst, as measured with whatever we could think of.
 _BASE_STEPS: Final = 1_000_000
 _STEPS_PER_CHAR: Final = 4
 #: Longest text in a rendering, beside what its input allows.

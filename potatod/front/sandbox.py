@@ -61,6 +61,11 @@ _MOVING_FILTERS: Final = frozenset({"list", "map", "select", "reject", "selectat
 _COMPARING_TESTS: Final = frozenset(
     {"in", "eq", "==", "equalto", "ne", "!=", "gt", ">", "greaterthan", "ge", ">=", "lt", "<", "lessthan", "le", "<=", "lower", "upper"}
 )
+#: Go through a text word by word, in Python.
+_WORDY_FILTERS: Final = frozenset({"title", "wordcount"})
+_CHARS_PER_WORD: Final = 4
+#: A namespace is an object with a dict of its own.
+_NAMESPACE_STEPS: Final = 16
 _MAX_INDENT: Final = 16
 _MAX_DECIMALS: Final = 64
 #: A date is never longer than so many times its form: there Python stops.
@@ -120,6 +125,8 @@ class Environment(ImmutableSandboxedEnvironment):
     def _before_call(self, called: Any, args: tuple[Any, ...], more: list[Any]) -> tuple[Any, ...]:
         """Pays; returns the arguments, an iterator among them made a list where its length decides."""
         self.budget.pay([*args, *more])
+        if called is _Namespace:
+            self.budget.spend(_NAMESPACE_STEPS)
         method = getattr(called, "__wrapped__", called)  # the sandbox wraps str.format
         owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
         kind = next((kind for kind in _METHODS if isinstance(owner, kind)), None)
@@ -167,6 +174,8 @@ class Environment(ImmutableSandboxedEnvironment):
         if name == "join":
             separator = arguments[0] if arguments and isinstance(arguments[0], str) else ""
             self.budget.fit(chars_after(name, separator, [value]))
+        elif name in _WORDY_FILTERS:
+            self.budget.spend(len(str(value)) // _CHARS_PER_WORD)
         elif name in GROWING or name in _SEARCHING:
             self._before_text(name, str(value), arguments)
         elif name == "sum" and any(isinstance(argument, list | tuple) for argument in arguments):

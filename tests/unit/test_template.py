@@ -145,6 +145,9 @@ HOSTILE = {
     "{% for i in range(90000) %}{{ f(*a) }}{% endfor %}",
     "a long body of a loop": "{% for i in range(99999) %}" + "{% set a = i %}" * 9999 + "{% endfor %}",
     "a long body of a macro": "{% macro f() %}" + "{% set a = 1 %}" * 9999 + "{% endmacro %}{% for i in range(99999) %}{{ f() }}{% endfor %}",
+    "words of a long text": "{% set s = 'ab ' * 300000 %}{% for i in range(90000) %}{% set t = s|title %}{% endfor %}",
+    "namespaces without end": "{% set c = namespace(x=none) %}{% for i in range(90000) %}{% for j in range(10) %}"
+    "{% set c.x = namespace(p=c.x) %}{% endfor %}{% endfor %}",
     "a long path": "{% set p = 'a.' * 99999 %}{{ range(99999)|map(attribute=p)|list }}",
     "lists of lists summed": "{{ ([[1]] * 200000)|sum(start=[]) }}",
     "rounding to a million places": "{{ 1|round(10**8) }}{{ 1|round(-(10**8)) }}",
