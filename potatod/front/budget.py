@@ -12,7 +12,9 @@ from jinja2.exceptions import SecurityError
 
 #: Steps of one rendering beside those for its input: one to four seconds at the worst, as measured with whatever we could think of.
 _BASE_STEPS: Final = 1_000_000
-_STEPS_PER_CHAR: Final = 4
+_STEPS_PER_CHAR: Final = 2
+#: However long the chat: clients take a front for dead that says nothing for ten seconds.
+_MOST_STEPS: Final = 4_000_000
 #: Longest text in a rendering, beside what its input allows.
 _BASE_CHARS: Final = 1 << 20
 _CHARS_PER_CHAR: Final = 8
@@ -26,7 +28,7 @@ _COUNTED: Final = (Mapping, range, *_CONTAINERS)
 
 class Budget:
     def __init__(self, input_chars: int) -> None:
-        self.steps = _BASE_STEPS + _STEPS_PER_CHAR * input_chars
+        self.steps = min(_MOST_STEPS, _BASE_STEPS + _STEPS_PER_CHAR * input_chars)
         self.chars = _BASE_CHARS + _CHARS_PER_CHAR * input_chars
 
     def spend(self, steps: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from potato_client.protocol import ChatMessage
 from potatod.errors import ModelDataError
+from potatod.front.budget import Budget
 from potatod.front.refusal import Refusal
 from potatod.front.template import ChatTemplate
 
@@ -190,6 +191,11 @@ def test_a_long_chat_is_no_hostility() -> None:
     messages = [ChatMessage("user", "a long text of no meaning " * 40)] * 2000
     text = _render(source, messages)
     assert text.count("<user>") == 2000
+
+
+def test_a_hostile_template_has_no_more_time_because_the_chat_is_long() -> None:
+    """Clients take a front for dead that says nothing for ten seconds, and the front renders in its only thread."""
+    assert Budget(0).steps < Budget(100_000).steps <= Budget(10**9).steps <= 4 * Budget(0).steps
 
 
 def test_each_rendering_has_a_budget_of_its_own() -> None:
