@@ -20,6 +20,7 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # no process of the daemon needs the internet
     "HF_DEACTIVATE_ASYNC_LOAD": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",  # what it warns of is a matter of other ways to run a model
     "PYTHONUNBUFFERED": "1",
 }
 

@@ -89,7 +89,11 @@ class Daemon:
 
     def __enter__(self) -> Daemon:
         self.start()
-        self.until(lambda: self._until in self.text() or not self.alive, self._until)
+        try:
+            self.until(lambda: self._until in self.text() or not self.alive, self._until)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:

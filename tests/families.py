@@ -76,7 +76,7 @@ _PER_LAYER_INPUT = {
 _NO_SIZES = {"_without": tuple(name for name in _SIZES if name not in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"))}
 
 
-def _longrope(long: float, original: int) -> dict[str, Any]:
+def longrope(long: float, original: int) -> dict[str, Any]:
     return {
         "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": original, "factor": 2.0,
         "short_factor": [1.0 + 0.01 * i for i in range(8)], "long_factor": [long + 0.1 * i for i in range(8)],
@@ -96,8 +96,8 @@ FAMILIES = [
     Family("Gemma", "gemma", {"head_dim": 32}),
     Family("Gemma 2", "gemma2", {"head_dim": 32, "sliding_window": 16, "query_pre_attn_scalar": 32}),
     Family("Gemma 3", "gemma3_text", {"head_dim": 32, "sliding_window": 16, "query_pre_attn_scalar": 32}),
-    Family("Phi-3 (short rope)", "phi3", {"rope_parameters": _longrope(4.0, 256), "original_max_position_embeddings": 256}),
-    Family("Phi-3 (long rope)", "phi3", {"rope_parameters": _longrope(4.0, 4), "original_max_position_embeddings": 4}),
+    Family("Phi-3 (short rope)", "phi3", {"rope_parameters": longrope(4.0, 256), "original_max_position_embeddings": 256}),
+    Family("Phi-3 (long rope)", "phi3", {"rope_parameters": longrope(4.0, 4), "original_max_position_embeddings": 4}),
     Family("Phi-4", "phi3", {"num_key_value_heads": 4}),
     Family("Phi-2", "phi", {"num_key_value_heads": 4}),
     Family("GPT-2", "gpt2", {"n_inner": 160}),

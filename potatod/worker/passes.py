@@ -118,7 +118,7 @@ class Abreast:
         self._cut = cut
 
     def prepare(self, model: PreTrainedModel) -> None:
-        model.set_attn_implementation("eager")
+        """Nothing: models are built with the family's own attention."""
 
     def new_kv(self) -> SequenceKV:
         return Own(self._config)

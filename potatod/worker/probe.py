@@ -89,8 +89,10 @@ def weight_shapes(manifest: Manifest) -> list[tuple[int, int]]:
 def kept_bytes(config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batching: str, attention: PackedAttention) -> tuple[int, int]:
     """What the worker keeps of a sequence: bytes whatever its length, and bytes per token.
 
-    Found by running the model where tensors have shapes and no values. Windows that do not keep all of a text are counted as if they did.
+    Found by running the model where tensors have shapes and no values. How a text is cut into passes changes nothing, so it is not cut.
     """
+    if batching != "packed":
+        batching = "sequences"
     plain = copy.deepcopy(config)
     plain.pad_token_id = None  # or some families look for it among the tokens
     model = skeletons.build(plain, dtype).model.to("meta")

@@ -120,7 +120,6 @@ def _compare(
     groupings: dict[tuple[int, int], Grouping] | None = None,
 ) -> None:  # fmt: skip
     """Plain transformers beside our passes, alone and in chunks; differences up to ``tolerance`` × the largest logit are rounding."""
-    model.set_attn_implementation("eager")
     expected = model(torch.tensor([prompt]), use_cache=_counts_tokens(model.config)).logits[0]
     if groupings is None and name == "invariant" and batching == "packed":
         shapes = sorted({(p.shape[-2], p.shape[-1]) for p in model.parameters() if p.dim() >= 2})

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from daemons import BIN, Daemon
 from factories import checkpoint
+from families import by_name, longrope
 
 COUNT = 24
 WORDS = "How many potatoes does a person eat in a year, and where do most of them grow? "
@@ -16,16 +17,16 @@ BORDER = 60
 
 
 def _longrope() -> dict:
-    from families import _longrope as rope
-
-    return {"rope_parameters": rope(4.0, BORDER), "original_max_position_embeddings": BORDER, "max_position_embeddings": 256}
+    config = by_name("Phi-3 (long rope)").config()
+    rope = {**config.rope_parameters, **longrope(4.0, BORDER)}
+    return {"rope_parameters": rope, "original_max_position_embeddings": BORDER, "max_position_embeddings": 256}
 
 
 @pytest.mark.parametrize(
     ("family", "overrides", "prompt"),
     [
         pytest.param("Llama 3", {"max_position_embeddings": 2048}, WORDS * 8, id="a prompt of two sweeps"),
-        pytest.param("Phi-3 (long rope)", _longrope(), "Potato", id="longrope, the answer grows over the border"),
+        pytest.param("Phi-3 (long rope)", _longrope(), "Potatoes and what they need", id="longrope, the answer grows over the border"),
         pytest.param("Phi-3 (long rope)", _longrope(), WORDS, id="longrope, the prompt is over the border"),
         pytest.param("Falcon", {}, WORDS, id="Falcon, by token"),
         pytest.param("Mamba 2", {}, WORDS, id="Mamba 2, by token"),
@@ -44,7 +45,7 @@ def test_the_tokens_are_those_of_transformers(tmp_path, probe_cache, family, ove
         assert length > 512
     if family.startswith("Phi-3"):
         assert length + COUNT > BORDER
-    assert report["state"] == "up"
+    assert report["engine"]["restarts"] == 0
 
 
 def _greedy(source, prompt: str) -> tuple[int, list[int]]:
