@@ -47,7 +47,7 @@ class Engine:
     """``with Engine(folder, pool_bytes, kernels="invariant") as engine: engine.sweep(...)``."""
 
     def __init__(
-        self, folder: Path, pool_bytes: int, *, kernels: str = "invariant", batching: str = "packed", device: str = "cpu",
+        self, folder: Path, pool_bytes: int, *, kernels: str = "invariant", batching: str = "packed", tile: int = 8, device: str = "cpu",
         max_sequences: int = 8,
     ) -> None:  # fmt: skip
         manifest = manifests.load(folder)
@@ -59,6 +59,7 @@ class Engine:
         directory = Path(self._directory.name)
         verdict = {
             "batching": batching,
+            "tile": tile,
             "groupings": groupings_for(manifest) if (kernels, batching) == ("invariant", "packed") else [],
             "vocabulary": vocabulary_of(manifest),
             "device": device,

@@ -9,7 +9,7 @@ This one mechanism serves prefill, chunked prefill and decode. The arithmetic it
 
 NOTE [ invariant attention ]
 A matrix product's rounding may depend on its shape. So here every shape is a function of the row's absolute position alone: positions
-are cut into tiles of TILE rows, a tile sees the whole key blocks up to its own, missing rows are zeros, masked keys weigh exactly 0.
+are cut into tiles of so many rows, a tile sees the whole key blocks up to its own, missing rows are zeros, masked keys weigh exactly 0.
 Whatever else is in the sweep, however the prompt was chunked, and after a restart, a row is computed by the same
 operations on the same numbers: its bits are the same.
 """
@@ -17,6 +17,7 @@ operations on the same numbers: its bits are the same.
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,10 +31,10 @@ from .kv import BLOCK, AsTransformers, Batch, PackedKV, Piece
 #: What models are told their attention is called.
 NAME: Final = "potato"
 
-#: Rows of queries computed together in *tiled* attention.
-TILE: Final = 8
+#: Rows of queries that may be computed together in *tiled* attention: which of them is the probe's finding (find_tile).
+TILES: Final = (8, 1)
 
-assert BLOCK % TILE == 0
+assert all(BLOCK % tile == 0 for tile in TILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ def attend_whole(
 
 
 def attend_tiled(
+    tile: int,
     eager: Callable[..., Any],
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -150,18 +152,39 @@ def attend_tiled(
     keys, values = kv.read(layer)
     end = piece.start + piece.end - piece.first
     tiles = []
-    for tile in range(piece.start - piece.start % TILE, end, TILE):
-        low, high = max(tile, piece.start), min(tile + TILE, end)
-        visible = (tile // BLOCK + 1) * BLOCK
-        rows = query.new_zeros(1, query.shape[1], TILE, query.shape[3])
-        rows[:, :, low - tile : high - tile] = query[:, :, low - piece.start : high - piece.start]
+    for at in range(piece.start - piece.start % tile, end, tile):
+        low, high = max(at, piece.start), min(at + tile, end)
+        visible = (at // BLOCK + 1) * BLOCK
+        rows = query.new_zeros(1, query.shape[1], tile, query.shape[3])
+        rows[:, :, low - at : high - at] = query[:, :, low - piece.start : high - piece.start]
         mask = None
         if rule is not None:
-            slot = (rule, tile)
+            slot = (rule, at)
             if slot not in batch.masks:
-                batch.masks[slot] = rule.matrix((tile, TILE), (0, visible), query.dtype, query.device)
+                batch.masks[slot] = rule.matrix((at, tile), (0, visible), query.dtype, query.device)
             mask = batch.masks[slot]
         key, value = keys[:, :, :visible].contiguous(), values[:, :, :visible].contiguous()
         out = eager(module, rows, key, value, mask, **arguments)[0]
-        tiles.append(out[:, low - tile : high - tile])
+        tiles.append(out[:, low - at : high - at])
     return tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=1)
+
+
+def find_tile(dtype: torch.dtype, device: torch.device) -> int:
+    """The largest of TILES that costs at most half as much per row as a row alone does: most sweeps have one row of a sequence.
+
+    Processors differ: where bf16 is not native a product of eight rows takes seven times as long as one of a single row, in fp32 three times.
+    """
+    heads, width = 16, 128
+    keys = torch.ones(1, heads, width, 2 * BLOCK, dtype=dtype, device=device)
+    seconds = {rows: _seconds(torch.ones(1, heads, rows, width, dtype=dtype, device=device), keys) for rows in {*TILES, 1}}
+    return next(rows for rows in sorted(TILES, reverse=True) if rows == min(TILES) or seconds[rows] <= rows / 2 * seconds[1])
+
+
+def _seconds(query: torch.Tensor, keys: torch.Tensor) -> float:
+    """Of one product; the fastest of many, so that a busy machine finds what an idle one does."""
+    best = float("inf")
+    for _ in range(50):
+        began = time.perf_counter()
+        (query @ keys).flatten()[0].item()
+        best = min(best, time.perf_counter() - began)
+    return best

@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -44,13 +45,13 @@ class Kernels:
 
 def choose(
     name: str, batching: str, config: PreTrainedConfig, device: torch.device, packed: PackedAttention,
-    groupings: Mapping[tuple[int, int], Grouping],
+    groupings: Mapping[tuple[int, int], Grouping], tile: int,
 ) -> Kernels:  # fmt: skip
-    """The kernels of that name; ``batching`` and ``groupings`` (for linear layers) are what the probe found."""
+    """The kernels of that name; ``batching``, ``groupings`` (for linear layers) and ``tile`` (of attention) are what the probe found."""
     if batching != "packed":
         return Kernels(Abreast(device, config, CUTS[batching]), contextlib.nullcontext)
     if name == "reference":
         return Kernels(Packed(device, packed, attention.attend_whole, lambda: AsTransformers(config)), contextlib.nullcontext)
     if name == "fast":
         return Kernels(Packed(device, packed, attention.attend_whole, Grown), contextlib.nullcontext)
-    return Kernels(Packed(device, packed, attention.attend_tiled, Grown), lambda: GroupedRows(groupings))
+    return Kernels(Packed(device, packed, partial(attention.attend_tiled, tile), Grown), lambda: GroupedRows(groupings))

@@ -20,7 +20,7 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import Cache
 
-#: Keys are attended to in whole blocks of so many. A multiple of attention.TILE.
+#: Keys are attended to in whole blocks of so many. A multiple of each of attention.TILES.
 BLOCK: Final = 128
 
 

@@ -27,7 +27,7 @@ from potatod.stage import die_with_parent
 from potatod.store import skeleton as skeletons
 
 from . import device, selfcheck
-from .attention import PackedAttention
+from .attention import TILES, PackedAttention, find_tile
 from .kernels import choose
 from .kv import BLOCK, Piece
 from .passes import Batching, Pack
@@ -61,16 +61,18 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     del built
     kernels = settings.worker.kernels
     attention = PackedAttention()
-    batching, checked = selfcheck.check(config, kernels, attention)
+    tile = find_tile(dtype, torch.device(name))
+    batching, checked = selfcheck.check(config, kernels, attention, tile)
     groupings = {}
     if kernels == "invariant" and batching == "packed":
         groupings = find_groupings(weight_shapes(manifest), dtype, torch.device(name))
-    selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, groupings)
+    selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, groupings, tile)
     state_bytes, token_bytes = kept_bytes(config, dtype, kernels, batching, attention)
     return {
         "device": device.describe(name),
         "batching": batching,
         "groupings": [[*shape, grouping.rows, grouping.fixed] for shape, grouping in groupings.items()],
+        "tile": tile,
         "kv_bytes_per_token": token_bytes,
         "state_bytes": state_bytes,
         "max_positions": max_positions(config),
@@ -96,7 +98,7 @@ def kept_bytes(config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batch
     plain = copy.deepcopy(config)
     plain.pad_token_id = None  # or some families look for it among the tokens
     model = skeletons.build(plain, dtype).model.to("meta")
-    chosen = choose(kernels, batching, model.config, torch.device("meta"), attention, {})
+    chosen = choose(kernels, batching, model.config, torch.device("meta"), attention, {}, max(TILES))
     chosen.batching.prepare(model)
     with torch.inference_mode(), _without_experts(model):
         few, many = (_kept_after(tokens, model, chosen.batching) for tokens in (BLOCK, 2 * BLOCK))

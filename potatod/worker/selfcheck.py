@@ -21,7 +21,7 @@ from potatod.manifest import Manifest
 from potatod.store import skeleton as skeletons
 
 from . import kernels
-from .attention import PackedAttention
+from .attention import TILES, PackedAttention
 from .kv import Piece, SequenceKV
 from .lockstep import Lockstep
 from .passes import Pack
@@ -42,7 +42,7 @@ _SHOWN: Final = {
 }
 
 
-def check(config: PreTrainedConfig, name: str, attention: PackedAttention) -> tuple[str, str]:
+def check(config: PreTrainedConfig, name: str, attention: PackedAttention, tile: int = max(TILES)) -> tuple[str, str]:
     """The first batching that keeps the promise of the kernels ``name``, and a line for the log: what was shown.
 
     Raises :class:`UnsupportedModel` with the reason where none does.
@@ -53,8 +53,8 @@ def check(config: PreTrainedConfig, name: str, attention: PackedAttention) -> tu
     for batching in kernels.BATCHINGS[name]:
         try:
             if (name, batching) == ("invariant", "packed"):  # whether it runs at all is seen before minutes go into how rows are grouped
-                _compare(family, "fast", batching, _small(config), prompt, attention, tolerance=1e-4)
-            _compare(family, name, batching, _small(config), prompt, attention, tolerance=1e-4)
+                _compare(family, "fast", batching, _small(config), prompt, attention, tile, tolerance=1e-4)
+            _compare(family, name, batching, _small(config), prompt, attention, tile, tolerance=1e-4)
             return batching, _SHOWN[name]
         except UnsupportedModel as error:
             refusals.append(error)
@@ -73,7 +73,7 @@ def _small(config: PreTrainedConfig) -> PreTrainedModel:
 
 def check_layer(
     config: PreTrainedConfig, manifest: Manifest, folder: Path, name: str, batching: str, attention: PackedAttention,
-    groupings: dict[tuple[int, int], Grouping],
+    groupings: dict[tuple[int, int], Grouping], tile: int = max(TILES),
 ) -> None:  # fmt: skip
     """The first layer with its real weights, in the model's dtype: our passes and transformers' module give the same.
 
@@ -101,7 +101,7 @@ def check_layer(
     prompt = torch.randint(3, VOCABULARY, (PROMPT_TOKENS,), generator=generator).tolist()
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
     try:
-        _compare(config.model_type, name, batching, skeleton.model, prompt, attention, tolerance=tolerance, groupings=groupings)
+        _compare(config.model_type, name, batching, skeleton.model, prompt, attention, tile, tolerance=tolerance, groupings=groupings)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{error}; seen in its first layer with its real weights") from None
     except Exception as error:  # as in check()
@@ -116,7 +116,8 @@ def _does_not_run(family: str, error: Exception) -> UnsupportedModel:
 
 @torch.inference_mode()
 def _compare(
-    family: str, name: str, batching: str, model: PreTrainedModel, prompt: list[int], attention: PackedAttention, *, tolerance: float,
+    family: str, name: str, batching: str, model: PreTrainedModel, prompt: list[int], attention: PackedAttention, tile: int, *,
+    tolerance: float,
     groupings: dict[tuple[int, int], Grouping] | None = None,
 ) -> None:  # fmt: skip
     """Plain transformers beside our passes, alone and in chunks; differences up to ``tolerance`` × the largest logit are rounding."""
@@ -124,7 +125,7 @@ def _compare(
     if groupings is None and name == "invariant" and batching == "packed":
         shapes = sorted({(p.shape[-2], p.shape[-1]) for p in model.parameters() if p.dim() >= 2})
         groupings = find_groupings(shapes, expected.dtype, _CPU)
-    runner = _Runner(model, kernels.choose(name, batching, model.config, _CPU, attention, groupings or {}))
+    runner = _Runner(model, kernels.choose(name, batching, model.config, _CPU, attention, groupings or {}, tile))
     alone = runner.run([(runner.new_kv(), prompt)], len(prompt))[0]
     chunked = runner.chunked(prompt)
     if name == "reference" and not torch.equal(alone, expected):

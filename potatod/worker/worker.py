@@ -70,8 +70,9 @@ class Worker:
         )  # fmt: skip
         self._before_waiting = placement.before_waiting
         self._kernels = kernels.choose(
-            boot.settings.worker.kernels, boot.verdict["batching"], skeleton.model.config, placement.torch_device, PackedAttention(), groupings
-        )
+            boot.settings.worker.kernels, boot.verdict["batching"], skeleton.model.config, placement.torch_device, PackedAttention(), groupings,
+            boot.verdict["tile"],
+        )  # fmt: skip
         self._model = Model(
             skeleton, manifest, folder, placement.lender, placement.torch_device, self._kernels.batching, self._layer_done
         )

@@ -15,6 +15,7 @@ from families import FAMILIES, VOCABULARY, Family
 
 from potatod import manifest as manifests
 from potatod.plan import smallest_pool, sweep_parts
+from potatod.worker.attention import TILES
 
 LENGTHS = (1, 5, 31, 64, 67)
 GREEDY_TOKENS = 32
@@ -62,13 +63,13 @@ def test_a_sequence_has_the_same_bits_alone_packed_chunked_and_restarted(tiny, f
     made = tiny(family, dtype)
     short = family.invariant_batching == "tokens"  # a pass for each of them: by construction the same, and slow
     prompts = {1: PROMPT[: 31 if short else 67], 2: PROMPT[10 : 24 if short else 41], 3: PROMPT[:5], 4: PROMPT[33 : 55 if short else 100]}
-    batching = family.invariant_batching
-    with Engine(made.banded, small_pool(made.banded), batching=batching) as engine:
+    engine_as = {"batching": family.invariant_batching, "tile": TILES[len(family.name) % 2]}
+    with Engine(made.banded, small_pool(made.banded), **engine_as) as engine:
         alone = {n: _alone(engine, n, prompt, 12) for n, prompt in prompts.items()}
     shuffled = random.Random(family.name)
-    with Engine(made.banded, small_pool(made.banded), batching=batching) as engine:
+    with Engine(made.banded, small_pool(made.banded), **engine_as) as engine:
         first = _together(engine, prompts, 5, shuffled)
-    with Engine(made.banded, small_pool(made.banded), batching=batching) as engine:  # a new engine: all KV is gone
+    with Engine(made.banded, small_pool(made.banded), **engine_as) as engine:  # a new engine: all KV is gone
         resumed = {n: prompt + [t for t, _ in first[n]] for n, prompt in prompts.items()}
         second = _together(engine, resumed, 7, shuffled)
     for n in prompts:
