@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 from .errors import DoesNotFit
 from .manifest import Manifest, Part
+from .sizes import human_size
 
 Home = Literal["ram", "disk"]
 
@@ -88,8 +89,8 @@ def make(manifest: Manifest, pool_bytes: int) -> Plan:
     least = smallest_pool(lengths)
     if pool_bytes < least:
         raise DoesNotFit(
-            f"[pool] size of {pool_bytes} bytes is too small for this model: the smallest that works is {least} bytes "
-            f"(write {-(-least // 1024)}KiB), {least - pool_bytes} more"
+            f"[pool] size of {human_size(pool_bytes)} is too small for this model: the smallest that works is {-(-least // 1024)}KiB, "
+            f"{human_size(least - pool_bytes)} more"
         )
     ring = _ring_for(lengths, pool_bytes)
     while True:

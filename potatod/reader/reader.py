@@ -57,7 +57,7 @@ class Reader:
 
     def run(self) -> None:
         how = "direct" if all(s.direct for s in self._sources.values()) else "buffered"
-        self._stage.ready(f"reads {how}, {self._plan.resident_bytes} bytes resident, {self._plan.streamed_bytes} per sweep")
+        self._stage.ready(f"reads {how}, {human_size(self._plan.resident_bytes)} resident, {human_size(self._plan.streamed_bytes)} per sweep")
         for number in itertools.count():
             for index, part in self._order(number):
                 offset = part.pool_offset if part.home == "ram" else self._take(part.length)

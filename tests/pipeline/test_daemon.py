@@ -210,6 +210,6 @@ def test_the_pool_too_small_says_the_smallest_that_works_and_that_one_works(tiny
          "ipc:///tmp/pt-none/s"], capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "XDG_CACHE_HOME": str(probe_cache)},
     )  # fmt: skip
     assert refused.returncode == 71, refused.stderr
-    least = re.search(r"smallest that works is (\d+) bytes", refused.stderr)[1]
+    least = re.search(r"smallest that works is (\d+KiB)", refused.stderr)[1]
     with Daemon(tiny_model, probe_cache, "--pool-size", least, "--front-max-context", "256") as running:
         assert running.ask("hello", "--max-tokens", "5")["completion_tokens"] == 5
