@@ -153,11 +153,7 @@ FAMILIES = [
     Family("Granite 4 (hybrid)", "granitemoehybrid", {
         **_SSM, "layer_types": ["mamba", "attention"] * 3, "shared_intermediate_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2,
     }, batching="sequences"),
-    Family("Nemotron-H", "nemotron_h", {"mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 2},
-           batching="sequences"),
     Family("Falcon-H1", "falcon_h1", {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16}, batching="sequences"),
-    Family("Falcon-Mamba", "falcon_mamba", {"state_size": 16}, batching="prompts"),
-    Family("Mamba", "mamba", {"state_size": 16}, batching="prompts"),
     Family("Bloom", "bloom", {"_without": ("intermediate_size",), "n_layer": 6, "n_head": 4}, batching="sequences"),
     Family("Mamba 2", "mamba2", {"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 2, "expand": 2}, batching="sequences"),
     Family("Jamba", "jamba", {"num_experts": 4, "attn_layer_period": 3, "attn_layer_offset": 1, "use_mamba_kernels": False}, batching="prompts"),
