@@ -19,7 +19,7 @@ test: $(STAMP) $(GGUF) ## the whole test suite
 check: $(STAMP) ## lint, types and unit tests: what a change must pass before it is shown
 	$(BIN)/ruff check .
 	MYPYPATH=$(VENV)/typed $(BIN)/mypy -p potatod -p potato_client
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit
 
 bench: $(STAMP) ## measure; prints tables and writes bench-out/*.json
 	$(BIN)/python benchmarks/pipeline.py

@@ -81,6 +81,7 @@ def message_or_bad_frame(codec: Codec, frame: bytes) -> None:
     assert len(why) < 1000, "an answer is not as long as what it answers"
 
 
+@pytest.mark.slow
 @given(MESSAGE, st.data())
 @settings(max_examples=400)
 def test_a_damaged_frame_is_a_message_or_a_bad_frame_and_nothing_else(pair: tuple[Codec, Any], data: Any) -> None:
@@ -111,11 +112,13 @@ TREE = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(BOTH, st.sampled_from([cls.__name__ for c in (FROM_CLIENT, FROM_FRONT) for cls, _ in c._readers.values()]), TREE)
 def test_whatever_stands_where_fields_should_be_is_a_message_or_a_bad_frame(codec: Codec, name: str, tree: Any) -> None:
     message_or_bad_frame(codec, msgpack.packb([name, tree]))
 
 
+@pytest.mark.slow
 @given(BOTH, st.sampled_from(sorted(vars(protocol))), st.dictionaries(st.sampled_from(["job", "text", "boot"]), TREE))
 def test_fields_of_any_value_are_a_message_or_a_bad_frame(codec: Codec, name: str, fields: Any) -> None:
     message_or_bad_frame(codec, msgpack.packb([name, fields]))

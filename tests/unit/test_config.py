@@ -166,6 +166,7 @@ def test_a_value_that_is_not_allowed_is_told_with_key_value_and_what_is(name: st
     assert str(error.value).startswith(KEYS[name].label)
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(list(KEYS.values())),
     st.recursive(

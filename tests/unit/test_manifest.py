@@ -214,6 +214,7 @@ def test_a_manifest_of_nothing_but_brackets_is_refused_before_it_takes_the_memor
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 << 10, "kilobytes"
 
 
+@pytest.mark.slow
 def test_a_manifest_of_thousands_of_tensors_is_parsed_in_no_time() -> None:
     great = whole()
     parts = tuple(Part("layer.0000.safetensors", 4096 * (n + 1), 4096, SUM, (small(f"experts.{n}.weight"),)) for n in range(10_000))

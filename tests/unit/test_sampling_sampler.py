@@ -28,6 +28,7 @@ def test_greedy_looks_at_scores_after_the_repetition_penalty() -> None:
     assert sample(logits, [1], Sampling(repetition_penalty=2.0), 0, 1) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     [

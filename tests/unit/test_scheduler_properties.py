@@ -6,6 +6,7 @@ so far, so that a token fed twice, left out or moved changes every token after i
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -145,5 +146,5 @@ class Life(RuleBasedStateMachine):
         self.every_answer_is_what_it_would_be_alone()
 
 
-TestLife = Life.TestCase
+TestLife = pytest.mark.slow(Life.TestCase)
 TestLife.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

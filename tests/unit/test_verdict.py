@@ -11,14 +11,14 @@ from potatod.errors import DoesNotFit
 from potatod.sizes import Auto, Percent
 from potatod.verdict import RESERVE_BYTES, pool_bytes
 
+from .test_plan import model
+
 GIB = 1 << 30
 
 
 @pytest.fixture(scope="module")
-def manifest(tiny_model):
-    from potatod import manifest as manifests
-
-    return manifests.load(tiny_model)
+def manifest():
+    return model([[10, 20]] * 6, [5, 5])
 
 
 def sized(size) -> Settings:
