@@ -20,7 +20,7 @@ from potatod import manifest as manifests
 from potatod import plan as plans
 from potatod import pool, wire
 from potatod.config import Settings
-from potatod.messages import Drop, Step, Sweep
+from potatod.messages import Drop, Step, Stop, Sweep
 from potatod.reader.reader import Reader
 from potatod.stage import Boot, Stage
 from potatod.verdict import vocabulary_of
@@ -69,13 +69,13 @@ class Engine:
         self._control = wire.control_router(self._context, directory)
         pool_fd = pool.create(self.plan.pool_bytes)
         logits_fd = pool.create(max_sequences * verdict["vocabulary"] * 4)
+        self._worker_stage = Stage("worker", boot, {"pool": os.dup(pool_fd), "logits": logits_fd})
+        self.worker = Worker(self._worker_stage)  # binds; whoever connects after it waits for nothing
         self._reader_stage = Stage("reader", boot, {"pool": pool_fd})
         self._reader = threading.Thread(target=self._read, daemon=True)
         self.reader_error: BaseException | None = None
         self._reader.start()
-        self._worker_stage = Stage("worker", boot, {"pool": os.dup(pool_fd), "logits": logits_fd})
         self.front = wire.sweeps_wire(self._context, directory, 1, bind=False)
-        self.worker = Worker(self._worker_stage)
         self.front.send(Drop(0))  # as soon as this has come through the worker has a peer to talk to
         assert self.worker._front.wait(10)
         self._logits = torch.frombuffer(pool.Pool(os.dup(logits_fd)).view, dtype=torch.float32).view(max_sequences, -1)
@@ -94,7 +94,7 @@ class Engine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._reader_stage.stopping = True
+        self._control.send(b"reader", Stop())
         self._reader.join(10)
         self.worker.close()
         for stage in (self._reader_stage, self._worker_stage):

@@ -156,6 +156,13 @@ FAMILIES = [
     Family("Falcon-H1", "falcon_h1", {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16}, batching="sequences"),
     Family("Bloom", "bloom", {"_without": ("intermediate_size",), "n_layer": 6, "n_head": 4}, batching="sequences"),
     Family("Mamba 2", "mamba2", {"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 2, "expand": 2}, batching="sequences"),
+    Family("Mamba", "mamba", {"state_size": 16, "expand": 2, "conv_kernel": 4}, batching="prompts"),
+    Family("Falcon-Mamba", "falcon_mamba", {"state_size": 16, "expand": 2, "conv_kernel": 4}, batching="prompts"),
+    Family("Nemotron-H", "nemotron_h", {
+        "_without": ("num_hidden_layers",), "layers_block_type": ["linear_attention", "mlp", "full_attention", "moe"] * 2, "head_dim": 16,
+        "ssm_state_size": 16, "mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "chunk_size": 16, "use_mamba_kernels": False,
+        "moe_intermediate_size": 48, "moe_shared_expert_intermediate_size": 48, "n_routed_experts": 4,
+    }, batching="sequences"),
     Family("Jamba", "jamba", {"num_experts": 4, "attn_layer_period": 3, "attn_layer_offset": 1, "use_mamba_kernels": False}, batching="prompts"),
 ]  # fmt: skip
 

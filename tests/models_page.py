@@ -31,12 +31,6 @@ _TAIL = """
 
 Among those tried: Bamba and RecurrentGemma, whose answers in transformers itself depend on how a prompt is cut; MiniMax-Text-01, which takes no cache
 but its own; DeepSeek-V3.2, whose indexer keeps a state that our cache does not reach.
-
-## Not shown yet
-
-Mamba (the first) and Falcon-Mamba pass the self-check, and the whole engine differs from transformers in the last bits of fp32 (6e-7), for a
-reason not found yet;
-Nemotron-H passes the self-check and has no test of its own.
 """
 
 

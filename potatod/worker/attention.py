@@ -27,6 +27,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from .kv import BLOCK, AsTransformers, Batch, PackedKV, Piece
+from .rows import unwatched
 
 #: What models are told their attention is called.
 NAME: Final = "potato"
@@ -83,13 +84,14 @@ class PackedAttention:
         eager = _family_attention(type(module))
         layer: int = module.layer_idx  # type: ignore[assignment]
         outs = []
-        for piece in batch.pieces:
-            rows = slice(piece.first, piece.end)
-            kv = piece.kv
-            assert isinstance(kv, PackedKV)
-            kv.append(layer, key[:, :, rows], value[:, :, rows])
-            outs.append(batch.attend(eager, module, query[:, :, rows], kv, piece, layer, attention_mask, batch, arguments))
-        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1), None
+        with unwatched():
+            for piece in batch.pieces:
+                rows = slice(piece.first, piece.end)
+                kv = piece.kv
+                assert isinstance(kv, PackedKV)
+                kv.append(layer, key[:, :, rows], value[:, :, rows])
+                outs.append(batch.attend(eager, module, query[:, :, rows], kv, piece, layer, attention_mask, batch, arguments))
+            return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1), None
 
 
 def _mask_rule(*, mask_function: Callable[..., torch.Tensor], use_vmap: bool = False, **_: Any) -> MaskRule:

@@ -11,7 +11,6 @@ import mmap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 import xxhash
@@ -25,6 +24,8 @@ from potatod.store.skeleton import Skeleton
 
 from .lockstep import Lockstep
 from .passes import Batching, Pack
+from .places import places_of
+from .rows import unwatched
 from .weights import Bound, Lender, groups_of, read_part
 
 
@@ -50,7 +51,7 @@ class Model:
             for name, buffer in owner._buffers.items():
                 if buffer is not None and not buffer.is_meta:
                     owner._buffers[name] = buffer.to(device)
-        self._places = [_places(layer) for layer in skeleton.layers]
+        self._places = [places_of(layer) for layer in skeleton.layers]
         batching.prepare(self._model)
         conform(skeleton, manifest, folder)
         bind_outside(self._model, skeleton, manifest, folder, device)
@@ -80,7 +81,8 @@ class Model:
 
     def _next(self) -> None:
         """All passes are about to run what comes next."""
-        lent = next(self._under_way, None)
+        with unwatched():
+            lent = next(self._under_way, None)
         if lent is None:
             raise InternalError("transformers' forward pass ran a layer twice: its result is not this model's")
         self._lent = lent
@@ -88,8 +90,7 @@ class Model:
     def _bind(self, layer: int, weights: list[Bound]) -> None:
         places = self._places[layer]
         for name, value, _ in weights:
-            place, key = places[name]
-            place[key] = value
+            places[name].bind(value)
 
     def _head_forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(1, rows, hidden) → (1, rows, vocabulary), band by band."""
@@ -100,7 +101,7 @@ class Model:
             for _name, weight, first in self._lent:
                 first = first or 0
                 band_bias = None if bias is None else bias[first : first + weight.shape[0]]
-                bands.append(functional.linear(hidden, weight, band_bias))
+                bands.append(functional.linear(hidden, weight.requires_grad_(), band_bias))
         return bands[0] if len(bands) == 1 else torch.cat(bands, dim=-1)
 
 
@@ -139,40 +140,24 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
-def _places(module: nn.Module) -> dict[str, tuple[dict[str, Any], str]]:
-    """For every parameter and buffer by name: the dictionary it lives in, so that binding is one assignment."""
-    places: dict[str, tuple[dict[str, Any], str]] = {}
-    for prefix, owner in module.named_modules():
-        for kind in (owner._parameters, owner._buffers):
-            for name in kind:
-                places[f"{prefix}.{name}" if prefix else name] = (kind, name)
-    return places
-
-
 def bind_outside(
     model: nn.Module, skeleton: Skeleton, manifest: Manifest, folder: Path, device: torch.device
 ) -> None:
     """Gives the model what it owns outside its layers and head: small tensors for good, the embedding as a mapped file."""
-    places = _places(model)
+    places = places_of(model)
     for shard in manifest.shards:
         if shard.kind == "resident":
             for part in shard.parts:
                 for name, value in read_part(folder, part):
-                    place, key = places[name]
-                    place[key] = value.to(device)
+                    places[name].bind(value.to(device))
         elif shard.kind == "embed":
-            place, key = places[skeleton.embed_name]
             embedding = MappedEmbedding(folder, shard.parts)
-            place[key] = embedding.weight
+            places[skeleton.embed_name].bind(embedding.weight)
             embedding.attach(model.get_submodule(skeleton.embed_name.rpartition(".")[0]), device)
     layers = skeleton.layers_name + "."
-    missing = [n for n, (kind, key) in places.items() if not n.startswith(layers) and _is_meta(kind[key])]
-    if missing := [name for name in missing if name != skeleton.head_name]:
+    missing = [name for name, place in places.items() if place.empty and not name.startswith(layers) and name != skeleton.head_name]
+    if missing:
         raise ModelDataError(f"{folder}: the model needs {missing[0]!r} and the folder does not have it; prepare it again")
-
-
-def _is_meta(value: torch.Tensor | None) -> bool:
-    return value is not None and value.is_meta
 
 
 class MappedEmbedding:

@@ -9,6 +9,7 @@ Where nothing was enough, or nothing was tried, every product is made of exactly
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ class GroupedRows(TorchFunctionMode):
     """While entered, every product of rows with a weight matrix is computed in groups.
 
     ``table`` has the grouping for linear layers by their weight's (out, in) shape; everything else is computed FIXED rows at a time.
+    Looking at a function costs several microseconds, and a sweep calls thousands: what is independent already runs :func:`unwatched`.
     """
 
     def __init__(self, table: Mapping[tuple[int, int], Grouping]) -> None:
@@ -64,6 +66,12 @@ class GroupedRows(TorchFunctionMode):
         if func in _ELEMENTWISE and args and not _whole(args[0]):
             return _by_whole_vectors(lambda x: func(x, *args[1:], **kwargs), args[0])
         return func(*args, **kwargs)
+
+
+def unwatched() -> AbstractContextManager[None]:
+    """While entered, functions run as they are: for what reads no rows, or whose shapes do not depend on what else is in the sweep."""
+    guard: AbstractContextManager[None] = torch._C.DisableTorchFunction()
+    return guard
 
 
 _MATMULS: Final = frozenset({torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm})

@@ -24,6 +24,7 @@ from .attention import TILES, PackedAttention
 from .kv import Piece, SequenceKV
 from .lockstep import Lockstep
 from .passes import Pack
+from .places import places_of
 from .rows import Grouping, find_groupings
 from .shrink import VOCABULARY, first_layer_of, shrink
 from .weights import read_part
@@ -116,6 +117,8 @@ def _compare(
     if groupings is None and name == "invariant" and batching == "packed":
         shapes = sorted({(p.shape[-2], p.shape[-1]) for p in model.parameters() if p.dim() >= 2})
         groupings = find_groupings(shapes, expected.dtype, _CPU)
+    for place in places_of(model).values():  # from here on the weights are bound as the worker binds what it is lent
+        place.bind_copy()
     runner = _Runner(model, kernels.choose(name, batching, model.config, _CPU, attention, groupings or {}, tile))
     alone = runner.run([(runner.new_kv(), prompt)], len(prompt))[0]
     chunked = runner.chunked(prompt)
