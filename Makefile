@@ -14,7 +14,7 @@ demo: $(STAMP) ## fetch a small model, serve it from disk with far too little RA
 	@$(BIN)/python demo/demo.py
 
 test: $(STAMP) $(GGUF) ## the whole test suite
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 check: $(STAMP) ## lint, types and unit tests: what a change must pass before it is shown
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ ever removed.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from .errors import ConfigError, Unavailable
+from .errors import ConfigError, DoesNotFit, Unavailable
 
 #: The control wire, an epoch's wires, the stages' boot pages and the probe's.
 _OURS: Final = re.compile(r"control|(bytes|sweeps)\.\d+|boot\.\d+(\.front)?\.json|boot\.probe\.json")
@@ -22,11 +23,18 @@ _OURS: Final = re.compile(r"control|(bytes|sweeps)\.\d+|boot\.\d+(\.front)?\.jso
 
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Raises :class:`ConfigError` where the directory cannot be used, :class:`Unavailable` where another daemon has it."""
+    """Raises :class:`ConfigError` where the directory cannot be used, :class:`Unavailable` where another daemon has it, :class:`DoesNotFit`
+    where its disk is full now or while it is held."""
     lock = _lock(directory)
     try:
         _sweep(directory)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DoesNotFit(f"no space is left in [run] directory {directory}: free some there, or name a directory on another disk") from error
     finally:
         _sweep(directory)
         os.close(lock)
@@ -50,8 +58,6 @@ def _lock(directory: Path) -> int:
             f"another daemon (pid {pid or 'unknown'}) runs in {directory}; stop it, or give this one its own [run] directory and "
             "[front] socket"
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
 
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -250,10 +251,12 @@ def _run(settings: Settings, folder: Path, directory: Path, cancelled: Callable[
 
 
 def _keep(cache: Path, findings: Findings) -> None:
+    partial = cache.with_suffix(f".{os.getpid()}")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(dataclasses.asdict(findings)))
         partial.replace(cache)
-    except OSError:
-        pass  # a cache that cannot be written costs the next start its time, nothing else
+    except OSError as error:  # it costs the next start its time, nothing else
+        log.event(_LOGGER, "what was found cannot be kept: the next start tries it out again", why=f"{cache}: {error.strerror}")
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

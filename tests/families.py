@@ -159,7 +159,8 @@ FAMILIES = [
     Family("Mamba", "mamba", {"state_size": 16, "expand": 2, "conv_kernel": 4}, batching="prompts"),
     Family("Falcon-Mamba", "falcon_mamba", {"state_size": 16, "expand": 2, "conv_kernel": 4}, batching="prompts"),
     Family("Nemotron-H", "nemotron_h", {
-        "_without": ("num_hidden_layers",), "layers_block_type": ["linear_attention", "mlp", "full_attention", "moe"] * 2, "head_dim": 16,
+        "_without": ("num_hidden_layers",), "layers_block_type": ["linear_attention", "mlp", "full_attention", "moe", "linear_attention", "mlp"],
+        "head_dim": 16,
         "ssm_state_size": 16, "mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "chunk_size": 16, "use_mamba_kernels": False,
         "moe_intermediate_size": 48, "moe_shared_expert_intermediate_size": 48, "n_routed_experts": 4,
     }, batching="sequences"),

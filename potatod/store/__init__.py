@@ -1,4 +1,4 @@
-"""Offline: a checkpoint becomes a model folder. Nothing that serves imports this but the skeleton.
+"""Offline: a checkpoint becomes a model folder. Nothing that serves imports this but the skeleton, and how models are imported (lean.py).
 
     source (Hugging Face folder, GGUF file, hub id) ─▶ skeleton ─▶ one shard at a time ─▶ OUT/manifest.json
 

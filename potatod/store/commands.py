@@ -30,6 +30,13 @@ class Meter(Protocol):
         """Bytes done of all, what is being worked on, and how many of them an earlier run had done."""
 
 
+def _import_models() -> None:
+    """Before anything else loads them."""
+    from .lean import import_transformers
+
+    import_transformers()
+
+
 @click.command()
 @click.argument("source", required=False, metavar="SOURCE")
 @click.argument("out", required=False, metavar="OUT", type=click.Path(path_type=Path))
@@ -64,6 +71,7 @@ def prepare(source: str | None, out: Path | None, dtype: str, force: bool, revis
     if where.exists() and finished(out, key_of(where, dtype, HEAD_BAND_BYTES), force) is not None:
         click.echo(f"{out} is there already, nothing to do", err=True)
         return
+    _import_models()
     from . import prepare as preparing
 
     began = time.monotonic()
@@ -76,6 +84,7 @@ def prepare(source: str | None, out: Path | None, dtype: str, force: bool, revis
 
 
 def _upgrade(out: Path) -> None:
+    _import_models()
     from . import upgrade as upgrading
 
     began = time.monotonic()

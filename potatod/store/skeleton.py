@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +17,7 @@ from typing import Any, Final
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -109,10 +112,7 @@ def fingerprint(skeleton: Skeleton) -> str:
 
 def _on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     try:
-        with no_init_weights(), torch.device("meta"):
-            # eager: some families ask for it once, while they are built
-            made = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager", trust_remote_code=False)
-            model: PreTrainedModel = made.eval()
+        model = _construct(config, dtype).eval()
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, ZeroDivisionError) as error:
         raise UnsupportedModel(
             f"transformers cannot build a {config.model_type} from this config: {' '.join(str(error).split())}"
@@ -122,6 +122,55 @@ def _on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
     return model
+
+
+def _construct(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A model whose every tensor of a checkpoint is on meta."""
+    try:
+        with no_init_weights(), _ParametersOnMeta():
+            model = _from_config(config, dtype)
+    except RuntimeError:  # a family that computes with its parameters' own memory while it is built: then all of it is on meta
+        with no_init_weights(), torch.device("meta"):
+            return _from_config(config, dtype)
+    saved = model.state_dict().keys()
+    for prefix, owner in model.named_modules():
+        for values in (owner._parameters, owner._buffers):
+            for name, value in values.items():
+                if value is not None and not value.is_meta and (f"{prefix}.{name}" if prefix else name) in saved:
+                    values[name] = value.to("meta") if values is owner._buffers else nn.Parameter(value.to("meta"), value.requires_grad)
+    return model
+
+
+def _from_config(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    # eager: some families ask for it once, while they are built
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager", trust_remote_code=False)
+    return model
+
+
+class _ParametersOnMeta(TorchFunctionMode):
+    """What is about to be filled from a checkpoint takes no memory; what is computed (rope tables, slopes, masks) is computed for real.
+
+    Everything on meta would do too, but arithmetic there loads torch's compiler: 70 MB and two seconds of a worker's start.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _UNFILLED or (func in _FILLED and _elements(args) > _MANY):
+            kwargs.setdefault("device", "meta")
+        return func(*args, **kwargs)
+
+
+_UNFILLED: Final = frozenset({torch.empty, torch.rand, torch.randn})
+_FILLED: Final = frozenset({torch.zeros, torch.ones})
+_MANY: Final = 1 << 20
+
+
+def _elements(sizes: tuple[Any, ...]) -> int:
+    """Of a tensor of these sizes, given one by one or as one sequence."""
+    numbers = sizes[0] if sizes and isinstance(sizes[0], Sequence) else sizes
+    return math.prod(number for number in numbers if isinstance(number, int))
 
 
 def _materialise_buffers(model: PreTrainedModel) -> None:

@@ -6,3 +6,7 @@ Law: never sees text. transformers' own code computes every layer; what is ours 
 a sweep's tokens attend to (attention.py, kv.py), how a sweep becomes passes (passes.py, lockstep.py), and that a row's bits do not depend
 on its neighbours (rows.py).
 """
+
+from potatod.store.lean import import_transformers
+
+import_transformers()

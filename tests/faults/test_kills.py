@@ -18,7 +18,7 @@ ASKED = [("tell me", 1, 0.0), ("once upon a time", 2, 0.8), ("potato", 3, 1.2)]
 
 
 def _ask(daemon: Daemon, prompt: str, seed: int, temperature: float):
-    arguments = [prompt, "--max-tokens", "150", "--seed", str(seed), "--temperature", str(temperature), "--json"]
+    arguments = [prompt, "--max-tokens", "100", "--seed", str(seed), "--temperature", str(temperature), "--json"]
     return daemon.client(*arguments, timeout=120)
 
 
@@ -33,7 +33,7 @@ def test_thirty_kills_of_the_engine_change_no_token(tiny_model: Path, probe_cach
         kills = 0
         while kills < 30:
             asked = [pool.submit(_ask, daemon, *ask) for ask in ASKED]
-            for _ in range(shuffled.choice([1, 2, 4])):
+            for _ in range(shuffled.choice([1, 4, 6])):
                 time.sleep(shuffled.uniform(0.0, 1.2))
                 victim = daemon.stages().get(shuffled.choice(["reader", "worker"]))
                 if victim is not None:
@@ -56,7 +56,7 @@ def _tokens(answer: str) -> list[int]:
 def test_a_killed_front_is_noticed_within_seconds_and_the_daemon_serves_again(tiny_model: Path, probe_cache: Path):
     with Daemon(tiny_model, probe_cache, *SMALL) as daemon, ThreadPoolExecutor(1) as pool:
         expected = _tokens(_ask(daemon, *ASKED[0]).stdout)
-        for _ in range(5):
+        for _ in range(3):
             asked = pool.submit(_ask, daemon, *ASKED[1])
             accepted = daemon.text().count("accepted")
             daemon.until(lambda n=accepted: daemon.text().count("accepted") > n, "the job in the log")
@@ -152,7 +152,7 @@ def test_an_engine_that_dies_again_and_again_degrades_and_says_so(tiny_model: Pa
             assert set(daemon.stages()) == {"front"}
             front = daemon.stages()["front"]
             front.kill()  # a front that dies then comes back alone
-            daemon.until(lambda pid=front.pid: "front" in daemon.stages() and daemon.stages()["front"].pid != pid, "another front")
+            daemon.until(lambda pid=front.pid: getattr(daemon.stages().get("front"), "pid", pid) != pid, "another front")
             daemon.until(lambda: daemon.client("status", "--json").returncode == 0, "a front that answers")
         assert daemon.alive
         assert daemon.stop() == 0

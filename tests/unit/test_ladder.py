@@ -34,7 +34,7 @@ LADDER = (
 )  # fmt: skip
 STAGES = ("potatod.reader", "potatod.worker", "potatod.front")
 #: The stages are programs with lives of their own: what they share lies on a lower rung, or here with its reason.
-OFFLINE_MODULES_OF_THE_WORKER = {"potatod.store.skeleton"}  # a model on the meta device is built in one way only
+OFFLINE_MODULES_OF_THE_WORKER = {"potatod.store.skeleton", "potatod.store.lean"}  # models are imported, and built on meta, in one way only
 TORCH = ("potatod.worker", "potatod.store", "potatod.schemes")
 TRANSFORMERS = ("potatod.worker", "potatod.store")
 CLIENT_PACKAGES = {"zmq", "msgpack", "click", "rich", "prompt_toolkit"}

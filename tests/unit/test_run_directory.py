@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 
 import pytest
 
 from potatod import run_directory
-from potatod.errors import ConfigError, Unavailable
+from potatod.errors import ConfigError, DoesNotFit, Unavailable
 
 OURS = ("control", "bytes.3", "sweeps.12", "boot.3.json", "boot.0.front.json", "boot.probe.json")
 OTHERS = ("bytes.csv", "sweeps.tsv", "boot.plan.json", "controls", "notes", "boot.1.json.bak")
@@ -45,3 +47,19 @@ def test_a_directory_that_others_may_enter_is_refused(tmp_path):
     tmp_path.chmod(0o750)
     with pytest.raises(ConfigError, match="chmod 700"), run_directory.held(tmp_path):
         pass
+
+
+def test_a_full_disk_is_told_with_the_directory(tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(DoesNotFit, match=f"no space is left in .run. directory {tmp_path}/run"), run_directory.held(tmp_path / "run"):
+        full()
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(DoesNotFit), run_directory.held(tmp_path / "run"):
+        raise AssertionError("not reached")
+
+
+def test_other_errors_of_the_system_go_on_as_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError), run_directory.held(tmp_path / "run"):
+        (tmp_path / "nothing").read_text()
