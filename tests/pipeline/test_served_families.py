@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import pytest
-from daemons import BIN, Daemon
+from daemons import Daemon
 from factories import checkpoint
 from families import by_name, longrope
+
+from potatod.store.prepare import prepare
 
 COUNT = 24
 WORDS = "How many potatoes does a person eat in a year, and where do most of them grow? "
@@ -35,7 +36,7 @@ def _longrope() -> dict:
 )
 def test_the_tokens_are_those_of_transformers(tmp_path, probe_cache, family, overrides, prompt):
     source, model = checkpoint(tmp_path / "source", family, tokenizer=True, **overrides), tmp_path / "model"
-    subprocess.run([BIN / "potatod", "prepare", source, model], check=True, capture_output=True, timeout=120)
+    prepare(source, model)
     length, expected = _greedy(source, prompt)
     with Daemon(model, probe_cache, "--front-max-context", "1024" if family == "Llama 3" else "200") as daemon:
         answer = daemon.ask(prompt, "--max-tokens", str(COUNT))

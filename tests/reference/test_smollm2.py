@@ -50,6 +50,6 @@ def expected(model: Path) -> tuple[list[int], list[int]]:
 @pytest.mark.parametrize("kernels", ["reference", "invariant"])
 def test_64_greedy_tokens_are_those_of_transformers(model: Path, expected: tuple[list[int], list[int]], kernels: str):
     ids, tokens = expected
-    with Engine(model, 200 << 20, kernels=kernels) as engine:
-        assert engine.plan.streamed_bytes > 300e6
+    with Engine(model, 400 << 20, kernels=kernels) as engine:
+        assert engine.plan.streamed_bytes > 100e6
         assert engine.greedy(1, ids, 64) == tokens
