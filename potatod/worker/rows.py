@@ -53,19 +53,10 @@ class GroupedRows(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func is functional.linear and len(args) >= 2:
-            grouping = self._table.get(tuple(args[1].shape), BY_FIXED)
-            return grouped(grouping, lambda x: func(x, *args[1:], **kwargs), args[0])
-        if func in _MATMULS and len(args) == 2 and args[1].dim() == 2:
-            return grouped(BY_FIXED, lambda x: func(x, args[1]), args[0])
-        if func in _BATCHED and len(args) == 2 and args[0].dim() == args[1].dim() == 3:  # experts, all tokens each
-            return _grouped_batches(lambda x: func(x, args[1]), args[0])
-        if func is torch.addmm and len(args) == 3 and args[0].dim() == 1:
-            return grouped(BY_FIXED, lambda x: func(args[0], x, args[2], **kwargs), args[1])
-        if func in _ELEMENTWISE and args and not _whole(args[0]):
-            return _by_whole_vectors(lambda x: func(x, *args[1:], **kwargs), args[0])
-        return func(*args, **kwargs)
+        handler = _HANDLERS.get(func)
+        if handler is None:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        return handler(self._table, func, args, kwargs or {})
 
 
 def unwatched() -> AbstractContextManager[None]:
@@ -74,20 +65,56 @@ def unwatched() -> AbstractContextManager[None]:
     return guard
 
 
-_MATMULS: Final = frozenset({torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm})
-_BATCHED: Final = frozenset({torch.bmm, torch.Tensor.bmm, *_MATMULS})
-
 #: Elementwise functions have one implementation for whole vectors and another for the remainder, of a row as of a thread's share.
 #: This many elements are whole vectors on every processor, and up to _ONE_THREAD of them are one thread's share.
 VECTOR: Final = 64
 _ONE_THREAD: Final = 32768
-_ELEMENTWISE: Final = frozenset(
-    {
-        torch.sigmoid, torch.Tensor.sigmoid, functional.sigmoid, torch.tanh, torch.Tensor.tanh, functional.tanh, torch.exp,
-        torch.Tensor.exp, functional.silu, functional.gelu, functional.softplus, torch.cos, torch.Tensor.cos, torch.sin,
-        torch.Tensor.sin, torch.erf, torch.Tensor.erf,
-    }
-)  # fmt: skip
+
+Table = Mapping[tuple[int, int], Grouping]
+Arguments = tuple[Any, ...]
+
+
+def _linear(table: Table, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+    if len(args) < 2:
+        return func(*args, **kwargs)
+    return grouped(table.get(tuple(args[1].shape), BY_FIXED), lambda x: func(x, *args[1:], **kwargs), args[0])
+
+
+def _product(_table: Table, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+    if len(args) == 2 and args[1].dim() == 2:
+        return grouped(BY_FIXED, lambda x: func(x, args[1]), args[0])
+    if len(args) == 2 and args[0].dim() == args[1].dim() == 3:  # experts, all tokens each
+        return _grouped_batches(lambda x: func(x, args[1]), args[0])
+    return func(*args, **kwargs)
+
+
+def _added_product(_table: Table, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+    if len(args) == 3 and args[0].dim() == 1:
+        return grouped(BY_FIXED, lambda x: func(args[0], x, args[2], **kwargs), args[1])
+    return func(*args, **kwargs)
+
+
+def _elementwise(_table: Table, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+    if not args or _whole(args[0]):
+        return func(*args, **kwargs)
+    return _by_whole_vectors(lambda x: func(x, *args[1:], **kwargs), args[0])
+
+
+#: What depends on how many rows there are, and how it is called so that it does not.
+_HANDLERS: Final[Mapping[Any, Callable[[Table, Any, Arguments, dict[str, Any]], Any]]] = {
+    functional.linear: _linear,
+    **dict.fromkeys(
+        (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm), _product
+    ),
+    torch.addmm: _added_product,
+    **dict.fromkeys(
+        (
+            torch.sigmoid, torch.Tensor.sigmoid, functional.sigmoid, torch.tanh, torch.Tensor.tanh, functional.tanh, torch.exp,
+            torch.Tensor.exp, functional.silu, functional.gelu, functional.softplus, torch.cos, torch.Tensor.cos, torch.sin,
+            torch.Tensor.sin, torch.erf, torch.Tensor.erf,
+        ), _elementwise,
+    ),
+}  # fmt: skip
 
 
 def _whole(x: torch.Tensor) -> bool:
