@@ -23,8 +23,6 @@ from . import config_page, log, places, sources
 from .config import Key, keys
 from .errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ConfigError, PotatoError, UsageError
 
-#: What a shell says of a process that Ctrl-C ended.
-
 #: Commands of the offline half, loaded when they run, and the line `potatod --help` shows for each without loading it.
 _ELSEWHERE: Final = {
     "prepare": ("potatod.store.commands", "Make a model folder from a checkpoint."),

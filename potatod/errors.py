@@ -82,3 +82,8 @@ def by_exit_code(code: int) -> type[PotatoError]:
         if cls.exit_code == code:
             return cls
     return InternalError
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, for a sentence of ours; its type where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

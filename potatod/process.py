@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 #: What every stage's environment has beside the user's own.
 _ENVIRONMENT = {
@@ -23,6 +24,10 @@ _ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",  # what it warns of is a matter of other ways to run a model
     "PYTHONUNBUFFERED": "1",
 }
+
+
+#: A process that was killed is gone within this, or stands in the kernel.
+LOST_S: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -40,6 +45,9 @@ class Process:
     ready: bool = False
     #: its own words, where it said Failed before it ended
     why: str = ""
+    failed: bool = False
+    #: time.monotonic() of the SIGKILL we sent it
+    killed: float | None = None
 
     @property
     def pid(self) -> int:
@@ -50,21 +58,37 @@ class Process:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
 
+    def kill(self) -> None:
+        if self.killed is None:
+            self.killed = time.monotonic()
+        self.signal(signal.SIGKILL)
+
     def reap(self, timeout_s: float) -> int:
-        """Waits for its end, kills it after ``timeout_s``; the exit code (negative: the signal that ended it). May be asked again."""
+        """Waits for its end, kills it after ``timeout_s``; the exit code (negative: the signal that ended it). May be asked again.
+
+        One that is :attr:`lost` is waited for no longer.
+        """
         try:
             code = self.child.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self.signal(signal.SIGKILL)
-            code = self.child.wait()
+            self.kill()
+            try:
+                code = self.child.wait(LOST_S)
+            except subprocess.TimeoutExpired:
+                code = -signal.SIGKILL
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
         return code
 
     @property
+    def lost(self) -> bool:
+        """Killed and still there: it stands in a read that does not come back. The kernel ends it when that does."""
+        return self.killed is not None and time.monotonic() - self.killed > LOST_S and self.child.poll() is None
+
+    @property
     def alive(self) -> bool:
-        return self.child.poll() is None
+        return self.child.poll() is None and not self.lost
 
 
 def start(name: str, boot: Path, fds: Mapping[str, int]) -> Process:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +36,8 @@ def held(directory: Path) -> Iterator[None]:
             raise
         raise DoesNotFit(f"no space is left in [run] directory {directory}: free some there, or name a directory on another disk") from error
     finally:
-        _sweep(directory)
+        with suppress(OSError):  # somebody has removed it while we lived
+            _sweep(directory)
         os.close(lock)
 
 

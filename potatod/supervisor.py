@@ -196,7 +196,7 @@ class Supervisor:
             elif stage is self._front:
                 self._tell(self._state, self._why)
         elif isinstance(message, Failed):
-            stage.why = message.why
+            stage.why, stage.failed = message.why, True
         elif isinstance(message, Counted) and message.sweeps and stage is not self._front:
             self._swept = True
             self._restarts.swept()
@@ -205,11 +205,12 @@ class Supervisor:
     def _check_deadlines(self) -> None:
         now = time.monotonic()
         for stage in self._stages():
-            limit_s = SILENT_S if stage.ready else READY_S
+            limit_s = GRACE_S if stage.failed else SILENT_S if stage.ready else READY_S
             if now - stage.heard > limit_s:
-                what = "has said nothing for" if stage.ready else "was not ready after"
-                stage.why = f"{stage.name} {what} {limit_s:.0f} s"
-                stage.signal(signal.SIGKILL)
+                if not stage.failed:
+                    what = "has said nothing for" if stage.ready else "was not ready after"
+                    stage.why = f"{stage.name} {what} {limit_s:.0f} s"
+                stage.kill()
 
     def _ended(self, stage: Process) -> None:
         code = stage.reap(0)
@@ -281,7 +282,7 @@ class Supervisor:
 
     def _end_engine(self) -> None:
         for stage in self._engine:
-            stage.signal(signal.SIGKILL)  # its pool and its KV are worth nothing without the other
+            stage.kill()  # its pool and its KV are worth nothing without the other
         for stage in self._engine:
             stage.reap(GRACE_S)
         self._engine = []

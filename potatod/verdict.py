@@ -242,11 +242,11 @@ def _run(settings: Settings, folder: Path, directory: Path, cancelled: Callable[
     if cancelled():
         raise Cancelled
     try:
-        said = json.loads(out)
-    except ValueError:
+        said = json.loads(out.splitlines()[-1])  # what a library may print stands before it
+    except (ValueError, IndexError):
         raise InternalError(process.describe_end("the probe", child.returncode)) from None
     if child.returncode:
-        raise by_exit_code(child.returncode)(said["error"])
+        raise by_exit_code(child.returncode)(said.get("error") or process.describe_end("the probe", child.returncode))
     return Findings(**said)
 
 

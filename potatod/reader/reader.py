@@ -104,10 +104,9 @@ class Reader:
         self._poller.poll(timeout_ms)
         if not self._requests.waiting:
             self._moved = time.monotonic()
-        elif time.monotonic() - self._moved > STALLED_S:
+        elif time.monotonic() - max(self._moved, self._requests.moved) > STALLED_S:
             raise Unavailable(f"{self._requests.oldest.source.path}: a read has not come back for {STALLED_S:.0f} s; the disk stands still")
         for fetch in self._requests.completed():
-            self._moved = time.monotonic()
             self._read_bytes += len(fetch.memory)
             self._worker.send(Loaded(fetch.part, fetch.pool_offset, len(fetch.memory)))
             if fetch.ends_pass:

@@ -47,6 +47,8 @@ class Requests:
         self._started: deque[Fetch] = deque()
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._busy = _BusyClock()
+        #: time.monotonic() when a piece came in last
+        self.moved = time.monotonic()
         self._threads = [
             threading.Thread(target=self._serve, name=f"read-{n}", daemon=True) for n in range(in_flight)
         ]
@@ -100,6 +102,7 @@ class Requests:
             self._piece_done(fetch)
 
     def _piece_done(self, fetch: Fetch) -> None:
+        self.moved = time.monotonic()
         with fetch.lock:
             fetch.pieces_left -= 1
             last = fetch.pieces_left == 0

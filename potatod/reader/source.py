@@ -78,9 +78,14 @@ class Source:
                     f"{error.strerror}"
                 ) from error
             if count == 0:
-                raise ModelDataError(f"{self.path} ends at offset {offset + done}, in the middle of a part: it was truncated")
-            done += count
+                raise self._truncated(offset + done)
+            before, done = done, done + count
             if done < len(memory) and self.direct:
                 done -= done % 4096  # a short direct read goes on from the last whole block
+                if done <= before:
+                    raise self._truncated(offset + before + count)
         if not self.direct:
             os.posix_fadvise(self.fd, offset, len(memory), os.POSIX_FADV_DONTNEED)  # the pool is the cache
+
+    def _truncated(self, end: int) -> ModelDataError:
+        return ModelDataError(f"{self.path} ends at offset {end}, in the middle of a part: it was truncated")

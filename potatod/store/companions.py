@@ -11,7 +11,7 @@ from typing import Any, Final
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 
-from potatod.errors import ModelDataError, UnsupportedModel
+from potatod.errors import ModelDataError, UnsupportedModel, first_line
 from potatod.json_file import read_json
 
 from .shard_file import write_text
@@ -71,7 +71,7 @@ def _convert_tokenizer(source: Path, out: Path) -> dict[str, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers has no common type for what a damaged vocabulary makes of it
-        raise ModelDataError(f"the tokenizer in {source} cannot be converted: {str(error).splitlines()[0]}") from error
+        raise ModelDataError(f"the tokenizer in {source} cannot be converted: {first_line(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UnsupportedModel(f"the tokenizer in {source} ({type(tokenizer).__name__}) cannot be converted to a tokenizer.json")
     return _save(tokenizer, out)

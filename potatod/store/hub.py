@@ -9,7 +9,7 @@ from typing import Final
 import huggingface_hub
 from huggingface_hub import errors
 
-from potatod.errors import NoSuchModel, Unavailable
+from potatod.errors import NoSuchModel, Unavailable, first_line
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9._-]{1,96}")
 #: Weights as safetensors, configs and tokenizers; no pickles, no code.
@@ -34,4 +34,4 @@ def fetch(model_id: str, revision: str | None = None) -> Path:
     except errors.RepositoryNotFoundError:
         raise NoSuchModel(f"there is no model {model_id} at the hub, or it is private and you are not logged in") from None
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        raise Unavailable(f"cannot download {model_id}: {str(error).splitlines()[0]}; try again, it goes on where it stopped") from error
+        raise Unavailable(f"cannot download {model_id}: {first_line(error)}; try again, it goes on where it stopped") from error

@@ -157,8 +157,8 @@ class _ParametersOnMeta(TorchFunctionMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _UNFILLED or (func in _FILLED and _elements(args) > _MANY):
-            kwargs.setdefault("device", "meta")
+        if kwargs.get("device") is None and (func in _UNFILLED or (func in _FILLED and _elements(args) > _MANY)):
+            kwargs["device"] = "meta"
         return func(*args, **kwargs)
 
 

@@ -17,9 +17,9 @@ operations on the same numbers: its bits are the same.
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -174,19 +174,19 @@ def attend_tiled(
 def find_tile(dtype: torch.dtype, device: torch.device) -> int:
     """The largest of TILES that costs at most half as much per row as a row alone does: most sweeps have one row of a sequence.
 
-    Processors differ: where bf16 is not native a product of eight rows takes seven times as long as one of a single row, in fp32 three times.
+    Measured: where bf16 is not native to a cpu a product of eight rows takes seven times as long as one of a single row, in fp32 three times.
+    Decided by what the processor can do and not by a clock, because the tile is part of the arithmetic: the same machine finds the same one.
     """
-    heads, width = 16, 128
-    keys = torch.ones(1, heads, width, 2 * BLOCK, dtype=dtype, device=device)
-    seconds = {rows: _seconds(torch.ones(1, heads, rows, width, dtype=dtype, device=device), keys) for rows in {*TILES, 1}}
-    return next(rows for rows in sorted(TILES, reverse=True) if rows == min(TILES) or seconds[rows] <= rows / 2 * seconds[1])
+    native = dtype == torch.float32 or device.type != "cpu" or not _NATIVE[dtype].isdisjoint(_cpu_flags())
+    return max(TILES) if native else min(TILES)
 
 
-def _seconds(query: torch.Tensor, keys: torch.Tensor) -> float:
-    """Of one product; the fastest of many, so that a busy machine finds what an idle one does."""
-    best = float("inf")
-    for _ in range(50):
-        began = time.perf_counter()
-        (query @ keys).flatten()[0].item()
-        best = min(best, time.perf_counter() - began)
-    return best
+#: What a cpu says of itself that multiplies matrices in this dtype.
+_NATIVE: Final = {torch.bfloat16: {"avx512_bf16", "amx_bf16", "bf16"}, torch.float16: {"avx512_fp16", "amx_fp16", "asimdhp"}}
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        return set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
+    except OSError:
+        return set()

@@ -1,6 +1,6 @@
 """The model: transformers' own forward pass, whose weights come and go.
 
-The skeleton is built on the meta device. transformers' ``forward`` stays in charge; just before it enters a decoder layer a hook
+The skeleton's parameters are on the meta device. transformers' ``forward`` stays in charge; just before it enters a decoder layer a hook
 takes one step of :meth:`Model._sweep`, which lends that layer its weights, and takes back the last one's. The head is the same with bands of rows.
 Where a sweep is several forward passes (passes.py) the step is taken when all of them have come there.
 """
@@ -47,9 +47,10 @@ class Model:
         self._lent: list[Bound] = []
         self._lockstep = Lockstep(self._next)
         self._head = self._model.get_submodule(skeleton.head_name.rpartition(".")[0])
+        embedding = self._model.get_submodule(skeleton.embed_name.rpartition(".")[0])  # gathers on the cpu, and scales there
         for owner in self._model.modules():
             for name, buffer in owner._buffers.items():
-                if buffer is not None and not buffer.is_meta:
+                if owner is not embedding and buffer is not None and not buffer.is_meta:
                     owner._buffers[name] = buffer.to(device)
         self._places = [places_of(layer) for layer in skeleton.layers]
         batching.prepare(self._model)

@@ -26,10 +26,10 @@ class Place:
     def bind(self, value: torch.Tensor) -> None:
         self.values[self.key] = value.requires_grad_() if self.requires_grad else value
 
-    def bind_copy(self) -> None:
-        """Binds a copy of what is bound."""
+    def bind_again(self) -> None:
+        """Binds what is bound, as a tensor that nobody has marked."""
         if (value := self.values[self.key]) is not None:
-            self.bind(value.detach().clone())
+            self.bind(value.detach())
 
     @property
     def empty(self) -> bool:

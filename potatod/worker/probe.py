@@ -66,7 +66,7 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     groupings = {}
     if kernels == "invariant" and batching == "packed":
         groupings = find_groupings(weight_shapes(manifest), dtype, torch.device(name))
-    selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, groupings, tile)
+    selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, groupings, tile, torch.device(name))
     state_bytes, token_bytes = kept_bytes(config, dtype, kernels, batching, attention)
     return {
         "device": device.describe(name),

@@ -100,6 +100,11 @@ def _elementwise(_table: Table, func: Any, args: Arguments, kwargs: dict[str, An
     return _by_whole_vectors(lambda x: func(x, *args[1:], **kwargs), args[0])
 
 
+def _elementwise_of_halves(table: Table, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+    """What is the same for vectors and remainders in fp32 and not below."""
+    return func(*args, **kwargs) if args[0].dtype == torch.float32 else _elementwise(table, func, args, kwargs)
+
+
 #: What depends on how many rows there are, and how it is called so that it does not.
 _HANDLERS: Final[Mapping[Any, Callable[[Table, Any, Arguments, dict[str, Any]], Any]]] = {
     functional.linear: _linear,
@@ -111,9 +116,11 @@ _HANDLERS: Final[Mapping[Any, Callable[[Table, Any, Arguments, dict[str, Any]], 
         (
             torch.sigmoid, torch.Tensor.sigmoid, functional.sigmoid, torch.tanh, torch.Tensor.tanh, functional.tanh, torch.exp,
             torch.Tensor.exp, functional.silu, functional.gelu, functional.softplus, torch.cos, torch.Tensor.cos, torch.sin,
-            torch.Tensor.sin, torch.erf, torch.Tensor.erf,
+            torch.Tensor.sin, torch.erf, torch.Tensor.erf, torch.exp2, torch.Tensor.exp2, functional.mish, functional.elu, functional.celu,
+            functional.selu,
         ), _elementwise,
     ),
+    **dict.fromkeys((torch.rsqrt, torch.Tensor.rsqrt), _elementwise_of_halves),
 }  # fmt: skip
 
 

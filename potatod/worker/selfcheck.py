@@ -47,7 +47,8 @@ def check(config: PreTrainedConfig, name: str, attention: PackedAttention, tile:
     """
     family = config.model_type
     prompt = torch.randint(3, VOCABULARY, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
-    refusals = []
+    differences: list[UnsupportedModel] = []
+    failures: list[UnsupportedModel] = []
     for batching in kernels.BATCHINGS[name]:
         try:
             if (name, batching) == ("invariant", "packed"):  # whether it runs at all is seen before minutes go into how rows are grouped
@@ -55,10 +56,10 @@ def check(config: PreTrainedConfig, name: str, attention: PackedAttention, tile:
             _compare(family, name, batching, _small(config), prompt, attention, tile, tolerance=1e-4)
             return batching, _SHOWN[name]
         except UnsupportedModel as error:
-            refusals.append(error)
+            differences.append(error)
         except Exception as error:  # whatever transformers raises for an architecture that this batching does not suit
-            refusals.append(_does_not_run(family, error))
-    raise refusals[-1]
+            failures.append(_does_not_run(family, error))
+    raise (differences or failures)[-1]  # a difference says more than what does not run
 
 
 def _small(config: PreTrainedConfig) -> PreTrainedModel:
@@ -71,9 +72,9 @@ def _small(config: PreTrainedConfig) -> PreTrainedModel:
 
 def check_layer(
     config: PreTrainedConfig, manifest: Manifest, folder: Path, name: str, batching: str, attention: PackedAttention,
-    groupings: dict[tuple[int, int], Grouping], tile: int = max(TILES),
+    groupings: dict[tuple[int, int], Grouping], tile: int = max(TILES), device: torch.device = _CPU,
 ) -> None:  # fmt: skip
-    """The first layer with its real weights, in the model's dtype: our passes and transformers' module give the same.
+    """The first layer with its real weights, in the model's dtype, on ``device``: our passes and transformers' module give the same.
 
     Raises :class:`UnsupportedModel` where they do not.
     """
@@ -90,6 +91,7 @@ def check_layer(
     skeleton.model.load_state_dict(around, strict=False, assign=True)
     skeleton.layers[0].load_state_dict(weights, strict=True, assign=True)
     skeleton.model.tie_weights()
+    skeleton.model.to(device)
     prompt = torch.randint(3, VOCABULARY, (PROMPT_TOKENS,), generator=generator).tolist()
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
     try:
@@ -113,13 +115,14 @@ def _compare(
     groupings: dict[tuple[int, int], Grouping] | None = None,
 ) -> None:  # fmt: skip
     """Plain transformers beside our passes, alone and in chunks; differences up to ``tolerance`` × the largest logit are rounding."""
-    expected = model(torch.tensor([prompt]), use_cache=_counts_tokens(model.config)).logits[0]
+    device = next(model.parameters()).device
+    expected = model(torch.tensor([prompt], device=device), use_cache=_counts_tokens(model.config)).logits[0]
     if groupings is None and name == "invariant" and batching == "packed":
         shapes = sorted({(p.shape[-2], p.shape[-1]) for p in model.parameters() if p.dim() >= 2})
-        groupings = find_groupings(shapes, expected.dtype, _CPU)
+        groupings = find_groupings(shapes, expected.dtype, device)
     for place in places_of(model).values():  # from here on the weights are bound as the worker binds what it is lent
-        place.bind_copy()
-    runner = _Runner(model, kernels.choose(name, batching, model.config, _CPU, attention, groupings or {}, tile))
+        place.bind_again()
+    runner = _Runner(model, kernels.choose(name, batching, model.config, device, attention, groupings or {}, tile))
     alone = runner.run([(runner.new_kv(), prompt)], len(prompt))[0]
     chunked = runner.chunked(prompt)
     if name == "reference" and not torch.equal(alone, expected):

@@ -148,10 +148,13 @@ class PoolLender:
 
 def read_part(folder: Path, part: Part) -> list[tuple[str, torch.Tensor]]:
     """A part's tensors by name, read and checked outside the pipeline; raises :class:`ModelDataError`."""
+    data = torch.empty(part.length, dtype=torch.uint8)  # torch's own memory is aligned, and kernels' bits depend on that
+    memory = memoryview(data.numpy())  # type: ignore[arg-type]  # numpy says less than it can
+    done = 0
     with open(folder / part.file, "rb") as file:
-        data = bytearray(os.pread(file.fileno(), part.length, part.offset))
-    if len(data) != part.length or xxhash.xxh3_64_hexdigest(data) != part.checksum:
+        # One call reads less than 2 GiB, and one layer's experts may be more.
+        while done < part.length and (count := os.preadv(file.fileno(), [memory[done:]], part.offset + done)):
+            done += count
+    if done != part.length or xxhash.xxh3_64_hexdigest(memory) != part.checksum:
         raise ModelDataError(f"{folder / part.file}: the part at offset {part.offset} is damaged; prepare the model again")
-    group = Group(None, (0,), (part,))
-    # Cloned: torch's own memory is aligned, and kernels' bits depend on that.
-    return [(name, value.clone()) for name, value, _ in bind_views(group, torch.frombuffer(data, dtype=torch.uint8), [0])]
+    return [(name, value) for name, value, _ in bind_views(Group(None, (0,), (part,)), data, [0])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from families import FAMILIES, Family, by_name
@@ -11,6 +13,7 @@ from potatod.errors import UnsupportedModel
 from potatod.store import skeleton as skeletons
 from potatod.worker import selfcheck
 from potatod.worker.attention import PackedAttention
+from potatod.worker.weights import read_part
 
 from .conftest import make_tiny
 
@@ -51,6 +54,16 @@ def test_the_first_layer_with_its_real_weights_gives_what_transformers_gives(att
     family, config, manifest, folder = prepared
     batching = family.invariant_batching if kernels == "invariant" else family.batching
     selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, {})
+
+
+def test_a_part_larger_than_one_call_reads_is_read(prepared, monkeypatch):
+    _, _, manifest, folder = prepared
+    part = next(shard for shard in manifest.shards if shard.kind == "layer").parts[0]
+    expected = dict(read_part(folder, part))
+    whole = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: whole(fd, [buffers[0][:1000]], offset))
+    found = dict(read_part(folder, part))
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_first_layer_that_computes_something_else_is_refused(attention, tmp_path, monkeypatch):

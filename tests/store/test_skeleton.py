@@ -24,6 +24,13 @@ def test_nothing_outside_parameters_is_on_meta_and_layers_embedding_and_head_are
     assert not [name for name, buffer in built.model.named_non_persistent_buffers() if buffer.is_meta]
 
 
+def test_while_a_model_is_built_its_matrices_take_no_memory():
+    with skeleton._ParametersOnMeta():
+        assert torch.nn.Linear(64, 64).weight.is_meta and torch.nn.Embedding(64, 64).weight.is_meta
+        assert torch.zeros(1 << 11, 1 << 10).is_meta and torch.ones((1 << 11, 1 << 10)).is_meta
+        assert not torch.zeros(8).is_meta and not torch.arange(8).is_meta and not torch.empty(8, device="cpu").is_meta
+
+
 def test_the_fingerprint_changes_with_a_shape_and_with_nothing_else():
     config = FAMILIES[0].config()
     before = skeleton.fingerprint(skeleton.build(config, torch.float32))

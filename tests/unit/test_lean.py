@@ -12,8 +12,10 @@ pytestmark = pytest.mark.slow
 _WORKER = """
 import sys
 import potatod.worker.worker, potatod.worker.probe
+import torch, transformers
+from potatod.store import skeleton
+skeleton.build(transformers.LlamaConfig(num_hidden_layers=2, hidden_size=64, num_attention_heads=4), torch.bfloat16)
 print([name for name in ("torch._dynamo", "sympy", "torch.distributed.tensor", "torch._inductor") if name in sys.modules])
-import torch
 print(torch.compiler.disable.__module__, torch.distributed.is_available())
 print(torch._dynamo.__file__ is not None, torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item())
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 
 import pytest
@@ -63,3 +64,12 @@ def test_a_full_disk_is_told_with_the_directory(tmp_path, monkeypatch):
 def test_other_errors_of_the_system_go_on_as_they_are(tmp_path):
     with pytest.raises(FileNotFoundError), run_directory.held(tmp_path / "run"):
         (tmp_path / "nothing").read_text()
+
+
+def test_a_directory_that_is_removed_meanwhile_hides_nothing(tmp_path):
+    before = set(os.listdir("/proc/self/fd"))
+    with run_directory.held(tmp_path / "run"):
+        shutil.rmtree(tmp_path / "run")
+    with pytest.raises(ZeroDivisionError), run_directory.held(tmp_path / "run"):
+        _ = [shutil.rmtree(tmp_path / "run")] and 1 / 0
+    assert set(os.listdir("/proc/self/fd")) == before
