@@ -27,10 +27,8 @@ def one_line(text: str) -> str:
 
 def progress(now: Progress) -> str:
     """What is going on while nothing has come yet."""
-    said = _STATES[now.state]
-    if now.state == "queued":
-        said = in_the_queue(now.place)
-    elif now.state == "prefill":
+    said = in_the_queue(now.place) if now.state == "queued" else _STATES[now.state]
+    if now.state == "prefill":
         if now.prompt_tokens:
             said += f" {now.prefilled_tokens}/{now.prompt_tokens} tokens,"
         said += f" {now.layers_done}/{now.layers} layers"
@@ -46,7 +44,6 @@ def in_the_queue(place: int) -> str:
 
 
 _STATES: Final = {
-    "queued": "in the queue",
     "prefill": "prefill",
     "decode": "decoding",
     "restarting": "engine restarting",

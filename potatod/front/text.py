@@ -3,8 +3,8 @@
     token ─▶ detokenizer ─▶ stop strings ─▶ reasoning ─▶ Shown(token_ids, text, reasoning)
 
 Each of the three may hold text back: half a character, what may become a stop string, what may become a mark of
-thinking. A token is shown with the first of its text, so what a client has of ids and of text always belongs together,
-and tokens behind a stop string are never shown.
+thinking. A token is shown no later than the first of its text (earlier only where a mark of thinking may begin), and tokens behind a stop string
+are never shown.
 """
 
 from __future__ import annotations

@@ -49,14 +49,11 @@ def _write_generation_config(source: Path, config: PreTrainedConfig, out: Path) 
 def _write_tokenizer(source: Path, out: Path) -> bool:
     """tokenizer.json as transformers makes it of what there is: for some classes (Llama's) it rebuilds parts of a tokenizer.json, and only what
     it then saves gives the same ids. What it cannot load is refused: taken as it is, a file could give other ids than there."""
-    settings: dict[str, Any] = {}
     if (source / "tokenizer.json").is_file():
-        read_json(source / "tokenizer.json", _MAX_BYTES)
-        settings = _convert_tokenizer(source, out)
-    elif any((source / name).is_file() for name in _OTHER_TOKENIZERS) or any(source.glob("*.tiktoken")):
-        settings = _convert_tokenizer(source, out)
-    else:
+        read_json(source / "tokenizer.json", _MAX_BYTES)  # its size and form, before anything else reads it
+    elif not any((source / name).is_file() for name in _OTHER_TOKENIZERS) and not any(source.glob("*.tiktoken")):
         return False
+    settings = _convert_tokenizer(source, out)
     path = source / "tokenizer_config.json"
     settings |= read_json(path, _MAX_BYTES) if path.is_file() else {}
     _write_template(_template_of(source, settings), out)
@@ -67,11 +64,11 @@ def _write_tokenizer(source: Path, out: Path) -> bool:
 
 
 def _convert_tokenizer(source: Path, out: Path) -> dict[str, Any]:
-    """tokenizer.json out of sentencepiece's or tiktoken's own file; returns the settings that go with it."""
+    """tokenizer.json out of whatever tokenizer is there; returns the settings that go with it."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers has no common type for what a damaged vocabulary makes of it
-        raise ModelDataError(f"the tokenizer in {source} cannot be converted: {first_line(error)}") from error
+        raise ModelDataError(f"transformers cannot load the tokenizer in {source}: {first_line(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UnsupportedModel(f"the tokenizer in {source} ({type(tokenizer).__name__}) cannot be converted to a tokenizer.json")
     return _save(tokenizer, out)

@@ -2,8 +2,8 @@
 
 While it is imported transformers marks functions for the compiler, and with the first mark torch loads it; and where torch can distribute,
 transformers loads distributed tensors, which load the compiler's algebra too. Nothing here is compiled or distributed. So while transformers' modules
-for models are imported, marks mean nothing and torch says that it cannot distribute. Afterwards everything is as it was: whoever does need the
-compiler loads it then.
+for models are imported, marks mean nothing and torch says that it cannot distribute. Afterwards torch is as it was, and whoever does need the compiler
+loads it then; transformers' own functions stay unmarked for as long as the process lives.
 """
 
 from __future__ import annotations

@@ -50,7 +50,10 @@ class Outcome:
 
 
 def upgrade(out: Path, progress: Callable[[Progress], None] = lambda _: None) -> Outcome:
-    """Raises NoSuchModel, ModelDataError (the source is needed), DoesNotFit or TryAgain; then the folder is what it was."""
+    """Raises NoSuchModel, ModelDataError (the source is needed), DoesNotFit or TryAgain.
+
+    Then the folder is the model that it was. After DoesNotFit shards that are finished lie beside it, and the next run goes on from there.
+    """
     transformers.logging.disable_progress_bar()
     manifest = manifests.load(out)
     manifests.check_files(out, manifest)

@@ -32,7 +32,7 @@ from .rows import unwatched
 #: What models are told their attention is called.
 NAME: Final = "potato"
 
-#: Rows of queries that may be computed together in *tiled* attention: which of them is the probe's finding (find_tile).
+#: Rows of queries that may be computed together in *tiled* attention: which of them follows from the processor (find_tile).
 TILES: Final = (8, 1)
 
 assert all(BLOCK % tile == 0 for tile in TILES)
