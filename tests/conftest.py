@@ -6,10 +6,15 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Several test processes share the cores, and OpenMP threads that wait for each other spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A machine that does other things too is slow now and then, and that is no fault of an example.
+hypothesis.settings.register_profile("whenever", deadline=None)
+hypothesis.settings.load_profile("whenever")
 
 # A shell that starts us in the background has SIGINT ignored, and so would every program that a test presses Ctrl-C on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
