@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import transformers
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 Q8, F16, F32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType.F32
 HIDDEN, MLP, EXPERT_MLP, HEADS, KV_HEADS, VOCABULARY, LAYERS, EXPERTS = 64, 96, 768, 4, 2, 300, 2, 4
@@ -80,7 +80,7 @@ def write_gguf(
 
 
 def add_vocabulary(writer) -> None:
-    alphabet = sorted(transformers.convert_slow_tokenizer.bytes_to_unicode().values())
+    alphabet = sorted(bytes_to_unicode().values())
     tokens = ["<pad>", "<|im_start|>", "<|im_end|>", *alphabet, "ab", "he"]
     tokens += [f"<unused{n}>" for n in range(VOCABULARY - len(tokens))]
     writer.add_tokenizer_model("gpt2")
