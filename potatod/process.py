@@ -68,14 +68,14 @@ class Process:
 
         One that is :attr:`lost` is waited for no longer.
         """
-        try:
-            code = self.child.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        code = -signal.SIGKILL
+        if not self.lost:
             try:
-                code = self.child.wait(LOST_S)
+                code = self.child.wait(timeout_s)
             except subprocess.TimeoutExpired:
-                code = -signal.SIGKILL
+                self.kill()
+                with suppress(subprocess.TimeoutExpired):
+                    code = self.child.wait(LOST_S)
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1

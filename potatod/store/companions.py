@@ -82,7 +82,7 @@ def _write_gguf_tokenizer(file: Path, out: Path) -> bool:
             return False
         backend, _ = convert_gguf_tokenizer(architecture, vocabulary)
     except Exception as error:  # tokenizers has no type of its own for what a damaged vocabulary makes of it
-        raise UnsupportedModel(f"{file}: its tokenizer cannot be read ({error})") from error
+        raise UnsupportedModel(f"{file}: its tokenizer cannot be read ({first_line(error)})") from error
     template = settings.pop("chat_template", None)
     _write_json(out, "tokenizer_config.json", _save(PreTrainedTokenizerFast(tokenizer_object=backend, **settings), out))
     _write_template(template, out)
