@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ BIN = Path(sys.executable).parent
 OUT = ROOT / "bench-out"
 #: The prompt has a few tokens, the answer so many: the middle ones are measured.
 TOKENS = 24
+#: Those that are compared are started so often (which pages a process gets is luck), and take so many turns each time.
+STARTS, TURNS = 4, 2
 
 
 @contextmanager
@@ -62,9 +64,9 @@ def daemon(model: Path, *flags: str, limits: Limits | None = None) -> Iterator[t
             process.wait(30)
 
 
-def answer(client: Client, tokens: int = TOKENS) -> list[float]:
+def answer(client: Client, tokens: int = TOKENS, prompt: str = "benchmark") -> list[float]:
     """Arrival of each token, time.monotonic()."""
-    return [time.monotonic() for piece in client.generate("benchmark", raw=True, max_tokens=tokens, temperature=0) if piece.token_ids]
+    return [time.monotonic() for piece in client.generate(prompt, raw=True, max_tokens=tokens, temperature=0) if piece.token_ids]
 
 
 def gaps(arrivals: list[float]) -> list[float]:
@@ -73,25 +75,34 @@ def gaps(arrivals: list[float]) -> list[float]:
 
 
 def machinery(model: Path) -> dict[str, Any]:
-    """Everything resident, one row: s/sweep of the daemon beside transformers in RAM, the same dtype and threads, alternating."""
+    """Everything resident, one row: s/sweep of the daemon beside transformers in RAM, the same dtype and threads.
+
+    All are there at once and take turns, so that each turn's ratio is of things measured within seconds of each other.
+    """
     import transformers
 
     from potatod.store import skeleton
 
     torch.set_num_threads(os.cpu_count() or 1)
     config = skeleton.load_config(model)
-    plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
-    ours: dict[str, list[float]] = {"invariant": [], "fast": []}
-    theirs: list[float] = []
-    for _ in range(3):
-        theirs += _transformers_s(plain)
-        for kernels in ours:
-            with daemon(model, "--pool-size", "3300MB", "--front-max-context", "512", "--worker-kernels", kernels) as (client, _p, _t):
-                answer(client, 6)
-                ours[kernels] += gaps(answer(client))
-    base = statistics.median(theirs)
-    found = {f"{name}_s": round(statistics.median(times), 4) for name, times in ours.items()}
-    return {**found, "transformers_s": round(base, 4), **{f"{n}_ratio": round(statistics.median(t) / base, 3) for n, t in ours.items()}}
+    seconds: dict[str, list[float]] = {"transformers": [], "invariant": [], "fast": []}
+    for _ in range(STARTS):
+        with ExitStack() as running:
+            plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
+            clients = {}
+            for kernels in ("invariant", "fast"):
+                flags = ("--pool-size", "3300MB", "--front-max-context", "512", "--worker-kernels", kernels)
+                clients[kernels] = running.enter_context(daemon(model, *flags))[0]
+                answer(clients[kernels], 6)  # the first sweep is the loading
+            for _ in range(TURNS):
+                seconds["transformers"].append(statistics.median(_transformers_s(plain)))
+                for kernels, client in clients.items():
+                    seconds[kernels].append(statistics.median(gaps(answer(client, prompt="b"))))
+    theirs = seconds["transformers"]
+    ratios = {
+        kernels: statistics.median(s / t for s, t in zip(seconds[kernels], theirs, strict=True)) for kernels in ("invariant", "fast")
+    }
+    return {f"{n}_s": round(statistics.median(t), 4) for n, t in seconds.items()} | {f"{n}_ratio": round(r, 3) for n, r in ratios.items()}
 
 
 @torch.inference_mode()

@@ -25,8 +25,8 @@ from transformers import PreTrainedConfig
 from . import attention
 from .attention import PackedAttention
 from .kv import AsTransformers, Grown
-from .passes import CUTS, Abreast, Batching, Packed
-from .rows import GroupedRows, Grouping
+from .passes import CUTS, Abreast, Batching, Pack, Packed
+from .rows import Grouping, Watch
 
 #: The batchings that can keep each name's promise, best first.
 BATCHINGS: Final = {
@@ -40,7 +40,7 @@ BATCHINGS: Final = {
 class Kernels:
     batching: Batching
     #: entered around every sweep's passes
-    around: Callable[[], AbstractContextManager[Any]]
+    around: Callable[[Pack], AbstractContextManager[Any]]
 
 
 def choose(
@@ -49,9 +49,16 @@ def choose(
 ) -> Kernels:  # fmt: skip
     """The kernels of that name; ``batching``, ``groupings`` (for linear layers) and ``tile`` (of attention) are what the probe found."""
     if batching != "packed":
-        return Kernels(Abreast(device, config, CUTS[batching]), contextlib.nullcontext)
+        return Kernels(Abreast(device, config, CUTS[batching]), _as_they_come)
     if name == "reference":
-        return Kernels(Packed(device, packed, attention.attend_whole, lambda: AsTransformers(config)), contextlib.nullcontext)
+        return Kernels(Packed(device, packed, attention.attend_whole, lambda: AsTransformers(config)), _as_they_come)
     if name == "fast":
-        return Kernels(Packed(device, packed, attention.attend_whole, Grown), contextlib.nullcontext)
-    return Kernels(Packed(device, packed, partial(attention.attend_tiled, tile), Grown), lambda: GroupedRows(groupings))
+        return Kernels(Packed(device, packed, attention.attend_whole, Grown), _as_they_come)
+    watch = Watch(groupings)
+    return Kernels(
+        Packed(device, packed, partial(attention.attend_tiled, tile), Grown), lambda pack: watch.around(len(pack.tokens), len(pack.wanted))
+    )
+
+
+def _as_they_come(_pack: Pack) -> AbstractContextManager[Any]:
+    return contextlib.nullcontext()

@@ -20,7 +20,7 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import Cache
 
-#: Keys are attended to in whole blocks of so many. A multiple of each of attention.TILES.
+#: KV grows by whole blocks of so many tokens. A multiple of attention.STEP.
 BLOCK: Final = 128
 
 

@@ -8,8 +8,8 @@ Where nothing was enough, or nothing was tried, every product is made of exactly
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,6 +39,29 @@ class Grouping:
 BY_FIXED: Final = Grouping(FIXED, fixed=True)
 
 
+class Watch:
+    """What is entered around every sweep of ``invariant``: :class:`GroupedRows`, but where it is known to change nothing.
+
+    Which functions a sweep of one token calls, and with which shapes, does not depend on the token or on its position: attention looks after
+    itself, and every expert that is asked computes one row. So what needed no grouping once needs none again, and is not looked at.
+    """
+
+    def __init__(self, table: Mapping[tuple[int, int], Grouping]) -> None:
+        self._table = table
+        self._as_they_come: set[tuple[int, int]] = set()
+
+    @contextmanager
+    def around(self, tokens: int, wanted: int) -> Iterator[None]:
+        """For a sweep of so many tokens, of which so many give logits."""
+        if (tokens, wanted) in self._as_they_come:
+            yield
+            return
+        with GroupedRows(self._table) as grouping:
+            yield
+        if tokens == 1 and not grouping.grouped:
+            self._as_they_come.add((tokens, wanted))
+
+
 class GroupedRows(TorchFunctionMode):
     """While entered, every product of rows with a weight matrix is computed in groups.
 
@@ -49,14 +72,17 @@ class GroupedRows(TorchFunctionMode):
     def __init__(self, table: Mapping[tuple[int, int], Grouping]) -> None:
         super().__init__()
         self._table = table
+        #: whether anything has been computed otherwise than it was called
+        self.grouped = False
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         handler = _HANDLERS.get(func)
-        if handler is None:
-            return func(*args, **kwargs) if kwargs else func(*args)
-        return handler(self._table, func, args, kwargs or {})
+        if handler is not None and (out := handler(self._table, func, args, kwargs or {})) is not None:
+            self.grouped = True
+            return out
+        return func(*args, **kwargs) if kwargs else func(*args)
 
 
 def unwatched() -> AbstractContextManager[None]:
@@ -74,35 +100,38 @@ Table = Mapping[tuple[int, int], Grouping]
 Arguments = tuple[Any, ...]
 
 
+# Each gives None where the function may run as it is.
+
+
 def _linear(table: Table, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
     if len(args) < 2:
-        return func(*args, **kwargs)
-    return grouped(table.get(tuple(args[1].shape), BY_FIXED), lambda x: func(x, *args[1:], **kwargs), args[0])
+        return None
+    return _in_groups(table.get(tuple(args[1].shape), BY_FIXED), lambda x: func(x, *args[1:], **kwargs), args[0])
 
 
 def _product(_table: Table, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
     if len(args) == 2 and args[1].dim() == 2:
-        return grouped(BY_FIXED, lambda x: func(x, args[1]), args[0])
+        return _in_groups(BY_FIXED, lambda x: func(x, args[1]), args[0])
     if len(args) == 2 and args[0].dim() == args[1].dim() == 3:  # experts, all tokens each
-        return _grouped_batches(lambda x: func(x, args[1]), args[0])
-    return func(*args, **kwargs)
+        return _batches_in_groups(lambda x: func(x, args[1]), args[0])
+    return None
 
 
 def _added_product(_table: Table, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
     if len(args) == 3 and args[0].dim() == 1:
-        return grouped(BY_FIXED, lambda x: func(args[0], x, args[2], **kwargs), args[1])
-    return func(*args, **kwargs)
+        return _in_groups(BY_FIXED, lambda x: func(args[0], x, args[2], **kwargs), args[1])
+    return None
 
 
 def _elementwise(_table: Table, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
     if not args or _whole(args[0]):
-        return func(*args, **kwargs)
+        return None
     return _by_whole_vectors(lambda x: func(x, *args[1:], **kwargs), args[0])
 
 
 def _elementwise_of_halves(table: Table, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
     """What is the same for vectors and remainders in fp32 and not below."""
-    return func(*args, **kwargs) if args[0].dtype == torch.float32 else _elementwise(table, func, args, kwargs)
+    return None if args[0].dtype == torch.float32 else _elementwise(table, func, args, kwargs)
 
 
 #: What depends on how many rows there are, and how it is called so that it does not.
@@ -139,12 +168,12 @@ def _by_whole_vectors(function: Callable[[torch.Tensor], torch.Tensor], x: torch
     return (shares[0] if len(shares) == 1 else torch.cat(shares))[:size].view(x.shape)
 
 
-def grouped(grouping: Grouping, product: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """``product(x)`` for x of shape (…, width), by whole groups of rows."""
+def _in_groups(grouping: Grouping, product: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor | None:
+    """``product(x)`` for x of shape (…, width), by whole groups of rows; None where x is whole groups."""
     rows = x.numel() // x.shape[-1] if x.dim() > 1 else 1
     padding = -rows % grouping.rows
     if rows == 0 or (padding == 0 and (not grouping.fixed or rows == grouping.rows)):
-        return product(x)
+        return None
     flat = x.reshape(rows, x.shape[-1])
     if padding:
         flat = torch.cat([flat, flat.new_zeros(padding, x.shape[-1])])
@@ -152,9 +181,11 @@ def grouped(grouping: Grouping, product: Callable[[torch.Tensor], torch.Tensor],
     return out[:rows].reshape(*x.shape[:-1], out.shape[-1])
 
 
-def _grouped_batches(product: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def _batches_in_groups(product: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor | None:
     """``product(x)`` for x of shape (batches, rows, width), FIXED rows of every batch at a time."""
     rows = x.shape[1]
+    if rows == FIXED:
+        return None
     padded = functional.pad(x, (0, 0, 0, -rows % FIXED))
     return torch.cat([product(group) for group in padded.split(FIXED, dim=1)], dim=1)[:, :rows].contiguous()
 
@@ -186,11 +217,14 @@ def _draw(shape: tuple[int, int], rows: int, dtype: torch.dtype, device: torch.d
 
 def _independent(x: torch.Tensor, weight: torch.Tensor, size: int, tried: Sequence[int]) -> bool:
     """Whether any number of whole groups, and any place in its group, gives each row the bits it has in one group alone."""
-    grouping = Grouping(size, fixed=False)
-    alone = torch.cat([grouped(grouping, lambda y: functional.linear(y, weight), group) for group in x.split(size)])
+
+    def product(rows: torch.Tensor) -> torch.Tensor:
+        grouped = _in_groups(Grouping(size, fixed=False), lambda y: functional.linear(y, weight), rows)
+        return functional.linear(rows, weight) if grouped is None else grouped
+
+    alone = torch.cat([product(group) for group in x.split(size)])
     for rows in tried:
         for first in {0, min(1, len(x) - rows)}:
-            out = grouped(grouping, lambda y: functional.linear(y, weight), x[first : first + rows])
-            if not torch.equal(out, alone[first : first + rows]):
+            if not torch.equal(product(x[first : first + rows]), alone[first : first + rows]):
                 return False
     return True

@@ -167,8 +167,9 @@ class _Runner:
         for kv, new in steps:
             pieces.append(Piece(kv, len(tokens), len(tokens) + len(new), kv.length, known))
             tokens += new
-        with self._kernels.around():
-            passes = self._kernels.batching.passes(self._model, Pack(tokens, pieces, range(len(tokens))))
+        pack = Pack(tokens, pieces, range(len(tokens)))
+        with self._kernels.around(pack):
+            passes = self._kernels.batching.passes(self._model, pack)
             logits = torch.cat(self._lockstep.run(passes))
         for piece in pieces:
             piece.kv.length += piece.end - piece.first

@@ -107,7 +107,7 @@ class Worker:
         began = time.monotonic()
         self._sweep_number = sweep.number
         pack = self._pack(sweep)
-        with self._kernels.around():
+        with self._kernels.around(pack):
             logits = self._model.forward(pack)
         for piece in pack.pieces:
             piece.kv.length += piece.end - piece.first
