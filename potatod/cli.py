@@ -22,6 +22,7 @@ from potato_client.paths import SOCKET_VARIABLE
 from . import config_page, log, places, sources
 from .config import Key, keys
 from .errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ConfigError, PotatoError, UsageError
+from .sizes import parse_size
 
 #: Commands of the offline half, loaded when they run, and the line `potatod --help` shows for each without loading it.
 _ELSEWHERE: Final = {
@@ -40,7 +41,7 @@ class _Commands(click.Group):
     """Loads commands late, and knows the nearest name of one that is not there."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["start", *_ELSEWHERE, "config", "status"]
+        return ["start", *_ELSEWHERE, "plan", "config", "status"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _ELSEWHERE:
@@ -149,6 +150,54 @@ def config(show: bool, default: bool, as_json: bool, file: Path | None, model: s
         return
     gathered = _gather(file, model, flags)
     click.echo((config_page.effective_json if as_json else config_page.effective)(gathered), nl=False)
+
+
+def _amount(parse: Callable[[str], int], suffix: str = "") -> Callable[[Any, Any, str | None], int | None]:
+    """A click callback for sizes and rates."""
+
+    def read(_ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+        if text is None:
+            return None
+        try:
+            amount = parse(text.removesuffix(suffix))
+        except ValueError as error:
+            raise UsageError(f"{parameter.opts[0]} {error}") from None
+        if amount <= 0:
+            raise UsageError(f'{parameter.opts[0]} "{text}" must be more than nothing')
+        return amount
+
+    return read
+
+
+@potatod.command(short_help="Say what serving a model would be like.")
+@click.argument("source", metavar="MODEL")
+@click.option("--ram", metavar="SIZE", callback=_amount(parse_size), help="RAM that the daemon may take, where not what is available here.")
+@click.option("--disk", metavar="RATE", callback=_amount(parse_size, "/s"), help='What the disk gives, such as "2GB/s", where not measured.')
+@click.option("--context", metavar="TOKENS", help="Longest prompt and answer together; as [front] max_context.")
+@click.option("--sequences", metavar="N", help="Answers that share each sweep; as [front] max_sequences.")
+@click.option(
+    "--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto", show_default=True,
+    help="As `potatod prepare` would store the weights; auto keeps the checkpoint's.",
+)  # fmt: skip
+@click.option("--revision", metavar="REV", help="A branch, tag or commit, where MODEL is a hub id.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_CONFIG
+def plan(
+    source: str, ram: int | None, disk: int | None, context: str | None, sequences: str | None, dtype: str, revision: str | None,
+    as_json: bool, file: Path | None,
+) -> None:  # fmt: skip
+    """What serving MODEL would be like: what stays in RAM, what streams, seconds per token, and what would help most.
+
+    MODEL is a model folder, a checkpoint's folder, a GGUF file, a config.json, or a hub id, of which only the config is fetched. What this machine's
+    disk and processor do is tried out the first time, which takes seconds.
+    """
+    from . import plan_page, planning
+
+    given = {"[front] max_context": context, "[front] max_sequences": sequences}
+    flags = {key: text for key in keys() if (text := given.get(key.label)) is not None}
+    settings = sources.gather(file, os.environ, flags).settings
+    planned = planning.make(source, settings, ram=ram, disk=disk, dtype=dtype, revision=revision)
+    click.echo((plan_page.as_json if as_json else plan_page.as_text)(planned), nl=False)
 
 
 @potatod.command()

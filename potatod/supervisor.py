@@ -30,6 +30,7 @@ import zmq
 from . import log, pool, process, run_directory, wire
 from . import plan as plans
 from .config import Settings
+from .errand import Cancelled
 from .errors import (
     EXIT_OK,
     EXITS_THAT_STAY,
@@ -44,7 +45,7 @@ from .process import Process
 from .restarts import Restarts
 from .sizes import Auto, Percent
 from .stage import Boot
-from .verdict import Cancelled, Verdict, probe
+from .verdict import Verdict, probe
 
 #: A stage that has not said Ready by then is stuck: importing torch takes seconds on a slow disk, not minutes.
 READY_S: Final = 180.0

@@ -7,25 +7,18 @@ stage starts and never imports torch. Its findings are cached by versions, proce
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
-import json
 import logging
-import os
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from . import log, memory, process
+from . import errand, log, memory
 from .config import Settings
-from .errors import ConfigError, DoesNotFit, InternalError, by_exit_code
+from .errors import ConfigError, DoesNotFit
 from .json_file import MAX_CONFIG_BYTES, read_text
+from .kept import Kept, processor
 from .manifest import Manifest, Part
 from .plan import smallest_pool, sweep_parts
 from .sizes import Auto, Percent, human_size
@@ -44,10 +37,6 @@ KV_SHARE: Final = 0.2
 
 
 _LOGGER: Final = logging.getLogger("potatod.supervisor")
-
-
-class Cancelled(Exception):
-    """Somebody wants the daemon to end before the probe has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,26 +87,14 @@ class Verdict:
 def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path, cancelled: Callable[[], bool]) -> Verdict:
     """Findings from the cache or a fresh probe, then pool and context for what is available now.
 
-    Raises :class:`Cancelled` soon after ``cancelled()`` has become true, :class:`DoesNotFit` where the RAM is not enough.
+    Raises :class:`errand.Cancelled` soon after ``cancelled()`` has become true, :class:`DoesNotFit` where the RAM is not enough.
     """
-    cache = _cache_file(settings, folder, manifest)
-    findings = _cached(cache)
+    findings = known(settings, folder, manifest)
     if findings is None:
         log.event(_LOGGER, "trying out what this machine does with this model; only its first start takes this minute or two")
         findings = _run(settings, folder, directory, cancelled)
-        _keep(cache, findings)
-    context = settings.front.max_context or findings.max_positions
-    available = memory.available_bytes()
-    if not settings.front.max_context:
-        each = int(available * KV_SHARE) // settings.front.max_sequences - findings.state_bytes
-        affordable = each // max(1, findings.kv_bytes_per_token)
-        context = min(context, max(affordable, 256))
-    if context > findings.max_positions:
-        raise ConfigError(
-            f"[front] max_context is {context} tokens and this model was made for {findings.max_positions}; set it to at most that"
-        )
-    tokens = context + context // 8 + _KV_BLOCK  # how the worker lets KV grow
-    kv = settings.front.max_sequences * (findings.state_bytes + tokens * findings.kv_bytes_per_token)
+        _kept(settings, folder, manifest).put(dataclasses.asdict(findings))
+    room = share(settings, manifest, memory.available_bytes(), findings)
     return Verdict(
         findings=findings,
         architecture=manifest.architecture,
@@ -125,10 +102,60 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         layers=manifest.layers,
         vocabulary=vocabulary_of(manifest),
         kernels=settings.worker.kernels,
-        pool_bytes=pool_bytes(settings, manifest, available, kv + findings.worker_bytes + _OTHER_STAGES),
-        max_context=context,
-        prefill_chunk=_prefill_chunk(settings.worker.kernels, findings.batching, context),
+        pool_bytes=room.pool_bytes,
+        max_context=room.context,
+        prefill_chunk=_prefill_chunk(settings.worker.kernels, findings.batching, room.context),
     )
+
+
+def known(settings: Settings, folder: Path, manifest: Manifest) -> Findings | None:
+    """What an earlier probe found, where nothing that matters has changed since."""
+    try:
+        return Findings(**(_kept(settings, folder, manifest).get() or {}))
+    except TypeError:  # nothing, or what another version found
+        return None
+
+
+class Needs(Protocol):
+    """What a model takes beside its weights."""
+
+    @property
+    def kv_bytes_per_token(self) -> int: ...
+    @property
+    def state_bytes(self) -> int: ...
+    @property
+    def max_positions(self) -> int: ...
+    @property
+    def worker_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How the available RAM is shared out. All in bytes, but for the context."""
+
+    pool_bytes: int
+    kv_bytes: int
+    #: resident sets of all processes
+    process_bytes: int
+    #: tokens per sequence
+    context: int
+
+
+def share(settings: Settings, manifest: Manifest, available: int, needs: Needs) -> Room:
+    """``available`` bytes of RAM for the pool, the KV and the processes. Raises :class:`DoesNotFit` with the missing bytes."""
+    context = settings.front.max_context or needs.max_positions
+    if not settings.front.max_context:
+        each = int(available * KV_SHARE) // settings.front.max_sequences - needs.state_bytes
+        affordable = each // max(1, needs.kv_bytes_per_token)
+        context = min(context, max(affordable, 256))
+    if context > needs.max_positions:
+        raise ConfigError(
+            f"[front] max_context is {context} tokens and this model was made for {needs.max_positions}; set it to at most that"
+        )
+    tokens = context + context // 8 + _KV_BLOCK  # how the worker lets KV grow
+    kv = settings.front.max_sequences * (needs.state_bytes + tokens * needs.kv_bytes_per_token)
+    processes = needs.worker_bytes + _OTHER_STAGES
+    return Room(pool_bytes(settings, manifest, available, kv + processes), kv, processes, context)
 
 
 def _prefill_chunk(kernels: str, batching: str, context: int) -> int:
@@ -172,27 +199,16 @@ def vocabulary_of(manifest: Manifest) -> int:
     return max((t.first_row or 0) + t.shape[0] for t in bands)
 
 
-def _cache_file(settings: Settings, folder: Path, manifest: Manifest) -> Path:
+def _kept(settings: Settings, folder: Path, manifest: Manifest) -> Kept:
     config = read_text(folder / "config.json", MAX_CONFIG_BYTES)
-    key = json.dumps(
+    return Kept(
+        "probe",
         [
             [importlib.metadata.version(name) for name in ("torch", "transformers", "potato-lm")],
-            _processor(), settings.worker.device, settings.worker.threads, settings.worker.kernels,
+            processor(), settings.worker.device, settings.worker.threads, settings.worker.kernels,
             manifest.fingerprint, config, _accelerators(), [part.checksum for part in _first_layer(manifest)],
-        ]
+        ],
     )  # fmt: skip
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "potato" / "probe"
-    return base / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".json")
-
-
-def _processor() -> str:
-    """What decides which kernels run: model and instruction sets."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        return platform.processor()
-    wanted = ("model name", "flags", "cpu family", "model\t", "Features")
-    return "\n".join(line for line in lines if line.startswith(wanted)) + str(os.cpu_count())
 
 
 def _first_layer(manifest: Manifest) -> tuple[Part, ...]:
@@ -210,53 +226,10 @@ def _accelerators() -> list[str]:
     return [*sorted(nodes), driver]
 
 
-def _cached(cache: Path) -> Findings | None:
-    try:
-        return Findings(**json.loads(cache.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
 def _run(settings: Settings, folder: Path, directory: Path, cancelled: Callable[[], bool]) -> Findings:
     page = directory / "boot.probe.json"
     page.write_text(settings.to_json())
-    child = subprocess.Popen(
-        [sys.executable, "-m", "potatod.worker.probe", str(folder), str(page)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=process.environment(), process_group=0,
-    )  # fmt: skip
-    deadline = time.monotonic() + PROBE_S
     try:
-        while True:
-            try:
-                out, _ = child.communicate(timeout=0.2)
-                break
-            except subprocess.TimeoutExpired:
-                if cancelled():
-                    raise Cancelled from None
-                if time.monotonic() > deadline:
-                    raise InternalError(f"the probe did not end within {PROBE_S:.0f} s") from None
+        return Findings(**errand.run("worker.probe", str(folder), str(page), limit_s=PROBE_S, cancelled=cancelled))
     finally:
-        child.kill()  # nothing where it has ended
-        child.wait()
         page.unlink(missing_ok=True)
-    if cancelled():
-        raise Cancelled
-    try:
-        said = json.loads(out.splitlines()[-1])  # what a library may print stands before it
-    except (ValueError, IndexError):
-        raise InternalError(process.describe_end("the probe", child.returncode)) from None
-    if child.returncode:
-        raise by_exit_code(child.returncode)(said.get("error") or process.describe_end("the probe", child.returncode))
-    return Findings(**said)
-
-
-def _keep(cache: Path, findings: Findings) -> None:
-    partial = cache.with_suffix(f".{os.getpid()}")
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(dataclasses.asdict(findings)))
-        partial.replace(cache)
-    except OSError as error:  # it costs the next start its time, nothing else
-        log.event(_LOGGER, "what was found cannot be kept: the next start tries it out again", why=f"{cache}: {error.strerror}")
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from transformers.core_model_loading import (
     ConversionOps,
     WeightConverter,
     WeightRenaming,
+    build_glob_alternation,
     convert_and_load_state_dict_in_model,
     rename_source_key,
 )
@@ -33,6 +34,24 @@ from .skeleton import Skeleton
 _STEP_BYTES = 8 << 20
 
 
+def stored(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Every tensor that a folder of this model in ``dtype`` holds, by its name in the model, on meta.
+
+    A few stay in fp32: as parameters the skeleton has them so, as buffers only the loader knows of it.
+    """
+    kept = model._get_dtype_plan(dtype)
+    if not kept:
+        values: dict[str, torch.Tensor] = model.state_dict()
+        return values
+    pattern, groups, _ = build_glob_alternation(list(kept))
+    out = {}
+    for name, value in model.state_dict().items():
+        found = pattern.search(name)
+        own = kept[groups[found.lastgroup]] if found and value.is_floating_point() else value.dtype
+        out[name] = value if own == value.dtype else torch.empty(value.shape, dtype=own, device="meta")
+    return out
+
+
 class Converter:
     """Gives the values of the skeleton's tensors, whole groups or rows of one matrix, from a checkpoint's tensors."""
 
@@ -44,7 +63,7 @@ class Converter:
         self._plan = self._model._get_dtype_plan(dtype)
         self._mapping = get_model_conversion_mapping(self._model, hf_quantizer=quantizer)
         #: every tensor that a checkpoint holds, by the model's name for it, on meta
-        self.wanted: dict[str, torch.Tensor] = self._model.state_dict()
+        self.wanted = stored(self._model, dtype)
         self._patterns: dict[str, set[str]] = {}
         self._sources = self._find_sources()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +25,21 @@ def looks_like_id(text: str) -> bool:
 
 def fetch(model_id: str, revision: str | None = None) -> Path:
     """The folder of the downloaded snapshot; goes on where an earlier download stopped."""
-    try:
+    with _explained(model_id, revision):
         return Path(huggingface_hub.snapshot_download(model_id, revision=revision, allow_patterns=list(_WANTED)))
+
+
+def fetch_config(model_id: str, revision: str | None = None) -> Path:
+    """Its config.json, and nothing else."""
+    with _explained(model_id, revision):
+        return Path(huggingface_hub.hf_hub_download(model_id, "config.json", revision=revision))
+
+
+@contextmanager
+def _explained(model_id: str, revision: str | None) -> Iterator[None]:
+    """What the hub's library raises, in our words."""
+    try:
+        yield
     except errors.GatedRepoError:
         raise NoSuchModel(
             f"{model_id} is gated: accept its licence on its page at the hub, then log in (`hf auth login`) and try again"
@@ -33,5 +48,9 @@ def fetch(model_id: str, revision: str | None = None) -> Path:
         raise NoSuchModel(f"{model_id} has no revision {revision!r}") from None
     except errors.RepositoryNotFoundError:
         raise NoSuchModel(f"there is no model {model_id} at the hub, or it is private and you are not logged in") from None
+    except errors.RemoteEntryNotFoundError:
+        raise NoSuchModel(
+            f"{model_id} has no config.json: it is no checkpoint for transformers; if it holds GGUF files download one and name that"
+        ) from None
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise Unavailable(f"cannot download {model_id}: {first_line(error)}; try again, it goes on where it stopped") from error

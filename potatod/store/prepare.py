@@ -14,19 +14,19 @@ import transformers
 
 from potatod import manifest as manifests
 from potatod.errors import ModelDataError, UsageError
-from potatod.manifest import FORMAT, Kind, Shard
+from potatod.manifest import FORMAT, Shard
 
-from . import companions, shard_file, skeleton
+from . import blueprint, companions, shard_file, skeleton
+from .blueprint import EMBED, HEAD, Blueprint, Group
 from .convert import Converter
 from .identity import key_of
 from .journal import Journal, finished
-from .layout import EMBED_BAND_BYTES, HEAD_BAND_BYTES, bands, layer_layout, matrix_layout
-from .shards import cut, make_room, packed, value_of, write_group
+from .layout import HEAD_BAND_BYTES
+from .shards import make_room, packed, write_group
 from .skeleton import Skeleton
 from .source import Source, open_source
 
 DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
-_EMBED, _HEAD, _RESIDENT = "embed.safetensors", "head.safetensors", "resident.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +119,8 @@ class _Preparation:
         self._before = sum(journal.files.values())
 
     def run(self) -> None:
-        embed, head, layers, resident = self._names()
-        self._total = self._planned([embed, *head], [*layers, resident])
-        # A band is lent like a layer, so one much larger than a layer would make the ring of a small model all bands.
-        average = self._planned([], layers) // len(layers)
-        self._head_band_bytes = min(self._head_band_bytes, max(EMBED_BAND_BYTES, average))
+        drawn = blueprint.draw(self._skeleton, self._converter.wanted, self._head_band_bytes)
+        self._total = sum(drawn.files.values())
         make_room(self._out, self._total - self._before)
         architecture = type(self._skeleton.model).__name__
         has_tokenizer = companions.write(self._source.path, self._source.config, architecture, self._dtype, self._out)
@@ -131,57 +128,39 @@ class _Preparation:
             self._notice(f"{self._source.path} has no tokenizer: the folder will hold weights only, and cannot be asked in words")
         self._tell()
         if not self._journal.has("embed"):
-            self._embed(embed)
-        for number, names in enumerate(layers):
-            if not self._journal.has("layer", number):
-                file = f"layer.{number:04d}.safetensors"
-                self._group("layer", number, file, names, f"{self._skeleton.layers_name}.{number}.")
+            self._embed(drawn)
+        for group in drawn.layers:
+            if not self._journal.has("layer", group.layer):
+                self._group(group)
         if not self._journal.has("head"):
-            self._head(*head)
+            self._head(drawn)
         if not self._journal.has("resident"):
-            self._group("resident", 0, _RESIDENT, resident, "")
+            self._group(drawn.resident)
         self._write_manifest()
 
-    def _names(self) -> tuple[str, list[str], list[list[str]], list[str]]:
-        """Every tensor of the model by the shard it goes to: embedding, head (none where tied), layers, what is
-        left."""
-        built = self._skeleton
-        layers, resident = cut(built, self._converter.wanted)
-        return built.embed_name, [] if built.tied else [built.head_name], layers, resident
-
-    def _planned(self, matrices: list[str], groups: list[list[str]]) -> int:
-        """Bytes of all files, before anything is converted."""
-        wanted = self._converter.wanted
-        sizes = [matrix_layout("", value_of(name, wanted[name])).size for name in matrices]
-        sizes += [layer_layout("", (value_of(name, wanted[name]) for name in names)).size for names in groups]
-        return sum(sizes)
-
-    def _embed(self, name: str) -> None:
+    def _embed(self, drawn: Blueprint) -> None:
         """The embedding; where the head is tied to it the same bytes get the head's bands and checksums too."""
         built = self._skeleton
-        source = name if self._converter.has(name) else built.head_name
-        layout = matrix_layout(_EMBED, value_of(name, self._converter.wanted[name]))
-        tilings = [bands(_EMBED, layout, name, EMBED_BAND_BYTES)]
-        if built.tied:
-            tilings.append(bands(_EMBED, layout, built.head_name, self._head_band_bytes))
-        parts = shard_file.write(self._out, _EMBED, layout, [packed(self._converter.matrix(source))], *tilings)
+        source = built.embed_name if self._converter.has(built.embed_name) else built.head_name
+        tilings = [drawn.embed_bands] if drawn.head else [drawn.embed_bands, drawn.head_bands]
+        parts = shard_file.write(self._out, EMBED, drawn.embed, [packed(self._converter.matrix(source))], *tilings)
         shards = [Shard("embed", 0, parts[0]), *(Shard("head", 0, tiling) for tiling in parts[1:])]
-        self._done(shards, {_EMBED: layout.size})
+        self._done(shards, {EMBED: drawn.embed.size})
 
-    def _head(self, name: str) -> None:
-        layout = matrix_layout(_HEAD, value_of(name, self._converter.wanted[name]))
-        tiling = bands(_HEAD, layout, name, self._head_band_bytes)
-        (parts,) = shard_file.write(self._out, _HEAD, layout, [packed(self._converter.matrix(name))], tiling)
-        self._done([Shard("head", 0, parts)], {_HEAD: layout.size})
+    def _head(self, drawn: Blueprint) -> None:
+        assert drawn.head is not None
+        values = packed(self._converter.matrix(self._skeleton.head_name))
+        (parts,) = shard_file.write(self._out, HEAD, drawn.head, [values], drawn.head_bands)
+        self._done([Shard("head", 0, parts)], {HEAD: drawn.head.size})
 
-    def _group(self, kind: Kind, number: int, file: str, names: list[str], prefix: str) -> None:
-        """A layer, or what lies outside the layers; tensors lose ``prefix``."""
-        if not names:
-            self._done([Shard(kind, number, ())], {})
+    def _group(self, group: Group) -> None:
+        """A layer, or what lies outside the layers."""
+        if group.layout is None:
+            self._done([Shard(group.kind, group.layer, ())], {})
             return
-        tensors = {name.removeprefix(prefix): value for name, value in self._converter.group(names).items()}
-        parts, size = write_group(self._out, file, tensors)
-        self._done([Shard(kind, number, parts)], {file: size})
+        tensors = {name.removeprefix(group.prefix): value for name, value in self._converter.group(group.names).items()}
+        parts, size = write_group(self._out, group.file, tensors)
+        self._done([Shard(group.kind, group.layer, parts)], {group.file: size})
 
     def _done(self, shards: list[Shard], files: dict[str, int]) -> None:
         self._journal.add(shards, files)

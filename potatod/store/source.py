@@ -62,15 +62,7 @@ class HuggingFaceSource:
     def __init__(self, folder: Path) -> None:
         self.path = folder
         page = read_config(folder)
-        if page.get("model_type") in CONFIG_MAPPING:
-            page.pop("auto_map", None)  # what its authors once needed is in transformers itself now
-        text = page.get("text_config")
-        inner = text.pop("quantization_config", None) if isinstance(text, dict) else None
-        self._method: dict[str, Any] | None = page.pop("quantization_config", None) or inner
-        if self._method is not None and not isinstance(self._method, dict):
-            raise ModelDataError(f'{folder / "config.json"}: "quantization_config" must be an object')
-        quantised.check(self._method, folder)
-        self.config: PreTrainedConfig = config_of(page, folder / "config.json")
+        self.config, self._method = config_and_method(page, folder / "config.json")
         self._is_part = self.config.model_type != page.get("model_type")
         self._tensors = open_folder(folder)
 
@@ -85,6 +77,19 @@ class HuggingFaceSource:
     def tensors(self, skeleton: Skeleton, dtype: torch.dtype) -> dict[str, Lazy]:
         own = _text_part(self._tensors) if self._is_part else self._tensors
         return quantised.dequantised(own, self._method, dtype)
+
+
+def config_and_method(page: dict[str, Any], where: Path) -> tuple[PreTrainedConfig, dict[str, Any] | None]:
+    """The text model's config out of a checkpoint's config.json, and how its weights are quantised, which `prepare` undoes."""
+    if page.get("model_type") in CONFIG_MAPPING:
+        page.pop("auto_map", None)  # what its authors once needed is in transformers itself now
+    text = page.get("text_config")
+    inner = text.pop("quantization_config", None) if isinstance(text, dict) else None
+    method = page.pop("quantization_config", None) or inner
+    if method is not None and not isinstance(method, dict):
+        raise ModelDataError(f'{where}: "quantization_config" must be an object')
+    quantised.check(method, where.parent)
+    return config_of(page, where), method
 
 
 def _text_part(tensors: dict[str, Lazy]) -> dict[str, Lazy]:

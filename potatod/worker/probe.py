@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,10 @@ import psutil
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from potatod import errand
 from potatod import manifest as manifests
 from potatod.config import Settings
-from potatod.errors import EXIT_INTERNAL, EXIT_OK, PotatoError
 from potatod.manifest import Manifest
-from potatod.stage import die_with_parent
 from potatod.store import skeleton as skeletons
 
 from . import device, selfcheck
@@ -35,16 +32,7 @@ from .rows import find_groupings
 
 
 def main(argv: list[str]) -> int:
-    die_with_parent()
-    try:
-        said, code = find(Path(argv[0]), Settings.from_json(Path(argv[1]).read_text())), EXIT_OK
-    except PotatoError as error:
-        said, code = {"error": str(error)}, error.exit_code
-    except Exception as error:  # the process's top: whatever it is, say it and end
-        said, code = {"error": f"{type(error).__name__}: {error}"}, EXIT_INTERNAL
-        traceback.print_exc()
-    sys.stdout.write(json.dumps(said) + "\n")
-    return code
+    return errand.answer(lambda: find(Path(argv[0]), Settings.from_json(Path(argv[1]).read_text())))
 
 
 def find(folder: Path, settings: Settings) -> dict[str, Any]:
@@ -91,8 +79,9 @@ def weight_shapes(manifest: Manifest) -> list[tuple[int, int]]:
 def kept_bytes(config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batching: str, attention: PackedAttention) -> tuple[int, int]:
     """What the worker keeps of a sequence: bytes whatever its length, and bytes per token.
 
-    Found by running the model where tensors have shapes and no values. How a text is cut into passes changes nothing, so it is not cut.
+    Found by running the model where tensors have shapes and no values. How a text is cut into passes and tiles changes nothing, so it is not cut.
     """
+    kernels = "fast" if kernels == "invariant" else kernels
     if batching != "packed":
         batching = "sequences"
     plain = copy.deepcopy(config)

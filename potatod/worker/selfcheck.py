@@ -122,7 +122,7 @@ def _compare(
         groupings = find_groupings(shapes, expected.dtype, device)
     for place in places_of(model).values():  # from here on the weights are bound as the worker binds what it is lent
         place.bind_again()
-    runner = _Runner(model, kernels.choose(name, batching, model.config, device, attention, groupings or {}, tile))
+    runner = Runner(model, kernels.choose(name, batching, model.config, device, attention, groupings or {}, tile))
     alone = runner.run([(runner.new_kv(), prompt)], len(prompt))[0]
     chunked = runner.chunked(prompt)
     if name == "reference" and not torch.equal(alone, expected):
@@ -148,7 +148,7 @@ def _sentence(family: str, what: str, got: torch.Tensor, expected: torch.Tensor)
     return f"models of the family {family} cannot be served exactly here: {what} (largest difference {worst:.2g})"
 
 
-class _Runner:
+class Runner:
     """Runs sequences through a model that lies in memory, as the worker does with one that streams."""
 
     def __init__(self, model: PreTrainedModel, chosen: kernels.Kernels) -> None:

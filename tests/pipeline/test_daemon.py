@@ -15,6 +15,8 @@ import psutil
 import pytest
 from daemons import BIN, Daemon, leaks
 
+from potato_client.protocol import VANISHED_S
+
 #: Below the tiny model: about half of it streams.
 SMALL = ("--pool-size", "560KiB", "--front-max-context", "256")
 
@@ -140,6 +142,29 @@ def test_ctrl_c_cancels_in_the_daemon(daemon):
     assert client.wait(20) == 130
     client.stdout.close(), client.stderr.close()
     daemon.until(lambda: "reason=cancelled" in daemon.text(), "the cancelled job in the log", 20)
+
+
+def test_a_client_that_is_killed_has_its_request_cancelled(daemon):
+    """After VANISHED_S without a word of it; the worker stands still meanwhile, or the answer would be complete by then."""
+    client = subprocess.Popen(
+        [BIN / "potato-client", "--socket", daemon.socket, "go on for long", "--max-tokens", "200"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+    )
+    worker = daemon.stages()["worker"]
+    try:
+        assert client.stdout.read(1)
+        worker.suspend()
+        seen = len(daemon.text())
+        client.kill()
+        client.wait(10)
+        assert daemon.client("status").returncode == 0
+        daemon.until(lambda: "its client vanished" in daemon.text()[seen:], "the vanished client in the log", VANISHED_S + 15)
+    finally:
+        worker.resume()
+        client.kill()
+        client.stdout.close()
+        client.wait(10)
+    daemon.until(lambda: "reason=cancelled" in daemon.text()[seen:], "the cancelled job in the log", 20)
+    assert daemon.ask("x", "--max-tokens", "2")["completion_tokens"] == 2
 
 
 def test_a_second_daemon_in_the_same_place_is_refused_with_the_pid_of_the_first(daemon, tiny_model):

@@ -238,12 +238,13 @@ def test_cancel_ends_a_running_answer_between_sweeps(start: StartFront) -> None:
     client = front.client()
     client.ask("abc|")
     heard = client.hear(Heard(), "Piece", 3)
+    assert list(worker.kv) == [1]
     client.send(Cancel(heard.of("Accepted")[0].job))
     client.hear(heard, "Finished")
     assert heard.last.reason == "cancelled"
     assert heard.last.completion_tokens == len(heard.token_ids)
     assert client.answer("xy|", max_tokens=4).text == "xyxy"
-    assert list(worker.kv) == [2], "the worker was told to drop the cancelled sequence"
+    assert 1 not in worker.kv, "the worker was told to drop the cancelled sequence"  # and of the other one it may have been by now
 
 
 def test_cancel_ends_an_answer_that_waits(start: StartFront) -> None:

@@ -17,14 +17,28 @@ transformers.logging.set_verbosity_error()
 
 @dataclass(frozen=True)
 class Tiny:
-    """A family's tiny model: transformers' own in memory, and the model folder that `prepare` made of it."""
+    """A family's tiny model: transformers' own in memory, and the model folders that `prepare` makes of it when a test asks for one."""
 
     family: Family
     model: Any
-    #: its head in one band
-    folder: Path
-    #: the same with its head in several
-    banded: Path
+    place: Path
+
+    @property
+    def folder(self) -> Path:
+        """Its head in one band."""
+        return self._prepared("model")
+
+    @property
+    def banded(self) -> Path:
+        """The same with its head in several."""
+        return self._prepared("banded", head_band_bytes=1 << 14)
+
+    def _prepared(self, name: str, **options: int) -> Path:
+        from potatod.store.prepare import prepare
+
+        if not (self.place / name).exists():
+            prepare(self.place / "source", self.place / name, **options)
+        return self.place / name
 
 
 @pytest.fixture(scope="session")
@@ -41,16 +55,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family, torch.dt
 
 
 def make_tiny(family: Family, dtype: torch.dtype, place: Path) -> Tiny:
-    from potatod.store.prepare import prepare
-
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(family.config(), dtype=dtype, attn_implementation="eager")
     model.eval().save_pretrained(place / "source")
-    prepare(place / "source", place / "model")
-    prepare(place / "source", place / "banded", head_band_bytes=1 << 14)
     model = transformers.AutoModelForCausalLM.from_pretrained(place / "source", dtype=dtype, attn_implementation="eager").eval()
     for parameter in model.parameters():  # as loaded they lie in the mapped file, wherever: below 16 bytes of alignment kernels change bits
         parameter.data = parameter.data.clone()
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
-    return Tiny(family, model, place / "model", place / "banded")
+    return Tiny(family, model, place)

@@ -24,17 +24,21 @@ LADDER = (
     {
         "potatod", "potatod.messages", "potatod.manifest", "potatod.sizes", "potatod.keys", "potatod.config",
         "potatod.sources", "potatod.config_page", "potatod.json_file", "potatod.places", "potatod.log", "potatod.memory", "potatod.notify",
-        "potatod.process", "potatod.restarts", "potatod.run_directory", "potatod.sampling", "potatod.status",
+        "potatod.kept", "potatod.process", "potatod.restarts", "potatod.run_directory", "potatod.sampling", "potatod.status",
     },
-    {"potatod.plan", "potatod.pool", "potatod.wire", "potatod.schemes"},
-    {"potatod.stage", "potatod.verdict", "potatod.store"},
+    {"potatod.plan", "potatod.forecast", "potatod.pool", "potatod.wire", "potatod.schemes"},
+    {
+        "potatod.stage", "potatod.errand", "potatod.verdict", "potatod.outline", "potatod.rates", "potatod.planning", "potatod.plan_page",
+        "potatod.store",
+    },
     {"potatod.reader", "potatod.worker", "potatod.front"},
     {"potatod.supervisor"},
     {"potatod.cli"},
 )  # fmt: skip
 STAGES = ("potatod.reader", "potatod.worker", "potatod.front")
 #: The stages are programs with lives of their own: what they share lies on a lower rung, or here with its reason.
-OFFLINE_MODULES_OF_THE_WORKER = {"potatod.store.skeleton", "potatod.store.lean"}  # models are imported, and built on meta, in one way only
+#: Models are imported, built on meta, and known ahead of `prepare` in one way only.
+OFFLINE_MODULES_OF_THE_WORKER = {"potatod.store.skeleton", "potatod.store.lean", "potatod.store.outline"}
 TORCH = ("potatod.worker", "potatod.store", "potatod.schemes")
 TRANSFORMERS = ("potatod.worker", "potatod.store")
 CLIENT_PACKAGES = {"zmq", "msgpack", "click", "rich", "prompt_toolkit"}

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import os
-from pathlib import Path
 
 import pytest
 
-from potatod import verdict
 from potatod.config import Settings
 from potatod.errors import DoesNotFit
 from potatod.sizes import Auto, Percent
@@ -55,16 +51,3 @@ def test_what_the_ram_does_not_hold_is_refused_with_what_is_missing(manifest, si
 def test_a_configured_size_is_taken_as_it_is_where_it_fits(manifest):
     assert pool_bytes(sized(2 * GIB), manifest, 8 * GIB, GIB) == 2 * GIB
     assert pool_bytes(sized(Percent(25)), manifest, 8 * GIB, GIB) == 2 * GIB
-
-
-def test_a_cache_that_cannot_be_written_leaves_nothing_and_stops_nothing(tmp_path, monkeypatch):
-    def full(*_arguments):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    findings = verdict.Findings("cpu", "packed", [], 8, 100, 0, 512, None, 1 << 20, "bit-identical")
-    monkeypatch.setattr(Path, "replace", full)
-    verdict._keep(tmp_path / "probe" / "found.json", findings)
-    assert list((tmp_path / "probe").iterdir()) == []
-    monkeypatch.undo()
-    verdict._keep(tmp_path / "probe" / "found.json", findings)
-    assert verdict._cached(tmp_path / "probe" / "found.json") == findings

@@ -1,0 +1,56 @@
+"""What was found out about this machine and is kept for the next time: one small file for each answer, named by all that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from . import log
+
+_LOGGER: Final = logging.getLogger("potatod.kept")
+
+
+class Kept:
+    """The answer to one question; ``depends_on`` is anything JSON can write."""
+
+    def __init__(self, kind: str, depends_on: object) -> None:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
+        self.path = base / "potato" / kind / f"{key}.json"
+
+    def get(self) -> dict[str, Any] | None:
+        """None where nobody has asked before, or what lies there is none of ours."""
+        try:
+            page = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return None
+        return page if isinstance(page, dict) else None
+
+    def put(self, answer: Mapping[str, Any]) -> None:
+        """Where it cannot be written that is told and costs the next one its time, nothing else."""
+        partial = self.path.with_suffix(f".{os.getpid()}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(answer))
+            partial.replace(self.path)
+        except OSError as error:
+            log.event(_LOGGER, "what was found cannot be kept: the next start tries it out again", why=f"{self.path}: {error.strerror}")
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def processor() -> str:
+    """What decides which kernels run, and how fast: model, instruction sets, cores."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "cpu family", "model\t", "Features")
+    return "\n".join(line for line in lines if line.startswith(wanted)) + str(os.cpu_count())

@@ -1,0 +1,49 @@
+"""What can be known of a model before it is served, or even here: its parts, and what a sequence of it keeps.
+
+Of a model folder that has been served the probe knows more than that; of anything else a short process builds it without weights
+(worker/outline.py).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from . import errand, manifest, process, verdict
+from .config import Settings
+from .manifest import Manifest
+
+#: A model's shapes take seconds.
+_LIMIT_S: Final = 300.0
+#: Resident set of a worker before it has any weights, where no probe has measured it.
+_WORKER_BYTES: Final = 330 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    #: checksums are zeros where no folder has been prepared
+    manifest: Manifest
+    kv_bytes_per_token: int
+    #: kept of a sequence whatever its length
+    state_bytes: int
+    #: tokens that the model was made for
+    max_positions: int
+    #: resident set of a worker with this model and no KV
+    worker_bytes: int
+
+
+def of(source: str, dtype: str, revision: str | None, settings: Settings) -> Outline:
+    """Of a model folder, a checkpoint's folder, a GGUF file, a config.json or a hub id. Raises what `potatod prepare` raises for it."""
+    folder = Path(source)
+    if dtype == "auto" and (folder / manifest.NAME).is_file():
+        index = manifest.load(folder)
+        found = verdict.known(settings, folder, index)
+        if found is not None:
+            return Outline(index, found.kv_bytes_per_token, found.state_bytes, found.max_positions, found.worker_bytes)
+    environment = process.environment()
+    if "HF_HUB_OFFLINE" not in os.environ:
+        del environment["HF_HUB_OFFLINE"]  # a hub id's config is fetched
+    said = errand.run("worker.outline", source, dtype, *([revision] if revision else []), limit_s=_LIMIT_S, environment=environment)
+    return Outline(manifest=manifest.parse(said.pop("manifest")), worker_bytes=_WORKER_BYTES, **said)

@@ -1,0 +1,110 @@
+"""A plan for people and for programs. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from .forecast import Forecast
+from .planning import ROWS, Planned
+from .sizes import human_size
+from .verdict import RESERVE_BYTES
+
+_LABEL: Final = "{:<8}{}"
+_WAITS: Final = {"disk": "the disk", "compute": "computing"}
+
+
+def as_text(planned: Planned) -> str:
+    return "\n".join([*_head(planned), "", *_table(planned), *_advice(planned)]) + "\n"
+
+
+def as_json(planned: Planned) -> str:
+    """Sizes in bytes, times in seconds."""
+    plan, known, room = planned.plan, planned.outline, planned.room
+    page: dict[str, Any] = {
+        "model": planned.name,
+        "architecture": known.manifest.architecture,
+        "dtype": known.manifest.dtype,
+        "layers": known.manifest.layers,
+        "disk_bytes": sum(known.manifest.files.values()),
+        "weights_bytes": plan.resident_bytes + plan.streamed_bytes,
+        "available_bytes": planned.available,
+        "process_bytes": room.process_bytes,
+        "kv_bytes": room.kv_bytes,
+        "context_tokens": room.context,
+        "sequences": planned.sequences,
+        "pool_bytes": plan.pool_bytes,
+        "resident_bytes": plan.resident_bytes,
+        "ring_bytes": plan.ring_bytes,
+        "streamed_bytes_per_sweep": plan.streamed_bytes,
+        "disk_is": planned.disk_is,
+        "outlooks": [
+            {
+                "disk_bytes_per_s": outlook.disk_bytes_per_s,
+                "forecasts": [
+                    {
+                        "sequences": each.rows, "disk_s": each.disk_s, "compute_s": each.compute_s, "s_per_sweep": each.sweep_s,
+                        "s_per_token": each.token_s, "waits_for": each.bottleneck,
+                    }
+                    for each in outlook.forecasts
+                ],
+            }
+            for outlook in planned.outlooks
+        ],
+        "advice": [dataclasses.asdict(advice) for advice in planned.advice],
+    }  # fmt: skip
+    return json.dumps(page, indent=2) + "\n"
+
+
+def _head(planned: Planned) -> Iterator[str]:
+    plan, known, room = planned.plan, planned.outline, planned.room
+    weights = plan.resident_bytes + plan.streamed_bytes
+    on_disk = human_size(sum(known.manifest.files.values()))
+    yield _LABEL.format(
+        "model",
+        f"{planned.name}: {known.manifest.architecture}, {known.manifest.dtype}, {known.manifest.layers} layers; {on_disk} on disk, "
+        f"{human_size(weights)} in a sweep",
+    )
+    yield _LABEL.format(
+        "RAM",
+        f"{human_size(planned.available)}: {human_size(room.process_bytes)} for the processes, {human_size(room.kv_bytes)} for KV "
+        f"({planned.sequences} × {room.context} tokens), {human_size(RESERVE_BYTES)} left alone, {human_size(plan.pool_bytes)} for the pool",
+    )
+    if plan.streamed_bytes:
+        yield _LABEL.format(
+            "pool",
+            f"{human_size(plan.resident_bytes)} resident ({plan.resident_bytes / weights:.0%} of the weights), a ring of "
+            f"{human_size(plan.ring_bytes)}; {human_size(plan.streamed_bytes)} are read for every sweep",
+        )
+    else:
+        yield _LABEL.format("pool", "holds all weights; after the first sweep nothing is read")
+
+
+def _table(planned: Planned) -> Iterator[str]:
+    row = "{:<24}" + "{:>16}" * len(ROWS) + "  {}"
+    yield row.format(f"disk ({planned.disk_is})", *(f"{n} sequence{'s' if n > 1 else ''}" for n in ROWS), "one sequence waits for")
+    for outlook in planned.outlooks:
+        times = [f"{_seconds(each.token_s)}/token" for each in outlook.forecasts]
+        yield row.format(f"{human_size(outlook.disk_bytes_per_s)}/s", *times, _waits(planned, outlook.forecasts[0]))
+
+
+def _waits(planned: Planned, one: Forecast) -> str:
+    if not planned.plan.streamed_bytes:
+        return f"{_WAITS['compute']} ({_seconds(one.compute_s)})"
+    return f"{_WAITS[one.bottleneck]} (reading {_seconds(one.disk_s)}, computing {_seconds(one.compute_s)})"
+
+
+def _advice(planned: Planned) -> Iterator[str]:
+    now = planned.outlooks[0].forecasts[0].token_s
+    if planned.advice:
+        at = f", at {human_size(planned.outlooks[0].disk_bytes_per_s)}/s" if planned.disk_is == "supposed" else ""
+        yield ""
+        yield f"What would help one sequence most{at}:"
+    for advice in planned.advice:
+        yield f"  {advice.what}: {_seconds(now)} → {_seconds(advice.token_s)} a token"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"

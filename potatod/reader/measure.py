@@ -1,0 +1,64 @@
+"""``python -m potatod.reader.measure FOLDER SETTINGS``: what the disk gives in the reader's own reads, as one line of JSON. Then it ends."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+from potatod import errand, manifest
+from potatod.config import Reader, Settings
+
+from .source import Source
+
+#: So long, or so many bytes, whichever is first. The first _SETTLE_S are not counted: a disk's own cache and a throttle's burst pass.
+_LIMIT_S: Final = 2.5
+_SETTLE_S: Final = 0.5
+_MOST_BYTES: Final = 8 << 30
+
+
+def main(argv: list[str]) -> int:
+    return errand.answer(lambda: find(Path(argv[0]), Settings.from_json(argv[1]).reader))
+
+
+def find(folder: Path, settings: Reader) -> dict[str, Any]:
+    """``bytes_per_s`` of reading the folder's parts in their order, ``in_flight`` pieces at a time, round and round."""
+    index = manifest.load(folder)
+    parts = [part for shard in index.shards if shard.kind in ("layer", "head") for part in shard.parts]
+    pieces = [
+        (part.file, part.offset + at, min(settings.piece, part.length - at)) for part in parts for at in range(0, part.length, settings.piece)
+    ]
+    sources = {name: Source(folder / name, settings.io) for name in {part.file for part in parts}}
+    done: list[tuple[float, int]] = []
+    began = time.monotonic()
+    endless = itertools.cycle(pieces)  # its next() is one step of the interpreter: threads share it
+    most = itertools.count(1)
+
+    def read() -> None:
+        with closing(mmap.mmap(-1, settings.piece)) as memory, memoryview(memory) as view:
+            while time.monotonic() - began < _LIMIT_S and next(most) * settings.piece <= _MOST_BYTES:
+                file, offset, length = next(endless)
+                sources[file].read_into(offset, view[:length])
+                done.append((time.monotonic(), length))
+
+    with ThreadPoolExecutor(settings.in_flight) as threads:
+        for running in [threads.submit(read) for _ in range(settings.in_flight)]:
+            running.result()
+    return {"bytes_per_s": _rate(sorted(done), began)}
+
+
+def _rate(done: list[tuple[float, int]], began: float) -> float:
+    """From the first piece that came after _SETTLE_S to the last one; over all where there are too few."""
+    settled = [(at, length) for at, length in done if at - began >= _SETTLE_S]
+    if len(settled) >= 2 and settled[-1][0] > settled[0][0]:
+        return sum(length for _, length in settled[1:]) / (settled[-1][0] - settled[0][0])
+    return sum(length for _, length in done) / (done[-1][0] - began)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

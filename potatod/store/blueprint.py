@@ -1,0 +1,95 @@
+"""Every file of a model folder, before a byte of it is written: what `prepare` fills, and what a plan knows of a model that is not here.
+
+    skeleton + names, dtypes, shapes ─▶ draw() ─▶ Blueprint: layouts, bands, sizes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from potatod.manifest import Kind, Part, Shard
+
+from .layout import EMBED_BAND_BYTES, HEAD_BAND_BYTES, Layout, bands, layer_layout, matrix_layout
+from .shards import cut, value_of
+from .skeleton import Skeleton
+
+EMBED: Final = "embed.safetensors"
+HEAD: Final = "head.safetensors"
+RESIDENT: Final = "resident.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A layer, or what lies outside the layers: a file of its own, or none where it has no tensors."""
+
+    kind: Kind
+    layer: int
+    file: str
+    #: full names in the model
+    names: tuple[str, ...]
+    #: what they lose in the file
+    prefix: str
+    layout: Layout | None
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    embed: Layout
+    embed_bands: tuple[Part, ...]
+    #: None where the head is tied: then its bands lie in the embedding's file
+    head: Layout | None
+    head_bands: tuple[Part, ...]
+    layers: tuple[Group, ...]
+    resident: Group
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Bytes of each."""
+        grouped = {group.file: group.layout.size for group in (*self.layers, self.resident) if group.layout is not None}
+        return {EMBED: self.embed.size, **({} if self.head is None else {HEAD: self.head.size}), **grouped}
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """In the manifest's order; checksums are empty."""
+        return tuple(self._shards())
+
+    def _shards(self) -> Iterator[Shard]:
+        yield Shard("embed", 0, self.embed_bands)
+        for group in self.layers:
+            yield Shard(group.kind, group.layer, () if group.layout is None else group.layout.parts)
+        yield Shard("head", 0, self.head_bands)
+        yield Shard("resident", 0, () if self.resident.layout is None else self.resident.layout.parts)
+
+
+def draw(built: Skeleton, wanted: Mapping[str, torch.Tensor], head_band_bytes: int = HEAD_BAND_BYTES) -> Blueprint:
+    """``wanted``: every tensor that a folder of this model holds, by its name in the model, on meta.
+
+    A band of the head is lent like a layer, and one much larger than a layer would make the ring of a small model all bands: so they are about
+    a layer at most.
+    """
+    names, outside = cut(built, wanted)
+    layers = tuple(
+        _group("layer", number, f"layer.{number:04d}.safetensors", own, f"{built.layers_name}.{number}.", wanted)
+        for number, own in enumerate(names)
+    )
+    average = sum(group.layout.size for group in layers if group.layout is not None) // len(layers)
+    band_bytes = min(head_band_bytes, max(EMBED_BAND_BYTES, average))
+    embed = matrix_layout(EMBED, value_of(built.embed_name, wanted[built.embed_name]))
+    head = None if built.tied else matrix_layout(HEAD, value_of(built.head_name, wanted[built.head_name]))
+    return Blueprint(
+        embed=embed,
+        embed_bands=bands(EMBED, embed, built.embed_name, EMBED_BAND_BYTES),
+        head=head,
+        head_bands=bands(HEAD if head else EMBED, head or embed, built.head_name, band_bytes),
+        layers=layers,
+        resident=_group("resident", 0, RESIDENT, outside, "", wanted),
+    )
+
+
+def _group(kind: Kind, number: int, file: str, names: Sequence[str], prefix: str, wanted: Mapping[str, torch.Tensor]) -> Group:
+    values = [value_of(name.removeprefix(prefix), wanted[name]) for name in names]
+    return Group(kind, number, file, tuple(names), prefix, layer_layout(file, values) if values else None)

@@ -1,0 +1,92 @@
+"""``python -m potatod.worker.measure SETTINGS DTYPE``: how fast this machine computes with weights, as one line of JSON. Then it ends.
+
+Two Llama-like models of random weights run through the worker's own kernels: one whose layers are too large for any cache, which gives bytes of
+weights a second at several numbers of rows; one whose layers are nearly nothing, which gives what a layer costs whatever its size.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from typing import Any, Final
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from potatod import errand
+from potatod.config import Settings
+
+from . import device, kernels
+from .attention import PackedAttention, find_tile
+from .rows import find_groupings
+from .selfcheck import Runner
+
+#: Sequences in a sweep, one token each.
+ROWS: Final = (1, 4, 16, 64)
+#: Each is measured so often, or until it has taken so long.
+_TIMES: Final = 7
+_LIMIT_S: Final = 2.0
+_LAYERS: Final = 4
+
+
+def main(argv: list[str]) -> int:
+    return errand.answer(lambda: find(Settings.from_json(argv[0]), getattr(torch, argv[1])))
+
+
+@torch.inference_mode()
+def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
+    """``compute``: [rows, bytes a second] each; ``layer_s``: seconds."""
+    torch.set_num_threads(settings.worker.threads or os.cpu_count() or 1)
+    where = torch.device(device.find(settings.worker.device))
+    attention = PackedAttention()
+    narrow = _Timed(_model(128, 256, dtype, where), settings.worker.kernels, where, attention)
+    layer_s = narrow.seconds(1) / _LAYERS
+    wide = _Timed(_model(2048, 5632, dtype, where), settings.worker.kernels, where, attention)
+    return {
+        "layer_s": layer_s,
+        "compute": [[rows, wide.weights_bytes / max(wide.seconds(rows) - _LAYERS * layer_s, 1e-6)] for rows in ROWS],
+    }
+
+
+def _model(hidden: int, intermediate: int, dtype: torch.dtype, where: torch.device) -> PreTrainedModel:
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=_LAYERS, num_attention_heads=hidden // 64,
+        num_key_value_heads=max(1, hidden // 256), max_position_embeddings=256,
+    )  # fmt: skip
+    with no_init_weights():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    for parameter in model.parameters():
+        parameter.data.uniform_(-0.02, 0.02)
+    return model.to(where)
+
+
+class _Timed:
+    """Sweeps of one token each of so many sequences."""
+
+    def __init__(self, model: PreTrainedModel, name: str, where: torch.device, attention: PackedAttention) -> None:
+        weights = [p for p in model.parameters() if p.dim() == 2]
+        self.weights_bytes = sum(p.numel() * p.itemsize for p in model.model.layers.parameters())
+        dtype = weights[0].dtype
+        groupings = find_groupings(sorted({tuple(p.shape) for p in weights}), dtype, where) if name == "invariant" else {}
+        self._where = where
+        self._runner = Runner(model, kernels.choose(name, "packed", model.config, where, attention, groupings, find_tile(dtype, where)))
+
+    def seconds(self, rows: int) -> float:
+        """Of a sweep with so many rows, the median."""
+        sequences = [self._runner.new_kv() for _ in range(rows)]
+        self._runner.run([(kv, [3]) for kv in sequences], 1)
+        times: list[float] = []
+        while len(times) < _TIMES and (not times or sum(times) < _LIMIT_S):
+            began = time.perf_counter()
+            self._runner.run([(kv, [3]) for kv in sequences], len(times) + 2)
+            if self._where.type != "cpu":
+                torch.get_device_module(self._where).synchronize(self._where)
+            times.append(time.perf_counter() - began)
+        return statistics.median(times)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

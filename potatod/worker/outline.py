@@ -1,0 +1,47 @@
+"""``python -m potatod.worker.outline SOURCE DTYPE [REVISION]``: a model that need not be here, as one line of JSON. Then it ends.
+
+Its manifest as `prepare` would write it, and what a sequence of it keeps: from its config and the heads of its files. A short process, since
+building a model loads torch, and whoever asks does not want to carry that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from potatod import errand
+from potatod.store.outline import outline
+
+from .attention import PackedAttention
+from .probe import kept_bytes, max_positions
+
+
+def main(argv: list[str]) -> int:
+    return errand.answer(lambda: find(*argv))
+
+
+def find(source: str, dtype: str, revision: str | None = None) -> dict[str, Any]:
+    """The fields of outline.Outline."""
+    manifest, config = outline(source, dtype, revision)
+    state_bytes, token_bytes = _kept(config, getattr(torch, manifest.dtype))
+    return {
+        "manifest": json.dumps(dataclasses.asdict(manifest)),
+        "kv_bytes_per_token": token_bytes,
+        "state_bytes": state_bytes,
+        "max_positions": max_positions(config),
+    }
+
+
+def _kept(config: PreTrainedConfig, dtype: torch.dtype) -> tuple[int, int]:
+    """Packed, as most families are served; those that attend in modules of their own leave nothing there."""
+    packed = kept_bytes(config, dtype, "fast", "packed", PackedAttention())
+    return packed if any(packed) else kept_bytes(config, dtype, "fast", "sequences", PackedAttention())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
