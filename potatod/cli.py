@@ -196,7 +196,9 @@ def plan(
     given = {"[front] max_context": context, "[front] max_sequences": sequences}
     flags = {key: text for key in keys() if (text := given.get(key.label)) is not None}
     settings = sources.gather(file, os.environ, flags).settings
-    planned = planning.make(source, settings, ram=ram, disk=disk, dtype=dtype, revision=revision)
+    planned = planning.make(
+        source, settings, ram=ram, disk=disk, dtype=dtype, revision=revision, notice=lambda sentence: click.echo(sentence, err=True)
+    )
     click.echo((plan_page.as_json if as_json else plan_page.as_text)(planned), nl=False)
 
 

@@ -55,6 +55,10 @@ class Pool:
         Auto(), Share("the RAM available at start"),
         "RAM for weights. What fits stays for good, the rest streams through it from disk for every token.",
     )  # fmt: skip
+    reserve: int | Percent | Auto = _key(  # noqa: RUF009  as above
+        Auto(), Share("the RAM available at start"),
+        "RAM that is left to everything else where size is auto. auto leaves 256MiB of a machine, and 48MiB of what a cgroup limits.",
+    )  # fmt: skip
     page_lock: bool | Literal["auto"] = _key(
         "auto", Choice(("auto", True, False)),
         "Whether the pool is page-locked for CUDA, so that uploads run beside the computation. No effect on a CPU.",

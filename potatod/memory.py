@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -11,13 +12,26 @@ import psutil
 _NO_LIMIT = 1 << 60
 
 
-def available_bytes(root: Path = Path("/")) -> int:
-    """Bytes that this process and its children may still take: MemAvailable, or what a cgroup leaves, whichever is less."""
-    return max(0, min([int(psutil.virtual_memory().available), *_cgroup_room(root)]))
+@dataclass(frozen=True, slots=True)
+class Available:
+    """RAM that this process and its children may still take."""
+
+    size_bytes: int
+    #: whether a cgroup's limit is what ends it, and not the machine: then nobody else needs any of it
+    limited: bool
+
+
+def available(root: Path = Path("/")) -> Available:
+    """MemAvailable, or what a cgroup leaves, whichever is less."""
+    machine, room = int(psutil.virtual_memory().available), min(_cgroup_room(root), default=None)
+    if room is None or machine <= room:
+        return Available(machine, limited=False)
+    return Available(max(0, room), limited=True)
 
 
 def _cgroup_room(root: Path) -> Iterator[int]:
-    """What each cgroup above this process leaves. Its page cache counts as free: the kernel gives it back."""
+    """What each cgroup above this process leaves. Its page cache counts as free: the kernel gives it back, and what of it a process of ours needs
+    is counted with that process."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -25,21 +39,22 @@ def _cgroup_room(root: Path) -> Iterator[int]:
     for line in lines:
         number, controllers, path = line.split(":", 2)
         if number == "0":
-            yield from _rooms(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file")
+            yield from _rooms(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "")
         elif "memory" in controllers.split(","):
             yield from _rooms(
-                root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+                root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
             )
 
 
-def _rooms(mount: Path, path: str, limit_file: str, usage_file: str, cache_key: str) -> Iterator[int]:
+def _rooms(mount: Path, path: str, limit_file: str, usage_file: str, prefix: str) -> Iterator[int]:
     place = mount / path.lstrip("/")
     while place.is_relative_to(mount):
         try:
             limit = (place / limit_file).read_text().strip()
             if limit != "max" and int(limit) < _NO_LIMIT:
                 stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
-                used = int((place / usage_file).read_text()) - int(stat.get(cache_key, 0))
+                cache = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+                used = int((place / usage_file).read_text()) - cache
                 yield int(limit) - used
         except (OSError, ValueError):
             pass  # a level without limits, or one that a container does not show

@@ -10,7 +10,6 @@ from typing import Any, Final
 from .forecast import Forecast
 from .planning import ROWS, Planned
 from .sizes import human_size
-from .verdict import RESERVE_BYTES
 
 _LABEL: Final = "{:<8}{}"
 _WAITS: Final = {"disk": "the disk", "compute": "computing"}
@@ -31,6 +30,7 @@ def as_json(planned: Planned) -> str:
         "disk_bytes": sum(known.manifest.files.values()),
         "weights_bytes": plan.resident_bytes + plan.streamed_bytes,
         "available_bytes": planned.available,
+        "reserve_bytes": room.reserve_bytes,
         "process_bytes": room.process_bytes,
         "kv_bytes": room.kv_bytes,
         "context_tokens": room.context,
@@ -70,7 +70,7 @@ def _head(planned: Planned) -> Iterator[str]:
     yield _LABEL.format(
         "RAM",
         f"{human_size(planned.available)}: {human_size(room.process_bytes)} for the processes, {human_size(room.kv_bytes)} for KV "
-        f"({planned.sequences} × {room.context} tokens), {human_size(RESERVE_BYTES)} left alone, {human_size(plan.pool_bytes)} for the pool",
+        f"({planned.sequences} × {room.context} tokens), {human_size(room.reserve_bytes)} left alone, {human_size(plan.pool_bytes)} for the pool",
     )
     if plan.streamed_bytes:
         yield _LABEL.format(

@@ -17,6 +17,7 @@ from .config import Settings
 from .errors import DoesNotFit
 from .forecast import Forecast, Rates, forecast
 from .manifest import Manifest
+from .memory import Available
 from .outline import Outline
 from .plan import Plan
 from .sizes import human_size
@@ -26,6 +27,8 @@ from .verdict import Room
 ROWS: Final = (1, 16)
 #: Disks to think of where none is known, bytes a second: a SATA one, an NVMe one of the third generation and one of the fourth.
 DISKS: Final = (0.5e9, 3.5e9, 7e9)
+#: A tokenizer's file, where there is none to look at: one of 128,000 tokens.
+_TOKENIZER_BYTES: Final = 9 << 20
 #: What more RAM is advised in.
 _STEP_BYTES: Final = 4 << 30
 #: What would save less than this share of the time is not worth a line.
@@ -66,29 +69,31 @@ class Planned:
 
 
 def make(
-    source: str, settings: Settings, *, ram: int | None = None, disk: float | None = None, dtype: str = "auto", revision: str | None = None
-) -> Planned:
-    """``ram``: bytes that the daemon may take, where not what is available here; ``disk``: bytes a second, where not measured.
+    source: str, settings: Settings, *, ram: int | None = None, disk: float | None = None, dtype: str = "auto", revision: str | None = None,
+    notice: rates.Notice = lambda _: None,
+) -> Planned:  # fmt: skip
+    """``ram``: bytes that the daemon may take, where not what is available here; ``disk``: bytes a second, where not measured; ``notice`` is told
+    what takes a while.
 
     Raises what `potatod prepare` raises for a source that is none, and :class:`DoesNotFit` with the missing bytes.
     """
     known = outline.of(source, dtype, revision, settings)
-    available = memory.available_bytes() if ram is None else ram
-    room = verdict.share(settings, known.manifest, available, known)
+    available = memory.available() if ram is None else Available(ram, limited=False)
+    room = verdict.share(settings, known.manifest, available, known, verdict.tokenizer_bytes(Path(source)) or _TOKENIZER_BYTES)
     plan = plans.make(known.manifest, room.pool_bytes)
-    disk_is, disks = _disks(Path(source), settings, disk)
-    compute, layer_s = rates.compute(settings, known.manifest.dtype)
+    disk_is, disks = _disks(Path(source), settings, disk, notice)
+    compute, layer_s = rates.compute(settings, known.manifest.dtype, notice)
     every = [Rates(each, compute, layer_s) for each in disks]
     outlooks = tuple(Outlook(each.disk, tuple(forecast(plan, known.manifest.layers, each, rows) for rows in ROWS)) for each in every)
     advice = _advice(known.manifest, plan, every[0], outlooks[0].forecasts[0])
-    return Planned(Path(source).name or source, known, available, room, settings.front.max_sequences, plan, disk_is, outlooks, tuple(advice))
+    return Planned(Path(source).name or source, known, available.size_bytes, room, settings.front.max_sequences, plan, disk_is, outlooks, tuple(advice))
 
 
-def _disks(source: Path, settings: Settings, given: float | None) -> tuple[str, Sequence[float]]:
+def _disks(source: Path, settings: Settings, given: float | None, notice: rates.Notice) -> tuple[str, Sequence[float]]:
     if given is not None:
         return "given", [given]
     if (source / manifests.NAME).is_file():
-        return "measured", [rates.disk(source, settings)]
+        return "measured", [rates.disk(source, settings, notice)]
     return "supposed", DISKS
 
 

@@ -4,42 +4,52 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from . import errand
 from .config import Settings
-from .forecast import Rates
 from .kept import Kept, processor
 
 #: Trying out takes seconds, and importing torch some more.
 _LIMIT_S: Final = 300.0
 
 
-def disk(folder: Path, settings: Settings, *, anew: bool = False) -> float:
+#: Told what takes a while.
+Notice = Callable[[str], None]
+
+
+def disk(folder: Path, settings: Settings, notice: Notice) -> float:
     """Bytes a second that the reader gets of the disk that the model folder lies on."""
-    kept = Kept("disk", [_disk_of(folder), settings.reader.io, settings.reader.in_flight, settings.reader.piece])
-    found = None if anew else kept.get()
-    if found is None:
-        found = errand.run("reader.measure", str(folder), settings.to_json(), limit_s=_LIMIT_S)
-        kept.put(found)
+    kept = kept_disk(folder, settings)
+    found = kept.get() or _tried(kept, notice, "how fast this disk is", "reader.measure", str(folder), settings.to_json())
     return float(found["bytes_per_s"])
 
 
-def compute(settings: Settings, dtype: str, *, anew: bool = False) -> tuple[tuple[tuple[int, float], ...], float]:
+def compute(settings: Settings, dtype: str, notice: Notice) -> tuple[tuple[tuple[int, float], ...], float]:
     """:attr:`Rates.compute` and :attr:`Rates.layer_s` of weights in ``dtype``."""
-    versions = [importlib.metadata.version(name) for name in ("torch", "transformers", "potato-lm")]
-    worker = settings.worker
-    kept = Kept("compute", [versions, processor(), worker.device, worker.threads, worker.kernels, dtype])
-    found = None if anew else kept.get()
-    if found is None:
-        found = errand.run("worker.measure", settings.to_json(), dtype, limit_s=_LIMIT_S)
-        kept.put(found)
+    kept = kept_compute(settings, dtype)
+    found = kept.get() or _tried(kept, notice, f"how fast this machine computes in {dtype}", "worker.measure", settings.to_json(), dtype)
     return tuple((int(rows), float(rate)) for rows, rate in found["compute"]), float(found["layer_s"])
 
 
-def of(folder: Path, settings: Settings, dtype: str) -> Rates:
-    return Rates(disk(folder, settings), *compute(settings, dtype))
+def kept_disk(folder: Path, settings: Settings) -> Kept:
+    reader = settings.reader
+    return Kept("disk", [_disk_of(folder), reader.io, reader.in_flight, reader.piece])
+
+
+def kept_compute(settings: Settings, dtype: str) -> Kept:
+    versions = [importlib.metadata.version(name) for name in ("torch", "transformers", "potato-lm")]
+    worker = settings.worker
+    return Kept("compute", [versions, processor(), worker.device, worker.threads, worker.kernels, dtype])
+
+
+def _tried(kept: Kept, notice: Notice, what: str, module: str, *arguments: str) -> dict[str, Any]:
+    notice(f"trying out {what}; that takes up to half a minute, and only the first time")
+    found = errand.run(module, *arguments, limit_s=_LIMIT_S)
+    kept.put(found)
+    return found
 
 
 def _disk_of(folder: Path) -> list[str]:

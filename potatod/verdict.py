@@ -20,13 +20,15 @@ from .errors import ConfigError, DoesNotFit
 from .json_file import MAX_CONFIG_BYTES, read_text
 from .kept import Kept, processor
 from .manifest import Manifest, Part
+from .memory import Available
 from .plan import smallest_pool, sweep_parts
 from .sizes import Auto, Percent, human_size
 
 #: A probe that takes longer is stuck.
 PROBE_S: Final = 600.0
-#: Left to the rest of the machine where the pool is sized by itself.
+#: Left to the rest of the machine where the pool is sized by itself; where a cgroup's limit ends it, to the kernel's own pages for us.
 RESERVE_BYTES: Final = 256 << 20
+LIMITED_RESERVE_BYTES: Final = 48 << 20
 #: Tokens of a prompt per sweep where they share their products, and where each is computed by itself.
 _CHUNK: Final = 512
 _CHUNK_BY_TOKEN: Final = 32
@@ -94,7 +96,7 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         log.event(_LOGGER, "trying out what this machine does with this model; only its first start takes this minute or two")
         findings = _run(settings, folder, directory, cancelled)
         _kept(settings, folder, manifest).put(dataclasses.asdict(findings))
-    room = share(settings, manifest, memory.available_bytes(), findings)
+    room = share(settings, manifest, memory.available(), findings, tokenizer_bytes(folder))
     return Verdict(
         findings=findings,
         architecture=manifest.architecture,
@@ -135,17 +137,22 @@ class Room:
 
     pool_bytes: int
     kv_bytes: int
-    #: resident sets of all processes
+    #: all processes
     process_bytes: int
+    #: left alone where the pool is sized by itself
+    reserve_bytes: int
     #: tokens per sequence
     context: int
 
 
-def share(settings: Settings, manifest: Manifest, available: int, needs: Needs) -> Room:
-    """``available`` bytes of RAM for the pool, the KV and the processes. Raises :class:`DoesNotFit` with the missing bytes."""
+def share(settings: Settings, manifest: Manifest, available: Available, needs: Needs, tokenizer: int) -> Room:
+    """``available`` RAM for the pool, the KV and the processes, of which one has a tokenizer of so many bytes.
+
+    Raises :class:`DoesNotFit` with the missing bytes.
+    """
     context = settings.front.max_context or needs.max_positions
     if not settings.front.max_context:
-        each = int(available * KV_SHARE) // settings.front.max_sequences - needs.state_bytes
+        each = int(available.size_bytes * KV_SHARE) // settings.front.max_sequences - needs.state_bytes
         affordable = each // max(1, needs.kv_bytes_per_token)
         context = min(context, max(affordable, 256))
     if context > needs.max_positions:
@@ -154,8 +161,22 @@ def share(settings: Settings, manifest: Manifest, available: int, needs: Needs) 
         )
     tokens = context + context // 8 + _KV_BLOCK  # how the worker lets KV grow
     kv = settings.front.max_sequences * (needs.state_bytes + tokens * needs.kv_bytes_per_token)
-    processes = needs.worker_bytes + _OTHER_STAGES
-    return Room(pool_bytes(settings, manifest, available, kv + processes), kv, processes, context)
+    processes = needs.worker_bytes + _OTHER_STAGES + _PER_TOKENIZER_BYTE * tokenizer
+    reserve = _reserve(settings, available)
+    return Room(pool_bytes(settings, manifest, available.size_bytes, kv + processes, reserve), kv, processes, reserve, context)
+
+
+def tokenizer_bytes(folder: Path) -> int:
+    """Of its file: the front holds it in another form."""
+    file = folder / "tokenizer.json"
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _reserve(settings: Settings, available: Available) -> int:
+    wanted = settings.pool.reserve
+    if isinstance(wanted, Auto):
+        return LIMITED_RESERVE_BYTES if available.limited else RESERVE_BYTES
+    return int(available.size_bytes * wanted.percent / 100) if isinstance(wanted, Percent) else wanted
 
 
 def _prefill_chunk(kernels: str, batching: str, context: int) -> int:
@@ -164,20 +185,22 @@ def _prefill_chunk(kernels: str, batching: str, context: int) -> int:
     return _CHUNK_BY_TOKEN if batching == "tokens" else _CHUNK
 
 
-#: Resident sets of supervisor, reader and front together, as measured.
-_OTHER_STAGES: Final = 200 << 20
+#: Supervisor, reader and front together without a tokenizer (their proportional sets: 114 MB measured), and a tokenizer for each byte of its file.
+_OTHER_STAGES: Final = 112 << 20
+_PER_TOKENIZER_BYTE: Final = 8
 
 
-def pool_bytes(settings: Settings, manifest: Manifest, available: int, others: int) -> int:
-    """``[pool] size`` in bytes, where ``available`` bytes of RAM are to hold the pool and ``others`` beside it."""
+def pool_bytes(settings: Settings, manifest: Manifest, available: int, others: int, reserve: int) -> int:
+    """``[pool] size`` in bytes, where ``available`` bytes of RAM are to hold the pool and ``others`` beside it, and ``reserve`` stays free where the
+    size is ours to choose."""
     size = settings.pool.size
     lengths = [(stop, part.length) for stop, part in sweep_parts(manifest)]
     total = sum(length for _, length in lengths)
     if isinstance(size, Auto):
         least = min(smallest_pool(lengths), total)
-        chosen = min(available - others - RESERVE_BYTES, total)
+        chosen = min(available - others - reserve, total)
         if chosen < least:
-            raise _missing(f"the smallest pool for this model, {human_size(least)}", least + RESERVE_BYTES, available, others)
+            raise _missing(f"the smallest pool for this model, {human_size(least)}", least + reserve, available, others)
         return chosen
     wanted = int(available * size.percent / 100) if isinstance(size, Percent) else int(size)
     taken = min(wanted, total)  # a pool larger than the model is not made

@@ -30,6 +30,8 @@ ROWS: Final = (1, 4, 16, 64)
 _TIMES: Final = 7
 _LIMIT_S: Final = 2.0
 _LAYERS: Final = 4
+#: (hidden size, intermediate size): a layer is 256 kB, or 92 MB.
+NARROW, WIDE = (128, 256), (2048, 5632)
 
 
 def main(argv: list[str]) -> int:
@@ -42,9 +44,9 @@ def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
     torch.set_num_threads(settings.worker.threads or os.cpu_count() or 1)
     where = torch.device(device.find(settings.worker.device))
     attention = PackedAttention()
-    narrow = _Timed(_model(128, 256, dtype, where), settings.worker.kernels, where, attention)
+    narrow = _Timed(_model(*NARROW, dtype, where), settings.worker.kernels, where, attention)
     layer_s = narrow.seconds(1) / _LAYERS
-    wide = _Timed(_model(2048, 5632, dtype, where), settings.worker.kernels, where, attention)
+    wide = _Timed(_model(*WIDE, dtype, where), settings.worker.kernels, where, attention)
     return {
         "layer_s": layer_s,
         "compute": [[rows, wide.weights_bytes / max(wide.seconds(rows) - _LAYERS * layer_s, 1e-6)] for rows in ROWS],

@@ -37,7 +37,11 @@ class Hub(BaseHTTPRequestHandler):
         if path.startswith(("/api/models/tiny/llama/tree/", "/api/models/tiny/llama/revision/")) or path == "/api/models/tiny/llama":
             self.send(json.dumps(self.tree() if "/tree/" in path else self.info()).encode(), body, {"Content-Type": "application/json"})
         elif path.startswith("/tiny/llama/resolve/"):
-            data = (self.files / path.split("/", 5)[5]).read_bytes()
+            file = self.files / path.split("/", 5)[5]
+            if not file.exists():
+                self.send(b"{}", body, {"X-Error-Code": "EntryNotFound"}, 404)
+                return
+            data = file.read_bytes()
             digest = hashlib.sha256(data).hexdigest()
             self.send(data, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{digest}"', "X-Linked-Size": str(len(data))})
         else:
@@ -82,8 +86,12 @@ def served(tmp_path):
 
 
 def potatod(*arguments: object, endpoint: str, home: Path) -> subprocess.CompletedProcess[str]:
+    return run("import sys; from potatod.cli import main; sys.exit(main())", *arguments, endpoint=endpoint, home=home)
+
+
+def run(program: str, *arguments: object, endpoint: str, home: Path) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": "/usr/bin:/bin", "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HOME": str(home)}
-    command = [sys.executable, "-c", "import sys; from potatod.cli import main; sys.exit(main())", *map(str, arguments)]
+    command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -99,6 +107,20 @@ def test_a_hub_id_is_fetched_and_prepared_without_pickles_or_code(tmp_path, serv
     prepare(handler.files, tmp_path / "local")
     ours, local = contents(tmp_path / "out"), contents(tmp_path / "local")
     assert {n: b for n, b in ours.items() if n != "manifest.json"} == {n: b for n, b in local.items() if n != "manifest.json"}
+
+
+def test_of_an_id_that_is_planned_only_the_config_is_fetched(tmp_path, served):
+    endpoint, handler = served
+    program = "import sys; from potatod.worker.outline import main; sys.exit(main(sys.argv[1:]))"
+    done = run(program, "tiny/llama", "auto", endpoint=endpoint, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert {path.split("/")[-1] for path in handler.asked if "/resolve/" in path} == {"config.json"}
+    page = json.loads(done.stdout.splitlines()[-1])
+    assert page["kv_bytes_per_token"] > 0
+    (handler.files / "config.json").unlink()
+    done = run(program, "tiny/llama", "auto", endpoint=endpoint, home=tmp_path / "another")
+    assert done.returncode == 66
+    assert "tiny/llama has no config.json" in json.loads(done.stdout.splitlines()[-1])["error"]
 
 
 def test_an_id_that_is_not_there_is_said(tmp_path, served):

@@ -80,7 +80,7 @@ def test_text_of_a_variable_becomes_a_number_or_a_truth_value() -> None:
     ("text", "said"),
     [
         ('[pool]\nsise = "1GiB"\n', 'line 2: unknown key "sise" in [pool]; did you mean "size"?'),
-        ("[pool]\nzzz = 1\n", 'line 2: unknown key "zzz" in [pool]; known are size, page_lock'),
+        ("[pool]\nzzz = 1\n", 'line 2: unknown key "zzz" in [pool]; known are size, reserve, page_lock'),
         ("\n[pol]\nsize = 1\n", 'line 2: unknown section "pol"; did you mean "pool"?'),
         ("size = 1\n", 'line 1: unknown section "size"'),
         ("pool = 1\n", "line 1: write [pool] and below it its keys"),

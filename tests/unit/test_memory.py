@@ -6,6 +6,7 @@ import psutil
 import pytest
 
 from potatod import memory
+from potatod.memory import Available
 
 
 def _cgroup(root, controllers, files):
@@ -20,9 +21,9 @@ def _cgroup(root, controllers, files):
 def test_a_v2_limit_counts_less_what_is_used_and_cache_counts_as_free(tmp_path):
     _cgroup(tmp_path, "0::/user/app\n", {
         "user/app/memory.max": "1000000\n", "user/app/memory.current": "600000\n",
-        "user/app/memory.stat": "anon 500000\ninactive_file 100000\n",
+        "user/app/memory.stat": "anon 500000\nactive_file 40000\ninactive_file 60000\n",
     })  # fmt: skip
-    assert memory.available_bytes(tmp_path) == 1_000_000 - 500_000
+    assert memory.available(tmp_path) == Available(1_000_000 - 500_000, limited=True)
 
 
 def test_the_tightest_of_all_levels_counts(tmp_path):
@@ -30,25 +31,27 @@ def test_the_tightest_of_all_levels_counts(tmp_path):
         "a/memory.max": "500\n", "a/memory.current": "100\n", "a/memory.stat": "inactive_file 0\n",
         "a/b/memory.max": "max\n", "a/b/memory.current": "100\n", "a/b/memory.stat": "inactive_file 0\n",
     })  # fmt: skip
-    assert memory.available_bytes(tmp_path) == 400
+    assert memory.available(tmp_path) == Available(400, limited=True)
 
 
 def test_a_v1_limit_counts_too(tmp_path):
     _cgroup(tmp_path, "4:memory:/x\n3:cpu:/x\n", {
         "memory/x/memory.limit_in_bytes": "3000\n", "memory/x/memory.usage_in_bytes": "2000\n",
-        "memory/x/memory.stat": "total_inactive_file 500\n",
+        "memory/x/memory.stat": "active_file 7\ntotal_active_file 200\ntotal_inactive_file 300\n",
     })  # fmt: skip
-    assert memory.available_bytes(tmp_path) == 1500
+    assert memory.available(tmp_path) == Available(1500, limited=True)
 
 
 @pytest.mark.parametrize("limit", ["max", "9223372036854771712"])
 def test_without_a_limit_the_machine_s_available_memory_counts(tmp_path, limit):
     _cgroup(tmp_path, "0::/\n", {"memory.max": limit, "memory.current": "1", "memory.stat": "inactive_file 0\n"})
-    assert memory.available_bytes(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.05)
+    found = memory.available(tmp_path)
+    assert not found.limited
+    assert found.size_bytes == pytest.approx(psutil.virtual_memory().available, rel=0.05)
 
 
 def test_an_overdrawn_cgroup_leaves_nothing_rather_than_less(tmp_path):
     _cgroup(tmp_path, "0::/\n", {
         "memory.max": "10", "memory.current": "20", "memory.stat": "inactive_file 0\n",
     })  # fmt: skip
-    assert memory.available_bytes(tmp_path) == 0
+    assert memory.available(tmp_path) == Available(0, limited=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from potatod.config import Settings
 from potatod.errors import DoesNotFit
+from potatod.memory import Available
 from potatod.sizes import Auto, Percent
-from potatod.verdict import RESERVE_BYTES, pool_bytes
+from potatod.verdict import LIMITED_RESERVE_BYTES, RESERVE_BYTES, pool_bytes, share
 
 from .test_plan import model
 
@@ -32,8 +34,8 @@ def total(manifest) -> int:
 
 def test_auto_takes_what_others_leave_and_no_more_than_the_model(manifest):
     all_of_it = total(manifest)
-    assert pool_bytes(sized(Auto()), manifest, 8 * GIB, GIB) == all_of_it
-    assert pool_bytes(sized(Auto()), manifest, GIB + RESERVE_BYTES + all_of_it - 4096, GIB) == all_of_it - 4096
+    assert pool_bytes(sized(Auto()), manifest, 8 * GIB, GIB, 256) == all_of_it
+    assert pool_bytes(sized(Auto()), manifest, GIB + 256 + all_of_it - 4096, GIB, 256) == all_of_it - 4096
 
 
 @pytest.mark.parametrize(
@@ -45,9 +47,28 @@ def test_what_the_ram_does_not_hold_is_refused_with_what_is_missing(manifest, si
     """Everything beside the pool counts: processes, and the KV of every text that may run."""
     need = total(manifest) if taken is None else taken
     with pytest.raises(DoesNotFit, match=r"more than the .* of RAM that are available"):
-        pool_bytes(sized(size), manifest, 1000 if taken else need, 600)
+        pool_bytes(sized(size), manifest, 1000 if taken else need, 600, GIB)
 
 
 def test_a_configured_size_is_taken_as_it_is_where_it_fits(manifest):
-    assert pool_bytes(sized(2 * GIB), manifest, 8 * GIB, GIB) == 2 * GIB
-    assert pool_bytes(sized(Percent(25)), manifest, 8 * GIB, GIB) == 2 * GIB
+    assert pool_bytes(sized(2 * GIB), manifest, 8 * GIB, GIB, GIB) == 2 * GIB
+    assert pool_bytes(sized(Percent(25)), manifest, 8 * GIB, GIB, GIB) == 2 * GIB
+
+
+NEEDS = SimpleNamespace(kv_bytes_per_token=1000, state_bytes=0, max_positions=512, worker_bytes=1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("reserve", "limited", "left"),
+    [(Auto(), False, RESERVE_BYTES), (Auto(), True, LIMITED_RESERVE_BYTES), (GIB, True, GIB), (Percent(25), False, GIB)],
+    ids=["of a machine", "of a cgroup", "a size", "a share"],
+)
+def test_what_is_left_alone_is_the_users_to_say_and_less_where_nobody_else_needs_it(manifest, reserve, limited, left):
+    settings = Settings()
+    settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, reserve=reserve))
+    assert share(settings, manifest, Available(4 * GIB, limited), NEEDS, 0).reserve_bytes == left
+
+
+def test_a_larger_vocabulary_leaves_less_for_the_pool(manifest):
+    small, large = (share(sized(Auto()), manifest, Available(GIB, limited=True), NEEDS, size) for size in (0, 10_000_000))
+    assert large.process_bytes > small.process_bytes + 10_000_000

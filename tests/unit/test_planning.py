@@ -1,0 +1,146 @@
+"""`potatod plan`: what it is made of, and what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from potatod import cli, outline, plan_page, planning, rates
+from potatod.config import Settings
+from potatod.errors import DoesNotFit
+from potatod.outline import Outline
+
+from .test_plan import model
+
+#: 28 layers of 84 MiB and a head of 120 MiB.
+MIB = 256
+MODEL = model([[2 * MIB, 2 * MIB, *[26 * MIB] * 3 + [2 * MIB]]] * 28, [30 * MIB] * 4)
+WEIGHTS = sum(part.length for shard in MODEL.shards for part in shard.parts)
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every source is MODEL; ten gigabytes a second are computed with, and half of one is read."""
+    for name, value in {"architecture": "LlamaForCausalLM", "dtype": "bfloat16", "layers": 28, "files": {"x": WEIGHTS}}.items():
+        monkeypatch.setattr(MODEL, name, value, raising=False)
+    needs = Outline(MODEL, kv_bytes_per_token=28_672, state_bytes=0, max_positions=4096, worker_bytes=300_000_000)
+    monkeypatch.setattr(outline, "of", lambda *_: needs)
+    monkeypatch.setattr(rates, "compute", lambda *_: (((1, 10e9), (16, 8e9)), 0.0005))
+    monkeypatch.setattr(rates, "disk", lambda *_: 5e8)
+
+
+def test_a_given_disk_is_taken_and_a_model_folder_s_own_is_measured(tmp_path):
+    assert planning.make("m", Settings(), ram=2_500_000_000, disk=2e9).disk_is == "given"
+    (tmp_path / "manifest.json").touch()
+    planned = planning.make(str(tmp_path), Settings(), ram=2_500_000_000)
+    assert (planned.disk_is, planned.outlooks[0].disk_bytes_per_s) == ("measured", 5e8)
+
+
+def test_where_no_disk_is_known_several_are_supposed():
+    planned = planning.make("m", Settings(), ram=2_500_000_000)
+    assert planned.disk_is == "supposed"
+    assert [outlook.disk_bytes_per_s for outlook in planned.outlooks] == list(planning.DISKS)
+
+
+def test_what_streams_is_read_for_every_sweep_and_shared_by_the_sequences_in_it():
+    planned = planning.make("m", Settings(), ram=2_500_000_000, disk=5e8)
+    one, sixteen = planned.outlooks[0].forecasts
+    assert 0 < planned.plan.streamed_bytes < WEIGHTS
+    assert one.token_s == one.disk_s == planned.plan.streamed_bytes / 5e8
+    assert sixteen.token_s == one.token_s / 16
+
+
+def test_advice_names_what_saves_most_first_and_nothing_that_saves_nothing():
+    planned = planning.make("m", Settings(), ram=2_500_000_000, disk=5e8)
+    now = planned.outlooks[0].forecasts[0].token_s
+    assert [advice.token_s for advice in planned.advice] == sorted(advice.token_s for advice in planned.advice)
+    assert all(advice.token_s < now for advice in planned.advice)
+    assert "so that nothing streams" in planned.advice[0].what
+    assert planning.make("m", Settings(), ram=8_000_000_000, disk=5e8).advice == ()
+
+
+def test_a_model_that_fits_waits_for_computing_and_reads_nothing():
+    planned = planning.make("m", Settings(), ram=8_000_000_000, disk=5e8)
+    assert planned.plan.streamed_bytes == 0
+    assert "holds all weights" in plan_page.as_text(planned)
+
+
+def test_what_does_not_fit_says_what_is_missing():
+    with pytest.raises(DoesNotFit, match="more than the"):
+        planning.make("m", Settings(), ram=500_000_000, disk=5e8)
+
+
+def test_the_page_says_what_stays_what_streams_and_what_it_waits_for():
+    text = plan_page.as_text(planning.make("m", Settings(), ram=2_500_000_000, disk=5e8))
+    lines = text.splitlines()
+    assert lines[0].startswith("model   m: LlamaForCausalLM, bfloat16, 28 layers; ")
+    assert lines[1].startswith("RAM     2.5GB: ") and "4 × 4096 tokens" in lines[1]
+    assert "resident" in lines[2] and "are read for every sweep" in lines[2]
+    assert "500MB/s" in text and "the disk (reading " in text
+    assert "What would help one sequence most:" in text
+    assert all(len(line) < 180 for line in lines)
+
+
+def test_as_json_it_is_one_object_in_bytes_and_seconds():
+    planned = planning.make("m", Settings(), ram=2_500_000_000, disk=5e8)
+    page = json.loads(plan_page.as_json(planned))
+    assert page["resident_bytes"] + page["streamed_bytes_per_sweep"] == page["weights_bytes"] == WEIGHTS
+    assert page["pool_bytes"] == page["resident_bytes"] + page["ring_bytes"]
+    taken = page["pool_bytes"] + page["kv_bytes"] + page["process_bytes"] + page["reserve_bytes"]
+    assert taken == pytest.approx(page["available_bytes"], abs=4096)
+    assert [each["sequences"] for each in page["outlooks"][0]["forecasts"]] == [1, 16]
+
+
+def test_the_command_takes_sizes_rates_and_the_daemon_s_own_settings(monkeypatch, capsys, tmp_path):
+    seen = {}
+
+    def make(source, settings, **options):
+        assert options.pop("notice")
+        seen.update(options, source=source, context=settings.front.max_context, sequences=settings.front.max_sequences)
+        raise DoesNotFit("no")
+
+    monkeypatch.setattr(planning, "make", make)
+    words = ["plan", "a/b", "--ram", "16GiB", "--disk", "3.5GB/s", "--context", "8192", "--sequences", "2", "--dtype", "float16"]
+    assert cli.main(words) == 71
+    assert capsys.readouterr().err == "potatod: no\n"
+    assert seen == {
+        "source": "a/b", "ram": 16 << 30, "disk": 3_500_000_000, "context": 8192, "sequences": 2, "dtype": "float16", "revision": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--ram", "much"], 64, '--ram "much" is not a size'),
+        (["--ram", "0"], 64, "must be more than nothing"),
+        (["--disk", "2GB/h"], 64, '--disk "2GB/h" is not a size'),
+        (["--context", "long"], 78, "max_context"),
+        (["--sequences", "0"], 78, "max_sequences"),
+    ],
+)
+def test_a_bad_amount_is_one_sentence(capsys, words, code, says):
+    assert cli.main(["plan", "m", *words]) == code
+    said = capsys.readouterr().err
+    assert says in said and len(said.splitlines()) == 1
+
+
+def test_what_was_measured_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+
+    def run(module, *_arguments, limit_s):
+        asked.append(module)
+        return {"bytes_per_s": 1e9, "compute": [[1, 2e9]], "layer_s": 0.001}
+
+    monkeypatch.setattr("potatod.errand.run", run)
+    told: list[str] = []
+    for _ in range(2):
+        assert rates.disk(tmp_path, Settings(), told.append) == 1e9
+        assert rates.compute(Settings(), "bfloat16", told.append) == (((1, 2e9),), 0.001)
+    assert asked == ["reader.measure", "worker.measure"]
+    assert len(told) == 2, "whoever waits is told, and who does not is not"
+    assert rates.compute(Settings(), "float32", told.append)
+    assert len(asked) == 3
