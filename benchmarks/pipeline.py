@@ -118,25 +118,26 @@ def _transformers_s(model: Any) -> list[float]:
 
 
 def reading(model: Path, ram: str = "2.5GB", read: str = "500MB") -> dict[str, Any]:
-    """Streaming inside limits: bytes a second during decode as a share of the limit, s/token, memory beside the pool."""
+    """Streaming inside limits, the pool as large as the daemon makes it: bytes a second during decode as a share of the limit, s/token, memory
+    beside the pool."""
     limit = parse_size(read)
-    pool = parse_size(ram) - 700_000_000
     with Limits(parse_size(ram), limit, model) as limits, daemon(
-        model, "--pool-size", str(pool), "--front-max-context", "512", "--front-max-sequences", "1", limits=limits
+        model, "--front-max-context", "512", "--front-max-sequences", "1", limits=limits
     ) as (client, process, _):
         arrivals = answer(client)
         report = client.status()
         times = gaps(arrivals)
-        beside = _beside_the_pool(process, report.model.resident_bytes, pool)
+        beside = _beside_the_pool(process)
         s = statistics.median(times)
         rate = report.model.streamed_bytes_per_sweep / statistics.mean(times)
         return {
-            "ram": ram, "read_limit": read, "pool_bytes": pool, "s_per_token": round(s, 3), "streamed_bytes": report.model.streamed_bytes_per_sweep,
+            "ram": ram, "read_limit": read, "s_per_token": round(s, 3), "resident_bytes": report.model.resident_bytes,
+            "streamed_bytes": report.model.streamed_bytes_per_sweep,
             "bytes_per_s": round(rate), "share_of_limit": round(rate / limit, 3), "peak_ram_bytes": limits.peak_ram_bytes(), **beside,
         }  # fmt: skip
 
 
-def _beside_the_pool(process: subprocess.Popen[bytes], resident: int, pool: int) -> dict[str, int]:
+def _beside_the_pool(process: subprocess.Popen[bytes]) -> dict[str, int]:
     """Summed PSS of all processes less the pool's own pages."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     total = pooled = 0
