@@ -180,16 +180,17 @@ def _amount(parse: Callable[[str], int], suffix: str = "") -> Callable[[Any, Any
     help="As `potatod prepare` would store the weights; auto keeps the checkpoint's.",
 )  # fmt: skip
 @click.option("--revision", metavar="REV", help="A branch, tag or commit, where MODEL is a hub id.")
+@click.option("--measure", is_flag=True, help="Try out disk and processor anew, and keep that.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_CONFIG
 def plan(
     source: str, ram: int | None, disk: int | None, context: str | None, sequences: str | None, dtype: str, revision: str | None,
-    as_json: bool, file: Path | None,
+    measure: bool, as_json: bool, file: Path | None,
 ) -> None:  # fmt: skip
     """What serving MODEL would be like: what stays in RAM, what streams, seconds per token, and what would help most.
 
-    MODEL is a model folder, a checkpoint's folder, a GGUF file, a config.json, or a hub id, of which only the config is fetched. What this machine's
-    disk and processor do is tried out the first time, which takes seconds.
+    MODEL is a model folder, a checkpoint's folder, a GGUF file, a config.json, or a hub id, of which only the config is fetched. How
+    fast this machine computes, and the disk that a model folder lies on, is tried out the first time, which takes seconds.
     """
     from . import plan_page, planning
 
@@ -197,7 +198,7 @@ def plan(
     flags = {key: text for key in keys() if (text := given.get(key.label)) is not None}
     settings = sources.gather(file, os.environ, flags).settings
     planned = planning.make(
-        source, settings, ram=ram, disk=disk, dtype=dtype, revision=revision, notice=lambda sentence: click.echo(sentence, err=True)
+        source, settings, ram=ram, disk=disk, dtype=dtype, revision=revision, anew=measure, notice=lambda sentence: click.echo(sentence, err=True)
     )
     click.echo((plan_page.as_json if as_json else plan_page.as_text)(planned), nl=False)
 

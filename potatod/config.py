@@ -57,7 +57,7 @@ class Pool:
     )  # fmt: skip
     reserve: int | Percent | Auto = _key(  # noqa: RUF009  as above
         Auto(), Share("the RAM available at start"),
-        "RAM that is left to everything else where size is auto. auto leaves 256MiB of a machine, and 48MiB of what a cgroup limits.",
+        "RAM that is left to everything else where size is auto. auto leaves 256MiB, and 48MiB of a cgroup of the daemon's own.",
     )  # fmt: skip
     page_lock: bool | Literal["auto"] = _key(
         "auto", Choice(("auto", True, False)),

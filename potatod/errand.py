@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from . import process
@@ -47,7 +48,10 @@ def run(
                     raise InternalError(f"{name} did not end within {limit_s:.0f} s") from None
     finally:
         child.kill()  # nothing where it has ended
-        child.wait()
+        with suppress(subprocess.TimeoutExpired):  # it stands in a read that does not come back: the kernel ends it when that does
+            child.wait(process.LOST_S)
+        assert child.stdout is not None
+        child.stdout.close()
     if cancelled():
         raise Cancelled
     try:

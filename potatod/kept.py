@@ -25,13 +25,13 @@ class Kept:
         key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
         self.path = base / "potato" / kind / f"{key}.json"
 
-    def get(self) -> dict[str, Any] | None:
-        """None where nobody has asked before, or what lies there is none of ours."""
+    def get(self, *fields: str) -> dict[str, Any] | None:
+        """None where nobody has asked before, or what lies there is none of ours: it must have all of ``fields``."""
         try:
             page = json.loads(self.path.read_text())
         except (OSError, ValueError):
             return None
-        return page if isinstance(page, dict) else None
+        return page if isinstance(page, dict) and page.keys() >= set(fields) else None
 
     def put(self, answer: Mapping[str, Any]) -> None:
         """Where it cannot be written that is told and costs the next one its time, nothing else."""
@@ -54,3 +54,13 @@ def processor() -> str:
         return platform.processor()
     wanted = ("model name", "flags", "cpu family", "model\t", "Features")
     return "\n".join(line for line in lines if line.startswith(wanted)) + str(os.cpu_count())
+
+
+def accelerators() -> list[str]:
+    """The device nodes and drivers that are there: "auto" finds something else when they change."""
+    nodes = [str(path) for pattern in ("nvidia*", "kfd", "dri/renderD*") for path in Path("/dev").glob(pattern)]
+    try:
+        driver = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        driver = ""
+    return [*sorted(nodes), driver]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
 
@@ -17,19 +18,27 @@ class Available:
     """RAM that this process and its children may still take."""
 
     size_bytes: int
-    #: whether a cgroup's limit is what ends it, and not the machine: then nobody else needs any of it
-    limited: bool
+    #: of it, what should be left alone
+    reserve_bytes: int
+
+    @property
+    def spare_bytes(self) -> int:
+        return self.size_bytes - self.reserve_bytes
+
+
+#: What the rest of a machine may come to need, or of a cgroup in which others run too.
+SHARED_RESERVE: Final = 256 << 20
+#: What the kernel needs for us in a cgroup of our own.
+OWN_RESERVE: Final = 48 << 20
 
 
 def available(root: Path = Path("/")) -> Available:
-    """MemAvailable, or what a cgroup leaves, whichever is less."""
-    machine, room = int(psutil.virtual_memory().available), min(_cgroup_room(root), default=None)
-    if room is None or machine <= room:
-        return Available(machine, limited=False)
-    return Available(max(0, room), limited=True)
+    """MemAvailable, or what a cgroup leaves: whichever spares least."""
+    machine = Available(int(psutil.virtual_memory().available), SHARED_RESERVE)
+    return min([machine, *_cgroup_rooms(root)], key=lambda level: level.spare_bytes)
 
 
-def _cgroup_room(root: Path) -> Iterator[int]:
+def _cgroup_rooms(root: Path) -> Iterator[Available]:
     """What each cgroup above this process leaves. Its page cache counts as free: the kernel gives it back, and what of it a process of ours needs
     is counted with that process."""
     try:
@@ -46,8 +55,8 @@ def _cgroup_room(root: Path) -> Iterator[int]:
             )
 
 
-def _rooms(mount: Path, path: str, limit_file: str, usage_file: str, prefix: str) -> Iterator[int]:
-    place = mount / path.lstrip("/")
+def _rooms(mount: Path, path: str, limit_file: str, usage_file: str, prefix: str) -> Iterator[Available]:
+    own = place = mount / path.lstrip("/")
     while place.is_relative_to(mount):
         try:
             limit = (place / limit_file).read_text().strip()
@@ -55,7 +64,7 @@ def _rooms(mount: Path, path: str, limit_file: str, usage_file: str, prefix: str
                 stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
                 cache = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
                 used = int((place / usage_file).read_text()) - cache
-                yield int(limit) - used
+                yield Available(max(0, int(limit) - used), OWN_RESERVE if place == own else SHARED_RESERVE)
         except (OSError, ValueError):
             pass  # a level without limits, or one that a container does not show
         place = place.parent

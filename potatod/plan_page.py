@@ -7,8 +7,10 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
+from potato_client.units import count
+
 from .forecast import Forecast
-from .planning import ROWS, Planned
+from .planning import Planned
 from .sizes import human_size
 
 _LABEL: Final = "{:<8}{}"
@@ -16,7 +18,7 @@ _WAITS: Final = {"disk": "the disk", "compute": "computing"}
 
 
 def as_text(planned: Planned) -> str:
-    return "\n".join([*_head(planned), "", *_table(planned), *_advice(planned)]) + "\n"
+    return "\n".join([*_head(planned), "", *_table(planned), *_notes(planned), *_advice(planned)]) + "\n"
 
 
 def as_json(planned: Planned) -> str:
@@ -40,6 +42,7 @@ def as_json(planned: Planned) -> str:
         "ring_bytes": plan.ring_bytes,
         "streamed_bytes_per_sweep": plan.streamed_bytes,
         "disk_is": planned.disk_is,
+        "device": planned.device,
         "outlooks": [
             {
                 "disk_bytes_per_s": outlook.disk_bytes_per_s,
@@ -83,8 +86,9 @@ def _head(planned: Planned) -> Iterator[str]:
 
 
 def _table(planned: Planned) -> Iterator[str]:
-    row = "{:<24}" + "{:>16}" * len(ROWS) + "  {}"
-    yield row.format(f"disk ({planned.disk_is})", *(f"{n} sequence{'s' if n > 1 else ''}" for n in ROWS), "one sequence waits for")
+    columns = planned.outlooks[0].forecasts
+    row = "{:<24}" + "{:>16}" * len(columns) + "  {}"
+    yield row.format(f"disk ({planned.disk_is})", *(count(each.rows, "sequence") for each in columns), "one sequence waits for")
     for outlook in planned.outlooks:
         times = [f"{_seconds(each.token_s)}/token" for each in outlook.forecasts]
         yield row.format(f"{human_size(outlook.disk_bytes_per_s)}/s", *times, _waits(planned, outlook.forecasts[0]))
@@ -94,6 +98,12 @@ def _waits(planned: Planned, one: Forecast) -> str:
     if not planned.plan.streamed_bytes:
         return f"{_WAITS['compute']} ({_seconds(one.compute_s)})"
     return f"{_WAITS[one.bottleneck]} (reading {_seconds(one.disk_s)}, computing {_seconds(one.compute_s)})"
+
+
+def _notes(planned: Planned) -> Iterator[str]:
+    yield "Texts of a few tokens; long ones take longer."
+    if planned.device != "cpu":
+        yield f"Computing is that of {planned.device} with weights in its own memory: what uploading them takes is not forecast."
 
 
 def _advice(planned: Planned) -> Iterator[str]:

@@ -5,26 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from . import manifest as manifests
-from . import memory, outline, rates, verdict
+from . import memory, outline, rates
 from . import plan as plans
+from . import room as rooms
 from .config import Settings
-from .errors import DoesNotFit
 from .forecast import Forecast, Rates, forecast
-from .manifest import Manifest
-from .memory import Available
+from .memory import OWN_RESERVE, Available
 from .outline import Outline
 from .plan import Plan
+from .room import Room
 from .sizes import human_size
-from .verdict import Room
 
-#: Numbers of sequences that are forecast.
-ROWS: Final = (1, 16)
 #: Disks to think of where none is known, bytes a second: a SATA one, an NVMe one of the third generation and one of the fourth.
 DISKS: Final = (0.5e9, 3.5e9, 7e9)
 #: A tokenizer's file, where there is none to look at: one of 128,000 tokens.
@@ -40,7 +38,7 @@ class Outlook:
     """One disk."""
 
     disk_bytes_per_s: float
-    #: for each of ROWS
+    #: of one sequence, and of as many as may run at the same time where those are more
     forecasts: tuple[Forecast, ...]
 
 
@@ -64,13 +62,15 @@ class Planned:
     #: "given", "measured", or "supposed" where nobody knows
     disk_is: str
     outlooks: tuple[Outlook, ...]
+    #: where is computed: "cpu", or an accelerator, whose uploads are not forecast
+    device: str
     #: best first; for one sequence and the first disk
     advice: tuple[Advice, ...]
 
 
 def make(
     source: str, settings: Settings, *, ram: int | None = None, disk: float | None = None, dtype: str = "auto", revision: str | None = None,
-    notice: rates.Notice = lambda _: None,
+    anew: bool = False, notice: rates.Notice = lambda _: None,
 ) -> Planned:  # fmt: skip
     """``ram``: bytes that the daemon may take, where not what is available here; ``disk``: bytes a second, where not measured; ``notice`` is told
     what takes a while.
@@ -78,38 +78,46 @@ def make(
     Raises what `potatod prepare` raises for a source that is none, and :class:`DoesNotFit` with the missing bytes.
     """
     known = outline.of(source, dtype, revision, settings)
-    available = memory.available() if ram is None else Available(ram, limited=False)
-    room = verdict.share(settings, known.manifest, available, known, verdict.tokenizer_bytes(Path(source)) or _TOKENIZER_BYTES)
+    available = memory.available() if ram is None else Available(ram, OWN_RESERVE)
+    tokenizer = rooms.tokenizer_bytes(Path(source)) or _TOKENIZER_BYTES
+    room = rooms.share(settings, known.manifest, available, known, tokenizer)
     plan = plans.make(known.manifest, room.pool_bytes)
-    disk_is, disks = _disks(Path(source), settings, disk, notice)
-    compute, layer_s = rates.compute(settings, known.manifest.dtype, notice)
-    every = [Rates(each, compute, layer_s) for each in disks]
-    outlooks = tuple(Outlook(each.disk, tuple(forecast(plan, known.manifest.layers, each, rows) for rows in ROWS)) for each in every)
-    advice = _advice(known.manifest, plan, every[0], outlooks[0].forecasts[0])
-    return Planned(Path(source).name or source, known, available.size_bytes, room, settings.front.max_sequences, plan, disk_is, outlooks, tuple(advice))
+    disk_is, disks = _disks(Path(source), settings, disk, notice, anew)
+    compute, layer_s, device = rates.compute(settings, known.manifest.dtype, notice, anew=anew)
+    every = [Rates(each, compute, layer_s, device) for each in disks]
+    numbers = sorted({1, settings.front.max_sequences})
+    outlooks = tuple(Outlook(each.disk, tuple(forecast(plan, known.manifest.layers, each, rows) for rows in numbers)) for each in every)
+    fixed = dataclasses.replace(settings, front=dataclasses.replace(settings.front, max_context=room.context))
+
+    def with_more(extra: int) -> Plan:
+        larger = Available(available.size_bytes + extra, available.reserve_bytes)
+        return plans.make(known.manifest, rooms.share(fixed, known.manifest, larger, known, tokenizer).pool_bytes)
+
+    advice = _advice(known.manifest.layers, plan, with_more, every[0], outlooks[0].forecasts[0])
+    name, sequences = Path(source).name or source, settings.front.max_sequences
+    return Planned(name, known, available.size_bytes, room, sequences, plan, disk_is, outlooks, device, tuple(advice))
 
 
-def _disks(source: Path, settings: Settings, given: float | None, notice: rates.Notice) -> tuple[str, Sequence[float]]:
+def _disks(source: Path, settings: Settings, given: float | None, notice: rates.Notice, anew: bool) -> tuple[str, Sequence[float]]:
     if given is not None:
         return "given", [given]
     if (source / manifests.NAME).is_file():
-        return "measured", [rates.disk(source, settings, notice)]
+        return "measured", [rates.disk(source, settings, notice, anew=anew)]
     return "supposed", DISKS
 
 
-def _advice(manifest: Manifest, plan: Plan, here: Rates, now: Forecast) -> list[Advice]:
-    worth = [advice for advice in _changes(manifest, plan, here) if advice.token_s < now.token_s * (1 - _WORTH)]
+def _advice(layers: int, plan: Plan, with_more: Callable[[int], Plan], here: Rates, now: Forecast) -> list[Advice]:
+    worth = [advice for advice in _changes(layers, plan, with_more, here) if advice.token_s < now.token_s * (1 - _WORTH)]
     return sorted(worth, key=lambda advice: advice.token_s)
 
 
-def _changes(manifest: Manifest, plan: Plan, here: Rates) -> Iterator[Advice]:
+def _changes(layers: int, plan: Plan, with_more: Callable[[int], Plan], here: Rates) -> Iterator[Advice]:
+    """``with_more``: the plan with so many more bytes of RAM, at the same context."""
     missing = plan.resident_bytes + plan.streamed_bytes - plan.pool_bytes
-    for more, what in ((_STEP_BYTES, ""), (missing, ", so that nothing streams")):
-        if 0 < more <= missing:
-            try:
-                larger = plans.make(manifest, plan.pool_bytes + more)
-            except DoesNotFit:  # a larger pool always fits what a smaller one did
-                continue
-            yield Advice(f"{human_size(more)} more RAM{what}", forecast(larger, manifest.layers, here).token_s)
+    missing += missing // 100  # the kernel's own for a larger pool
+    if missing > 0:
+        yield Advice(f"{human_size(missing)} more RAM, so that nothing streams", forecast(with_more(missing), layers, here).token_s)
+    if missing > _STEP_BYTES:
+        yield Advice(f"{human_size(_STEP_BYTES)} more RAM", forecast(with_more(_STEP_BYTES), layers, here).token_s)
     faster = Rates(2 * here.disk, here.compute, here.layer_s)
-    yield Advice("a disk twice as fast", forecast(plan, manifest.layers, faster).token_s)
+    yield Advice("a disk twice as fast", forecast(plan, layers, faster).token_s)

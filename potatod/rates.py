@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from . import errand
 from .config import Settings
-from .kept import Kept, processor
+from .kept import Kept, accelerators, processor
 
 #: Trying out takes seconds, and importing torch some more.
 _LIMIT_S: Final = 300.0
@@ -20,29 +20,30 @@ _LIMIT_S: Final = 300.0
 Notice = Callable[[str], None]
 
 
-def disk(folder: Path, settings: Settings, notice: Notice) -> float:
+def disk(folder: Path, settings: Settings, notice: Notice, *, anew: bool = False) -> float:
     """Bytes a second that the reader gets of the disk that the model folder lies on."""
     kept = kept_disk(folder, settings)
-    found = kept.get() or _tried(kept, notice, "how fast this disk is", "reader.measure", str(folder), settings.to_json())
+    found = (not anew and kept.get("bytes_per_s")) or _tried(kept, notice, "how fast this disk is", "reader.measure", str(folder), settings.to_json())
     return float(found["bytes_per_s"])
 
 
-def compute(settings: Settings, dtype: str, notice: Notice) -> tuple[tuple[tuple[int, float], ...], float]:
-    """:attr:`Rates.compute` and :attr:`Rates.layer_s` of weights in ``dtype``."""
+def compute(settings: Settings, dtype: str, notice: Notice, *, anew: bool = False) -> tuple[tuple[tuple[int, float], ...], float, str]:
+    """What :class:`forecast.Rates` has beside the disk, for weights in ``dtype``."""
     kept = kept_compute(settings, dtype)
-    found = kept.get() or _tried(kept, notice, f"how fast this machine computes in {dtype}", "worker.measure", settings.to_json(), dtype)
-    return tuple((int(rows), float(rate)) for rows, rate in found["compute"]), float(found["layer_s"])
+    found = None if anew else kept.get("compute", "layer_s", "device")
+    found = found or _tried(kept, notice, f"how fast this machine computes in {dtype}", "worker.measure", settings.to_json(), dtype)
+    return tuple((int(rows), float(rate)) for rows, rate in found["compute"]), float(found["layer_s"]), str(found["device"])
 
 
 def kept_disk(folder: Path, settings: Settings) -> Kept:
     reader = settings.reader
-    return Kept("disk", [_disk_of(folder), reader.io, reader.in_flight, reader.piece])
+    return Kept("disk", [importlib.metadata.version("potato-lm"), _disk_of(folder), reader.io, reader.in_flight, reader.piece])
 
 
 def kept_compute(settings: Settings, dtype: str) -> Kept:
     versions = [importlib.metadata.version(name) for name in ("torch", "transformers", "potato-lm")]
     worker = settings.worker
-    return Kept("compute", [versions, processor(), worker.device, worker.threads, worker.kernels, dtype])
+    return Kept("compute", [versions, processor(), accelerators(), worker.device, worker.threads, worker.kernels, dtype])
 
 
 def _tried(kept: Kept, notice: Notice, what: str, module: str, *arguments: str) -> dict[str, Any]:
@@ -59,11 +60,11 @@ def _disk_of(folder: Path) -> list[str]:
     about = Path("/sys/dev/block") / device
     named = [_word(place) for place in (about / "size", about / "device/model", about / "../device/model", about / "device/serial")]
     mounts = [line.split() for line in _word(Path("/proc/self/mountinfo")).splitlines()]
-    return [device, *named, *(" ".join(fields[fields.index("-") + 1 :][:2]) for fields in mounts if fields[2] == device)][:8]
+    return [device, *named, *sorted({" ".join(fields[fields.index("-") + 1 :][:2]) for fields in mounts if fields[2] == device})]
 
 
 def _word(file: Path) -> str:
     try:
-        return file.read_text().strip()
+        return file.read_text(errors="replace").strip()
     except OSError:
         return ""

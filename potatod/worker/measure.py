@@ -1,7 +1,8 @@
 """``python -m potatod.worker.measure SETTINGS DTYPE``: how fast this machine computes with weights, as one line of JSON. Then it ends.
 
-Two Llama-like models of random weights run through the worker's own kernels: one whose layers are too large for any cache, which gives bytes of
-weights a second at several numbers of rows; one whose layers are nearly nothing, which gives what a layer costs whatever its size.
+Llama-like models of random weights run through the worker's own kernels, at a context of a few tokens: one whose layers are too large for any cache,
+which gives bytes of weights a second at several numbers of rows; and two whose layers are nearly nothing, which differ in how many they are and
+so give what a layer costs whatever its size.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ ROWS: Final = (1, 4, 16, 64)
 #: Each is measured so often, or until it has taken so long.
 _TIMES: Final = 7
 _LIMIT_S: Final = 2.0
-_LAYERS: Final = 4
-#: (hidden size, intermediate size): a layer is 256 kB, or 92 MB.
+#: (hidden size, intermediate size): a layer has 0.15 million weights, or 45 million.
 NARROW, WIDE = (128, 256), (2048, 5632)
+#: Layers of the narrow models, and of the wide one: more than caches hold, and less than another daemon may have left.
+_FEW, _MANY, _WIDE_LAYERS = 4, 16, 2
 
 
 def main(argv: list[str]) -> int:
@@ -40,22 +42,23 @@ def main(argv: list[str]) -> int:
 
 @torch.inference_mode()
 def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
-    """``compute``: [rows, bytes a second] each; ``layer_s``: seconds."""
+    """``device``; ``compute``: [rows, bytes a second] each; ``layer_s``: seconds."""
     torch.set_num_threads(settings.worker.threads or os.cpu_count() or 1)
     where = torch.device(device.find(settings.worker.device))
     attention = PackedAttention()
-    narrow = _Timed(_model(*NARROW, dtype, where), settings.worker.kernels, where, attention)
-    layer_s = narrow.seconds(1) / _LAYERS
-    wide = _Timed(_model(*WIDE, dtype, where), settings.worker.kernels, where, attention)
+    few, many = (_Timed(_model(*NARROW, layers, dtype, where), settings.worker.kernels, where, attention).seconds(1) for layers in (_FEW, _MANY))
+    layer_s = max(many - few, 0.0) / (_MANY - _FEW)
+    wide = _Timed(_model(*WIDE, _WIDE_LAYERS, dtype, where), settings.worker.kernels, where, attention)
     return {
+        "device": where.type,
         "layer_s": layer_s,
-        "compute": [[rows, wide.weights_bytes / max(wide.seconds(rows) - _LAYERS * layer_s, 1e-6)] for rows in ROWS],
+        "compute": [[rows, wide.weights_bytes / max(wide.seconds(rows) - few, 1e-6)] for rows in ROWS],
     }
 
 
-def _model(hidden: int, intermediate: int, dtype: torch.dtype, where: torch.device) -> PreTrainedModel:
+def _model(hidden: int, intermediate: int, layers: int, dtype: torch.dtype, where: torch.device) -> PreTrainedModel:
     config = LlamaConfig(
-        vocab_size=64, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=_LAYERS, num_attention_heads=hidden // 64,
+        vocab_size=64, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=hidden // 64,
         num_key_value_heads=max(1, hidden // 256), max_position_embeddings=256,
     )  # fmt: skip
     with no_init_weights():

@@ -35,6 +35,8 @@ class Grouping:
     fixed: bool
 
 
+#: A row needs no other.
+ALONE: Final = Grouping(1, fixed=False)
 #: What is always right.
 BY_FIXED: Final = Grouping(FIXED, fixed=True)
 
@@ -42,12 +44,13 @@ BY_FIXED: Final = Grouping(FIXED, fixed=True)
 class Watch:
     """What is entered around every sweep of ``invariant``: :class:`GroupedRows`, but where it is known to change nothing.
 
-    Which functions a sweep of one token calls, and with which shapes, does not depend on the token or on its position: attention looks after
-    itself, and every expert that is asked computes one row. So what needed no grouping once needs none again, and is not looked at.
+    That is so for a sweep of one token where a row alone is a whole group for every weight, and no function of such a sweep needed anything else:
+    the shapes of the others do not depend on the token or on its position. Attention looks after itself.
     """
 
     def __init__(self, table: Mapping[tuple[int, int], Grouping]) -> None:
         self._table = table
+        self._rows_stand_alone = all(grouping == ALONE for grouping in table.values())
         self._as_they_come: set[tuple[int, int]] = set()
 
     @contextmanager
@@ -58,7 +61,7 @@ class Watch:
             return
         with GroupedRows(self._table) as grouping:
             yield
-        if tokens == 1 and not grouping.grouped:
+        if tokens == 1 and self._rows_stand_alone and not grouping.grouped:
             self._as_they_come.add((tokens, wanted))
 
 

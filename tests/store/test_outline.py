@@ -30,7 +30,7 @@ def unchecked(manifest: Manifest) -> dict[str, object]:
     return page
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_outline_is_the_manifest_that_prepare_writes(tmp_path, family, dtype):
     source = checkpoint(tmp_path / "source", family)
@@ -62,9 +62,9 @@ def test_a_gguf_file_is_outlined_from_its_head(tmp_path):
 def test_weights_that_are_stored_in_fewer_bits_are_outlined_as_prepare_dequantises_them(tmp_path):
     source = checkpoint(tmp_path / "source", "Llama 2")
     page = json.loads((source / "config.json").read_text())
-    page |= {"dtype": "bfloat16", "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    page |= {"dtype": "float16", "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
     (tmp_path / "config.json").write_text(json.dumps(page))
-    assert outline(str(tmp_path / "config.json"))[0].dtype == "bfloat16"
+    assert outline(str(tmp_path / "config.json"))[0].dtype == "float16"
 
 
 @pytest.mark.parametrize(

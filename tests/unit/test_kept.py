@@ -24,12 +24,12 @@ def test_an_answer_belongs_to_all_that_it_depends_on():
     assert Kept("compute", ["8:0", 4]).get() is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "7"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "7", '{"rate": 1}'])
 def test_a_page_that_is_none_of_ours_is_as_if_nobody_had_asked(content: str):
     kept = Kept("disk", "here")
     kept.path.parent.mkdir(parents=True)
     kept.path.write_text(content)
-    assert kept.get() is None
+    assert kept.get("bytes_per_s") is None
 
 
 def test_an_answer_that_cannot_be_written_leaves_nothing_and_stops_nothing(monkeypatch: pytest.MonkeyPatch):

@@ -28,8 +28,8 @@ LADDER = (
     },
     {"potatod.plan", "potatod.forecast", "potatod.pool", "potatod.wire", "potatod.schemes"},
     {
-        "potatod.stage", "potatod.errand", "potatod.verdict", "potatod.outline", "potatod.rates", "potatod.planning", "potatod.plan_page",
-        "potatod.store",
+        "potatod.stage", "potatod.errand", "potatod.room", "potatod.verdict", "potatod.outline", "potatod.rates", "potatod.planning",
+        "potatod.plan_page", "potatod.store",
     },
     {"potatod.reader", "potatod.worker", "potatod.front"},
     {"potatod.supervisor"},

@@ -27,7 +27,7 @@ def model(layers: list[list[int]], bands: list[int]) -> SimpleNamespace:
             at += length
         return Shard(kind, layer, tuple(parts))
 
-    return SimpleNamespace(shards=[*(shard("layer", i, parts) for i, parts in enumerate(layers)), shard("head", 0, bands)])
+    return SimpleNamespace(layers=len(layers), shards=[*(shard("layer", i, parts) for i, parts in enumerate(layers)), shard("head", 0, bands)])
 
 
 _models = st.builds(

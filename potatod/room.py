@@ -1,0 +1,142 @@
+"""How the RAM that is available is shared out: processes, KV, what a sweep computes with, and the pool. Pure but for a tokenizer's size.
+
+    available ─▶ share() ─▶ Room: what is left is the pool's
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from .config import Settings
+from .errors import ConfigError, DoesNotFit
+from .manifest import Manifest
+from .memory import Available
+from .plan import smallest_pool, sweep_parts
+from .sizes import Auto, Percent, human_size
+
+#: Tokens of a prompt per sweep where they share their products.
+CHUNK: Final = 512
+#: KV is allocated in blocks of so many tokens.
+_KV_BLOCK: Final = 128
+#: Of what is available, at most so much goes to KV where the context is not configured.
+KV_SHARE: Final = 0.2
+#: Supervisor, reader and front together without a tokenizer (their proportional sets: 114 MB measured), and a tokenizer for each byte of its file.
+_OTHER_STAGES: Final = 112 << 20
+_PER_TOKENIZER_BYTE: Final = 8
+#: Each output of each of a layer's matrices, as if all of them were there at the same time; in fp32, or in half of that beside a copy.
+_PER_ACTIVATION_BYTES: Final = 4
+_EXPERTS: Final = 8
+#: Keys and values of a layer that are attended to lie there once more, and once for each query head of a group; groups of eight are the largest known.
+_ATTENDED: Final = 9
+#: For each so many bytes of the pool the kernel keeps one: page tables of two processes, and the memfd's own index.
+_PER_KERNEL_BYTE: Final = 160
+
+
+class Needs(Protocol):
+    """What a model takes beside its weights."""
+
+    @property
+    def kv_bytes_per_token(self) -> int: ...
+    @property
+    def state_bytes(self) -> int: ...
+    @property
+    def max_positions(self) -> int: ...
+    @property
+    def worker_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How the available RAM is shared out. All in bytes, but for the context."""
+
+    pool_bytes: int
+    kv_bytes: int
+    #: all processes
+    process_bytes: int
+    #: left alone where the pool is sized by itself
+    reserve_bytes: int
+    #: tokens per sequence
+    context: int
+
+
+def share(settings: Settings, manifest: Manifest, available: Available, needs: Needs, tokenizer: int) -> Room:
+    """``available`` RAM for the pool, the KV and the processes, of which one has a tokenizer of so many bytes.
+
+    Raises :class:`DoesNotFit` with the missing bytes.
+    """
+    context = settings.front.max_context or needs.max_positions
+    if not settings.front.max_context:
+        each = int(available.size_bytes * KV_SHARE) // settings.front.max_sequences - needs.state_bytes
+        affordable = each // max(1, needs.kv_bytes_per_token)
+        context = min(context, max(affordable, 256))
+    if context > needs.max_positions:
+        raise ConfigError(
+            f"[front] max_context is {context} tokens and this model was made for {needs.max_positions}; set it to at most that"
+        )
+    tokens = context + context // 8 + _KV_BLOCK  # how the worker lets KV grow
+    sequences = settings.front.max_sequences
+    kv = sequences * (needs.state_bytes + tokens * needs.kv_bytes_per_token)
+    rows = sequences + (context if settings.worker.kernels == "reference" else min(CHUNK, context * sequences))
+    computing = activation_bytes(manifest, rows) + context * needs.kv_bytes_per_token // manifest.layers * _ATTENDED
+    processes = needs.worker_bytes + _OTHER_STAGES + _PER_TOKENIZER_BYTE * tokenizer + computing + sequences * vocabulary_of(manifest) * 4
+    reserve = _reserve(settings, available)
+    return Room(pool_bytes(settings, manifest, available.size_bytes, kv + processes, reserve), kv, processes, reserve, context)
+
+
+def activation_bytes(manifest: Manifest, tokens: int) -> int:
+    """What the widest layer gives of so many tokens at once: every matrix its wider side, experts as if a token went to _EXPERTS of them.
+
+    The scores of whole attention (``fast``, ``reference``: heads × tokens × context) are not in it.
+    """
+    layers = [[t.shape for part in shard.parts for t in part.tensors if len(t.shape) >= 2] for shard in manifest.shards if shard.kind == "layer"]
+    widest = max(sum(max(shape[-2:]) * (min(shape[0], _EXPERTS) if len(shape) > 2 else 1) for shape in shapes) for shapes in layers)
+    return _PER_ACTIVATION_BYTES * tokens * widest
+
+
+def tokenizer_bytes(folder: Path) -> int:
+    """Of its file: the front holds it in another form."""
+    file = folder / "tokenizer.json"
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _reserve(settings: Settings, available: Available) -> int:
+    wanted = settings.pool.reserve
+    if not isinstance(settings.pool.size, Auto):
+        return 0  # who gives the size has thought of the others
+    if isinstance(wanted, Auto):
+        return available.reserve_bytes
+    return int(available.size_bytes * wanted.percent / 100) if isinstance(wanted, Percent) else wanted
+
+
+def pool_bytes(settings: Settings, manifest: Manifest, available: int, others: int, reserve: int) -> int:
+    """``[pool] size`` in bytes, where ``available`` bytes of RAM are to hold the pool and ``others`` beside it, and ``reserve`` stays free where the
+    size is ours to choose."""
+    size = settings.pool.size
+    lengths = [(stop, part.length) for stop, part in sweep_parts(manifest)]
+    total = sum(length for _, length in lengths)
+    if isinstance(size, Auto):
+        least = min(smallest_pool(lengths), total)
+        chosen = min((available - others - reserve) * _PER_KERNEL_BYTE // (_PER_KERNEL_BYTE + 1), total)
+        if chosen < least:
+            raise _missing(f"the smallest pool for this model, {human_size(least)}", least + reserve, available, others)
+        return chosen
+    wanted = int(available * size.percent / 100) if isinstance(size, Percent) else int(size)
+    taken = min(wanted, total)  # a pool larger than the model is not made
+    if taken + taken // _PER_KERNEL_BYTE + others > available:
+        raise _missing(f"[pool] size of {human_size(taken)}", taken, available, others)
+    return wanted
+
+
+def _missing(what: str, pool: int, available: int, others: int) -> DoesNotFit:
+    return DoesNotFit(
+        f"{what}, and {human_size(others)} for the processes and the KV of [front] max_sequences texts of max_context tokens are "
+        f"{human_size(pool + others - available)} more than the {human_size(available)} of RAM that are available: free some, or lower one of these"
+    )
+
+
+def vocabulary_of(manifest: Manifest) -> int:
+    """Rows of the head."""
+    bands = [t for s in manifest.shards if s.kind == "head" for p in s.parts for t in p.tensors]
+    return max(((t.first_row or 0) + t.shape[0] for t in bands), default=0)
