@@ -47,7 +47,7 @@ def kept_compute(settings: Settings, dtype: str) -> Kept:
 
 
 def _tried(kept: Kept, notice: Notice, what: str, module: str, *arguments: str) -> dict[str, Any]:
-    notice(f"trying out {what}; that takes up to half a minute, and only the first time")
+    notice(f"trying out {what}; that takes up to half a minute and is kept")
     found = errand.run(module, *arguments, limit_s=_LIMIT_S)
     kept.put(found)
     return found
