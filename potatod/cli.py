@@ -21,7 +21,7 @@ from potato_client.paths import SOCKET_VARIABLE
 
 from . import config_page, log, places, sources
 from .config import Key, keys
-from .errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ConfigError, PotatoError, UsageError
+from .errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ConfigError, PotatoError, UsageError, first_line
 from .sizes import parse_size
 
 #: Commands of the offline half, loaded when they run, and the line `potatod --help` shows for each without loading it.
@@ -152,14 +152,14 @@ def config(show: bool, default: bool, as_json: bool, file: Path | None, model: s
     click.echo((config_page.effective_json if as_json else config_page.effective)(gathered), nl=False)
 
 
-def _amount(parse: Callable[[str], int], suffix: str = "") -> Callable[[Any, Any, str | None], int | None]:
-    """A click callback for sizes and rates."""
+def _amount(suffix: str = "") -> Callable[[Any, Any, str | None], int | None]:
+    """A click callback for sizes, and for rates with a ``suffix``."""
 
     def read(_ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
         if text is None:
             return None
         try:
-            amount = parse(text.removesuffix(suffix))
+            amount = parse_size(text.removesuffix(suffix))
         except ValueError as error:
             raise UsageError(f"{parameter.opts[0]} {error}") from None
         if amount <= 0:
@@ -171,8 +171,8 @@ def _amount(parse: Callable[[str], int], suffix: str = "") -> Callable[[Any, Any
 
 @potatod.command(short_help="Say what serving a model would be like.")
 @click.argument("source", metavar="MODEL")
-@click.option("--ram", metavar="SIZE", callback=_amount(parse_size), help="RAM that the daemon may take, where not what is available here.")
-@click.option("--disk", metavar="RATE", callback=_amount(parse_size, "/s"), help='What the disk gives, such as "2GB/s", where not measured.')
+@click.option("--ram", metavar="SIZE", callback=_amount(), help="RAM that the daemon may take, where not what is available here.")
+@click.option("--disk", metavar="RATE", callback=_amount("/s"), help='What the disk gives, such as "2GB/s", where not measured.')
 @click.option("--context", metavar="TOKENS", help="Longest prompt and answer together; as [front] max_context.")
 @click.option("--sequences", metavar="N", help="Answers that share each sweep; as [front] max_sequences.")
 @click.option(
@@ -236,8 +236,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _tell(error.format_message(), EXIT_USAGE)
     except PotatoError as error:
         return _tell(str(error), error.exit_code)
-    except Exception as error:  # the process' top: whatever it is, it is our fault and is told in a sentence
-        return _tell(f"internal error, {type(error).__name__}: {error} (POTATO_DEBUG=1 shows where)", EXIT_INTERNAL)
+    except Exception as error:  # the process's top: whatever it is, it is our fault and is told in a sentence
+        return _tell(f"internal error, {type(error).__name__}: {first_line(error)} (POTATO_DEBUG=1 shows where)", EXIT_INTERNAL)
     return result if isinstance(result, int) else EXIT_OK
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import process
-from .errors import EXIT_INTERNAL, EXIT_OK, InternalError, PotatoError, by_exit_code
+from .errors import EXIT_INTERNAL, EXIT_OK, InternalError, PotatoError, by_exit_code, first_line
 from .stage import die_with_parent
 
 
@@ -71,7 +71,7 @@ def answer(find: Callable[[], dict[str, Any]]) -> int:
     except PotatoError as error:
         said, code = {"error": str(error)}, error.exit_code
     except Exception as error:  # the process's top: whatever it is, say it and end
-        said, code = {"error": f"{type(error).__name__}: {error}"}, EXIT_INTERNAL
+        said, code = {"error": f"{type(error).__name__}: {first_line(error)}"}, EXIT_INTERNAL
         traceback.print_exc()
     sys.stdout.write(json.dumps(said) + "\n")
     return code

@@ -27,8 +27,6 @@ class Rates:
     compute: tuple[tuple[int, float], ...]
     #: seconds that a layer takes whatever its size
     layer_s: float
-    #: where that is: "cpu", or an accelerator, whose uploads are not forecast
-    device: str = "cpu"
 
     def compute_at(self, rows: int) -> float:
         """Bytes of weights a second in a sweep of so many rows. Between two measured numbers of rows the seconds per byte lie on a line, and

@@ -84,7 +84,7 @@ def make(
     plan = plans.make(known.manifest, room.pool_bytes)
     disk_is, disks = _disks(Path(source), settings, disk, notice, anew)
     compute, layer_s, device = rates.compute(settings, known.manifest.dtype, notice, anew=anew)
-    every = [Rates(each, compute, layer_s, device) for each in disks]
+    every = [Rates(each, compute, layer_s) for each in disks]
     numbers = sorted({1, settings.front.max_sequences})
     outlooks = tuple(Outlook(each.disk, tuple(forecast(plan, known.manifest.layers, each, rows) for rows in numbers)) for each in every)
     fixed = dataclasses.replace(settings, front=dataclasses.replace(settings.front, max_context=room.context))
@@ -115,8 +115,8 @@ def _changes(layers: int, plan: Plan, with_more: Callable[[int], Plan], here: Ra
     """``with_more``: the plan with so many more bytes of RAM, at the same context."""
     missing = plan.resident_bytes + plan.streamed_bytes - plan.pool_bytes
     missing += missing // 100  # the kernel's own for a larger pool
-    if missing > 0:
-        yield Advice(f"{human_size(missing)} more RAM, so that nothing streams", forecast(with_more(missing), layers, here).token_s)
+    if missing > 0 and (whole := with_more(missing)).streamed_bytes == 0:  # not so where the pool's size is configured
+        yield Advice(f"{human_size(missing)} more RAM, so that nothing streams", forecast(whole, layers, here).token_s)
     if missing > _STEP_BYTES:
         yield Advice(f"{human_size(_STEP_BYTES)} more RAM", forecast(with_more(_STEP_BYTES), layers, here).token_s)
     faster = Rates(2 * here.disk, here.compute, here.layer_s)

@@ -28,7 +28,7 @@ def disk(folder: Path, settings: Settings, notice: Notice, *, anew: bool = False
 
 
 def compute(settings: Settings, dtype: str, notice: Notice, *, anew: bool = False) -> tuple[tuple[tuple[int, float], ...], float, str]:
-    """What :class:`forecast.Rates` has beside the disk, for weights in ``dtype``."""
+    """:attr:`forecast.Rates.compute` and ``layer_s`` for weights in ``dtype``, and the kind of device that they are of ("cpu")."""
     kept = kept_compute(settings, dtype)
     found = None if anew else kept.get("compute", "layer_s", "device")
     found = found or _tried(kept, notice, f"how fast this machine computes in {dtype}", "worker.measure", settings.to_json(), dtype)

@@ -32,7 +32,7 @@ import zmq
 
 from . import log, wire
 from .config import Settings
-from .errors import EXIT_INTERNAL, EXIT_OK, PotatoError
+from .errors import EXIT_INTERNAL, EXIT_OK, PotatoError, first_line
 from .messages import Counted, Failed, Ready, Stop
 from .plan import Placed, Plan
 
@@ -137,7 +137,7 @@ def run(name: str, work: Callable[[Stage], None], argv: list[str] | None = None)
     except PotatoError as error:
         code, why = error.exit_code, str(error)
     except Exception as error:  # the stage's top: whatever it is, say it and end
-        code, why = EXIT_INTERNAL, f"{type(error).__name__}: {error}"
+        code, why = EXIT_INTERNAL, f"{type(error).__name__}: {first_line(error)}"
         stage.logger.error(traceback.format_exc())
     if code != EXIT_OK:
         stage.control.send(Failed(name, os.getpid(), code, why[:2000]))

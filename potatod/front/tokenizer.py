@@ -15,7 +15,7 @@ from typing import Any, Final
 import tokenizers
 from tokenizers import AddedToken
 
-from potatod.errors import ModelDataError, NoSuchModel
+from potatod.errors import ModelDataError, NoSuchModel, first_line
 from potatod.json_file import read_json_if_there, read_text
 
 _NAMED: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -45,7 +45,7 @@ class Tokenizer:
         try:
             inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing more precise
-            raise ModelDataError(f"{path} is no tokenizer ({str(error)[:300]}); prepare the model again") from None
+            raise ModelDataError(f"{path} is no tokenizer ({first_line(error)[:300]}); prepare the model again") from None
         inner.no_truncation()
         inner.no_padding()
         config = tokenizer_config(folder)
