@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ BIN = Path(sys.executable).parent
 OUT = ROOT / "bench-out"
 #: The prompt has a few tokens, the answer so many: the middle ones are measured.
 TOKENS = 24
+#: Tokens of a long prompt.
+PROMPT = 512
 #: Those that are compared are started so often (which pages a process gets is luck), and take so many turns each time.
 STARTS, TURNS = 4, 2
 
@@ -117,6 +120,70 @@ def _transformers_s(model: Any) -> list[float]:
     return times[5:]
 
 
+def rows(model: Path) -> dict[str, Any]:
+    """Everything resident: s/sweep with 16 and 64 sequences at once, and seconds for a prompt of 512 tokens, beside transformers with as many rows."""
+    import transformers
+
+    from potatod.store import skeleton
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    plain = transformers.AutoModelForCausalLM.from_config(
+        skeleton.load_config(model), dtype=torch.bfloat16, attn_implementation="sdpa"
+    ).eval()
+    result: dict[str, Any] = {}
+    flags = ("--pool-size", "3300MB", "--front-max-context", "640", "--front-max-sequences", "64")
+    with daemon(model, *flags, "--worker-kernels", "invariant") as (invariant, *_), daemon(model, *flags, "--worker-kernels", "fast") as (fast, *_):
+        ours = {"invariant": invariant, "fast": fast}
+        for client in ours.values():
+            answer(client, 6)
+        for count in (16, 64):
+            theirs = _transformers_rows_s(plain, count)
+            for name, client in ours.items():
+                seconds = _together_s(client, count)
+                result |= {f"{name}_{count}_rows_s": round(seconds, 3), f"{name}_{count}_rows_ratio": round(seconds / theirs, 3)}
+            result[f"transformers_{count}_rows_s"] = round(theirs, 3)
+        theirs = min(_prompt_s(plain) for _ in range(2))
+        for name, client in ours.items():
+            seconds = min(_first_piece_s(client, word) for word in ("a", "b"))
+            result |= {f"{name}_prompt_s": round(seconds, 2), f"{name}_prompt_ratio": round(seconds / theirs, 3)}
+        result["transformers_prompt_s"] = round(theirs, 2)
+    return result
+
+
+@torch.inference_mode()
+def _transformers_rows_s(model: Any, count: int) -> float:
+    cache, times = None, []
+    ids = torch.arange(3, 3 + 8 * count).view(count, 8)
+    for _ in range(6):
+        began = time.monotonic()
+        out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, ids = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+        times.append(time.monotonic() - began)
+    return statistics.median(times[2:])
+
+
+@torch.inference_mode()
+def _prompt_s(model: Any) -> float:
+    began = time.monotonic()
+    model(torch.arange(3, 3 + PROMPT).view(1, PROMPT), use_cache=True, logits_to_keep=1)
+    return time.monotonic() - began
+
+
+def _together_s(client: Client, count: int) -> float:
+    """The median sweep while so many answers are under way."""
+    with ThreadPoolExecutor(count) as threads:
+        answers = [threads.submit(answer, client, 12, f"number {n}") for n in range(count)]
+        arrivals = [each.result() for each in answers]
+    begun, ended = max(times[0] for times in arrivals), min(times[-1] for times in arrivals)
+    return statistics.median(b - a for times in arrivals for a, b in itertools.pairwise(times) if a >= begun and b <= ended)
+
+
+def _first_piece_s(client: Client, word: str) -> float:
+    """Until the first token after a prompt of PROMPT tokens, which are bytes."""
+    began = time.monotonic()
+    return answer(client, 1, word * PROMPT)[0] - began
+
+
 def reading(model: Path, ram: str = "2.5GB", read: str = "500MB") -> dict[str, Any]:
     """Streaming inside limits, the pool as large as the daemon makes it: bytes a second during decode as a share of the limit, s/token, memory
     beside the pool."""
@@ -162,24 +229,25 @@ def first_token(model: Path) -> dict[str, Any]:
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), default=ROOT / ".cache" / "random-3gb", show_default=True)
 @click.option("--small", type=click.Path(path_type=Path), default=ROOT / ".cache" / "smollm2-135m", show_default=True)
-@click.option("--only", multiple=True, type=click.Choice(["machinery", "reading", "first_token"]))
+@click.option("--only", multiple=True, type=click.Choice(["machinery", "rows", "reading", "first_token"]))
 def main(model: Path, small: Path, only: tuple[str, ...]) -> None:
     """Measure and print."""
-    rows: dict[str, Callable[[], dict[str, Any]]] = {
+    tables: dict[str, Callable[[], dict[str, Any]]] = {
         "machinery": lambda: machinery(random_model.make(random_model.large(), model)),
+        "rows": lambda: rows(random_model.make(random_model.large(), model)),
         "reading": lambda: reading(random_model.make(random_model.large(), model)),
         "first_token": lambda: first_token(small),
     }
     results: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
     click.echo(f"{results['processor']}, {results['cores']} cores, torch {results['torch']}")
-    for name in only or rows:
+    for name in only or tables:
         if name == "reading" and os.geteuid() != 0:
             click.echo(f"{name:12} left out: limits need root")
             continue
         if name == "first_token" and not small.exists():
             click.echo(f"{name:12} left out: `make demo` makes {small.name}")
             continue
-        results[name] = rows[name]()
+        results[name] = tables[name]()
         click.echo(f"{name:12} " + ", ".join(f"{k} {human_size(v) if k.endswith('bytes') else v}" for k, v in results[name].items()))
     OUT.mkdir(exist_ok=True)
     (OUT / "pipeline.json").write_text(json.dumps(results, indent=1))

@@ -37,10 +37,8 @@ class Findings:
     device: str
     #: how a sweep becomes forward passes; see worker/passes.py
     batching: str
-    #: how linear layers group rows, by their weight's shape: (out, in, rows, fixed) each; see worker/rows.py
-    groupings: list[tuple[int, int, int, bool]]
-    #: rows of queries that invariant attention computes together; see worker/attention.py
-    tile: int
+    #: how rows are multiplied with weights here; see worker/arithmetic.py
+    arithmetic: dict[str, Any]
     kv_bytes_per_token: int
     #: kept of a sequence whatever its length: recurrent states
     state_bytes: int

@@ -24,23 +24,23 @@ from potatod.messages import Drop, Step, Stop, Sweep
 from potatod.reader.reader import Reader
 from potatod.stage import Boot, Stage
 from potatod.verdict import vocabulary_of
+from potatod.worker import arithmetic
+from potatod.worker.arithmetic import Arithmetic
 from potatod.worker.probe import weight_shapes
-from potatod.worker.rows import find_groupings
 from potatod.worker.worker import Stopped, Worker
 
-_groupings: dict[object, object] = {}
+_found: dict[object, Arithmetic] = {}
 
 
-def groupings_for(manifest: manifests.Manifest) -> list[list[object]]:
-    """The probe's table, remembered: families share shapes."""
+def arithmetic_for(manifest: manifests.Manifest, kernels: str, batching: str, tile: int) -> Arithmetic:
+    """As the probe finds it, remembered: families share shapes."""
     dtype = getattr(torch, manifest.dtype)
-    table = []
-    for shape in weight_shapes(manifest):
-        if (shape, dtype) not in _groupings:
-            _groupings[shape, dtype] = find_groupings([shape], dtype, torch.device("cpu"))[shape]
-        found = _groupings[shape, dtype]
-        table.append([*shape, found.rows, found.fixed])
-    return table
+    shapes = weight_shapes(manifest) if (kernels, batching) == ("invariant", "packed") else []
+    for shape in [None, *shapes]:
+        if (kernels, shape, dtype) not in _found:
+            _found[kernels, shape, dtype] = arithmetic.find(kernels, [shape] if shape else [], dtype, torch.device("cpu"))
+    groupings = {shape: grouping for each in shapes for shape, grouping in _found[kernels, each, dtype].groupings.items()}
+    return dataclasses.replace(_found[kernels, None, dtype], groupings=groupings, tile=tile)
 
 
 class Engine:
@@ -59,8 +59,7 @@ class Engine:
         directory = Path(self._directory.name)
         verdict = {
             "batching": batching,
-            "tile": tile,
-            "groupings": groupings_for(manifest) if (kernels, batching) == ("invariant", "packed") else [],
+            "arithmetic": arithmetic_for(manifest, kernels, batching, tile).to_json(),
             "vocabulary": vocabulary_of(manifest),
             "device": device,
         }

@@ -19,13 +19,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from . import cpu
 from .kv import BLOCK, AsTransformers, Batch, PackedKV, Piece
 from .rows import unwatched
 
@@ -180,16 +180,4 @@ def find_tile(dtype: torch.dtype, device: torch.device) -> int:
     Measured: where bf16 is not native to a cpu a product of eight rows takes seven times as long as one of a single row, in fp32 three times.
     Decided by what the processor can do and not by a clock, because the tile is part of the arithmetic: the same machine finds the same one.
     """
-    native = dtype == torch.float32 or device.type != "cpu" or not _NATIVE[dtype].isdisjoint(_cpu_flags())
-    return max(TILES) if native else min(TILES)
-
-
-#: What a cpu says of itself that multiplies matrices in this dtype.
-_NATIVE: Final = {torch.bfloat16: {"avx512_bf16", "amx_bf16", "bf16"}, torch.float16: {"avx512_fp16", "amx_fp16", "asimdhp"}}
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        return set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
-    except OSError:
-        return set()
+    return max(TILES) if device.type != "cpu" or cpu.multiplies(dtype) else min(TILES)

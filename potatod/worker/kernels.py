@@ -1,10 +1,10 @@
 """The three names of exactness, ``[worker] kernels``, and what each means for a sweep.
 
-| name      | attention | KV                | rows of linear layers | promise                                                          |
-|-----------|-----------|-------------------|-----------------------|------------------------------------------------------------------|
-| reference | whole     | as in transformers| as they come          | bit-identical to transformers for one sequence, unchunked        |
-| invariant | tiled     | grown             | in groups             | a row's bits do not depend on what else is in the sweep          |
-| fast      | whole     | grown             | as they come          | none beyond rounding: texts may part at near-ties                |
+| name      | attention | KV                | linear layers            | promise                                                   |
+|-----------|-----------|-------------------|--------------------------|-----------------------------------------------------------|
+| reference | whole     | as in transformers| torch's, as rows come    | bit-identical to transformers for one sequence, unchunked |
+| invariant | tiled     | grown             | ours, or torch's in groups | a row's bits do not depend on what else is in the sweep |
+| fast      | whole     | grown             | ours, or torch's         | none beyond rounding: texts may part at near-ties         |
 
 So it is where a sweep is packed. Families that cannot be packed (passes.py) bring attention and KV of their own; under ``invariant`` they are
 computed token by token, and a row alone needs no group.
@@ -13,20 +13,23 @@ computed token by token, and a row alone needs no group.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import torch
-from transformers import PreTrainedConfig
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import attention
+from .arithmetic import Arithmetic
 from .attention import PackedAttention
 from .kv import AsTransformers, Grown
 from .passes import CUTS, Abreast, Batching, Pack, Packed
-from .rows import Grouping, Watch
+from .rows import Watch
 
 #: The batchings that can keep each name's promise, best first.
 BATCHINGS: Final = {
@@ -36,29 +39,48 @@ BATCHINGS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    batching: Batching
-    #: entered around every sweep's passes
-    around: Callable[[Pack], AbstractContextManager[Any]]
-
-
-def choose(
-    name: str, batching: str, config: PreTrainedConfig, device: torch.device, packed: PackedAttention,
-    groupings: Mapping[tuple[int, int], Grouping], tile: int,
-) -> Kernels:  # fmt: skip
-    """The kernels of that name; ``batching``, ``groupings`` (for linear layers) and ``tile`` (of attention) are what the probe found."""
-    if batching != "packed":
-        return Kernels(Abreast(device, config, CUTS[batching]), _as_they_come)
-    if name == "reference":
-        return Kernels(Packed(device, packed, attention.attend_whole, lambda: AsTransformers(config)), _as_they_come)
-    if name == "fast":
-        return Kernels(Packed(device, packed, attention.attend_whole, Grown), _as_they_come)
-    watch = Watch(groupings)
-    return Kernels(
-        Packed(device, packed, partial(attention.attend_tiled, tile), Grown), lambda pack: watch.around(len(pack.tokens), len(pack.wanted))
-    )
+#: torch.nn.functional.linear, or what gives the same otherwise.
+Linear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 def _as_they_come(_pack: Pack) -> AbstractContextManager[Any]:
     return contextlib.nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    batching: Batching
+    linear: Linear
+    #: entered around every sweep's passes
+    around: Callable[[Pack], AbstractContextManager[Any]] = _as_they_come
+
+    def prepare(self, model: PreTrainedModel) -> None:
+        """Once, before the first pass."""
+        self.batching.prepare(model)
+        if self.linear is not functional.linear:
+            for module in model.modules():
+                if type(module).forward is nn.Linear.forward:
+                    module.forward = partial(_forward_of, module, self.linear)
+
+
+def _forward_of(module: nn.Linear, linear: Linear, x: torch.Tensor) -> torch.Tensor:
+    return linear(x, module.weight, module.bias)
+
+
+def choose(
+    name: str, batching: str, config: PreTrainedConfig, device: torch.device, packed: PackedAttention, arithmetic: Arithmetic
+) -> Kernels:
+    """The kernels of that name; ``batching`` and ``arithmetic`` are what the probe found."""
+    product = arithmetic.product
+    linear: Linear = product.linear if product and name != "reference" else functional.linear
+    if batching != "packed":
+        return Kernels(Abreast(device, config, CUTS[batching]), linear)
+    if name == "reference":
+        return Kernels(Packed(device, packed, attention.attend_whole, lambda: AsTransformers(config)), linear)
+    if name == "fast":
+        return Kernels(Packed(device, packed, attention.attend_whole, Grown), linear)
+    watch = Watch(arithmetic.groupings, product.attempt if product else None)
+    return Kernels(
+        Packed(device, packed, partial(attention.attend_tiled, arithmetic.tile), Grown), linear,
+        lambda pack: watch.around(len(pack.tokens), len(pack.wanted)),
+    )  # fmt: skip

@@ -20,9 +20,8 @@ from transformers.initialization import no_init_weights
 from potatod import errand
 from potatod.config import Settings
 
-from . import device, kernels
-from .attention import PackedAttention, find_tile
-from .rows import find_groupings
+from . import arithmetic, device, kernels
+from .attention import PackedAttention
 from .selfcheck import Runner
 
 #: Sequences in a sweep, one token each.
@@ -75,9 +74,9 @@ class _Timed:
         weights = [p for p in model.parameters() if p.dim() == 2]
         self.weights_bytes = sum(p.numel() * p.itemsize for p in model.model.layers.parameters())
         dtype = weights[0].dtype
-        groupings = find_groupings(sorted({tuple(p.shape) for p in weights}), dtype, where) if name == "invariant" else {}
+        found = arithmetic.find(name, sorted({tuple(p.shape) for p in weights}), dtype, where)
         self._where = where
-        self._runner = Runner(model, kernels.choose(name, "packed", model.config, where, attention, groupings, find_tile(dtype, where)))
+        self._runner = Runner(model, kernels.choose(name, "packed", model.config, where, attention, found))
 
     def seconds(self, rows: int) -> float:
         """Of a sweep with so many rows, the median."""

@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 import xxhash
 from torch import nn
-from torch.nn import functional
 
 from potatod.errors import InternalError, ModelDataError
 from potatod.manifest import Manifest, Part
 from potatod.store import skeleton as skeletons
 from potatod.store.skeleton import Skeleton
 
+from .kernels import Kernels
 from .lockstep import Lockstep
-from .passes import Batching, Pack
+from .passes import Pack
 from .places import places_of
 from .rows import unwatched
 from .weights import Bound, Lender, groups_of, read_part
@@ -34,12 +34,12 @@ class Model:
 
     def __init__(
         self, skeleton: Skeleton, manifest: Manifest, folder: Path, lender: Lender, device: torch.device,
-        batching: Batching, layer_done: Callable[[int], None],
+        kernels: Kernels, layer_done: Callable[[int], None],
     ) -> None:  # fmt: skip
         self._skeleton = skeleton
         self._model = skeleton.model
         self._lender = lender
-        self._batching = batching
+        self._kernels = kernels
         self._layer_done = layer_done
         self._groups = groups_of(manifest)
         self._bands = sum(group.layer is None for group in self._groups)
@@ -53,7 +53,7 @@ class Model:
                 if owner is not embedding and buffer is not None and not buffer.is_meta:
                     owner._buffers[name] = buffer.to(device)
         self._places = [places_of(layer) for layer in skeleton.layers]
-        batching.prepare(self._model)
+        kernels.prepare(self._model)
         conform(skeleton, manifest, folder)
         bind_outside(self._model, skeleton, manifest, folder, device)
         for layer in skeleton.layers:
@@ -64,7 +64,7 @@ class Model:
     def forward(self, pack: Pack) -> torch.Tensor:
         """Logits ``(len(pack.wanted), vocabulary)`` in the model's dtype."""
         self._under_way = self._sweep()
-        logits = self._lockstep.run(self._batching.passes(self._model, pack))
+        logits = self._lockstep.run(self._kernels.batching.passes(self._model, pack))
         if next(self._under_way, None) is not None:
             raise InternalError("transformers' forward pass left out a layer: its result is not this model's")
         return logits[0] if len(logits) == 1 else torch.cat(logits)
@@ -102,7 +102,7 @@ class Model:
             for _name, weight, first in self._lent:
                 first = first or 0
                 band_bias = None if bias is None else bias[first : first + weight.shape[0]]
-                bands.append(functional.linear(hidden, weight.requires_grad_(), band_bias))
+                bands.append(self._kernels.linear(hidden, weight.requires_grad_(), band_bias))
         return bands[0] if len(bands) == 1 else torch.cat(bands, dim=-1)
 
 

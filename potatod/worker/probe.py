@@ -23,12 +23,12 @@ from potatod.config import Settings
 from potatod.manifest import Manifest
 from potatod.store import skeleton as skeletons
 
-from . import device, selfcheck
-from .attention import TILES, PackedAttention, find_tile
+from . import arithmetic, device, selfcheck
+from .arithmetic import PLAIN
+from .attention import PackedAttention, find_tile
 from .kernels import choose
 from .kv import BLOCK, Piece
 from .passes import Batching, Pack
-from .rows import find_groupings
 
 
 def main(argv: list[str]) -> int:
@@ -49,18 +49,14 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     del built
     kernels = settings.worker.kernels
     attention = PackedAttention()
-    tile = find_tile(dtype, torch.device(name))
-    batching, checked = selfcheck.check(config, kernels, attention, tile)
-    groupings = {}
-    if kernels == "invariant" and batching == "packed":
-        groupings = find_groupings(weight_shapes(manifest), dtype, torch.device(name))
-    selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, groupings, tile, torch.device(name))
+    batching, checked = selfcheck.check(config, kernels, attention, find_tile(dtype, torch.device(name)))
+    found = arithmetic.find(kernels, weight_shapes(manifest) if batching == "packed" else [], dtype, torch.device(name))
+    selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, found, torch.device(name))
     state_bytes, token_bytes = kept_bytes(config, dtype, kernels, batching, attention)
     return {
         "device": device.describe(name),
         "batching": batching,
-        "groupings": [[*shape, grouping.rows, grouping.fixed] for shape, grouping in groupings.items()],
-        "tile": tile,
+        "arithmetic": found.to_json(),
         "kv_bytes_per_token": token_bytes,
         "state_bytes": state_bytes,
         "max_positions": max_positions(config),
@@ -87,8 +83,8 @@ def kept_bytes(config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batch
     plain = copy.deepcopy(config)
     plain.pad_token_id = None  # or some families look for it among the tokens
     model = skeletons.build(plain, dtype).model.to("meta")
-    chosen = choose(kernels, batching, model.config, torch.device("meta"), attention, {}, max(TILES))
-    chosen.batching.prepare(model)
+    chosen = choose(kernels, batching, model.config, torch.device("meta"), attention, PLAIN)
+    chosen.prepare(model)
     with torch.inference_mode(), _without_experts(model):
         few, many = (_kept_after(tokens, model, chosen.batching) for tokens in (BLOCK, 2 * BLOCK))
     per_token = max(0, many - few) // BLOCK

@@ -41,6 +41,10 @@ ALONE: Final = Grouping(1, fixed=False)
 BY_FIXED: Final = Grouping(FIXED, fixed=True)
 
 
+#: Gives a linear layer's result, whose rows are independent already, or None where it cannot.
+Independent = Callable[..., torch.Tensor | None]
+
+
 class Watch:
     """What is entered around every sweep of ``invariant``: :class:`GroupedRows`, but where it is known to change nothing.
 
@@ -48,8 +52,9 @@ class Watch:
     the shapes of the others do not depend on the token or on its position. Attention looks after itself.
     """
 
-    def __init__(self, table: Mapping[tuple[int, int], Grouping]) -> None:
+    def __init__(self, table: Mapping[tuple[int, int], Grouping], product: Independent | None = None) -> None:
         self._table = table
+        self._product = product
         self._rows_stand_alone = all(grouping == ALONE for grouping in table.values())
         self._as_they_come: set[tuple[int, int]] = set()
 
@@ -59,7 +64,7 @@ class Watch:
         if (tokens, wanted) in self._as_they_come:
             yield
             return
-        with GroupedRows(self._table) as grouping:
+        with GroupedRows(self._table, self._product) as grouping:
             yield
         if tokens == 1 and self._rows_stand_alone and not grouping.grouped:
             self._as_they_come.add((tokens, wanted))
@@ -68,19 +73,24 @@ class Watch:
 class GroupedRows(TorchFunctionMode):
     """While entered, every product of rows with a weight matrix is computed in groups.
 
-    ``table`` has the grouping for linear layers by their weight's (out, in) shape; everything else is computed FIXED rows at a time.
+    ``table`` has the grouping for linear layers by their weight's (out, in) shape; everything else is computed FIXED rows at a time. What
+    ``product(input, weight, bias)`` gives of linear layers is taken as it is.
     Looking at a function costs several microseconds, and a sweep calls thousands: what is independent already runs :func:`unwatched`.
     """
 
-    def __init__(self, table: Mapping[tuple[int, int], Grouping]) -> None:
+    def __init__(self, table: Mapping[tuple[int, int], Grouping], product: Independent | None = None) -> None:
         super().__init__()
         self._table = table
+        self._product = product
         #: whether anything has been computed otherwise than it was called
         self.grouped = False
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is functional.linear and self._product is not None and (out := self._product(*args, **kwargs or {})) is not None:
+            self.grouped = True
+            return out
         handler = _HANDLERS.get(func)
         if handler is not None and (out := handler(self._table, func, args, kwargs or {})) is not None:
             self.grouped = True

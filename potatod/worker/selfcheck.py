@@ -7,6 +7,7 @@ packed and chunked. The same is asked of the model's first layer as it is, real 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -19,13 +20,14 @@ from potatod.errors import UnsupportedModel
 from potatod.manifest import Manifest
 from potatod.store import skeleton as skeletons
 
+from . import arithmetic as arithmetics
 from . import kernels
+from .arithmetic import PLAIN, Arithmetic
 from .attention import TILES, PackedAttention
 from .kv import Piece, SequenceKV
 from .lockstep import Lockstep
 from .passes import Pack
 from .places import places_of
-from .rows import Grouping, find_groupings
 from .shrink import VOCABULARY, first_layer_of, shrink
 from .weights import read_part
 
@@ -52,8 +54,10 @@ def check(config: PreTrainedConfig, name: str, attention: PackedAttention, tile:
     for batching in kernels.BATCHINGS[name]:
         try:
             if (name, batching) == ("invariant", "packed"):  # whether it runs at all is seen before minutes go into how rows are grouped
-                _compare(family, "fast", batching, _small(config), prompt, attention, tile, tolerance=1e-4)
-            _compare(family, name, batching, _small(config), prompt, attention, tile, tolerance=1e-4)
+                _compare(family, "fast", batching, _small(config), prompt, attention, PLAIN, tolerance=1e-4)
+            small = _small(config)
+            found = arithmetics.find(name, _shapes(small) if batching == "packed" else [], torch.float32, _CPU)
+            _compare(family, name, batching, small, prompt, attention, dataclasses.replace(found, tile=tile), tolerance=1e-4)
             return batching, _SHOWN[name]
         except UnsupportedModel as error:
             differences.append(error)
@@ -70,9 +74,14 @@ def _small(config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
+def _shapes(model: PreTrainedModel) -> list[tuple[int, int]]:
+    """Of its weights, (out, in)."""
+    return sorted({(p.shape[-2], p.shape[-1]) for p in model.parameters() if p.dim() >= 2})
+
+
 def check_layer(
     config: PreTrainedConfig, manifest: Manifest, folder: Path, name: str, batching: str, attention: PackedAttention,
-    groupings: dict[tuple[int, int], Grouping], tile: int = max(TILES), device: torch.device = _CPU,
+    arithmetic: Arithmetic, device: torch.device = _CPU,
 ) -> None:  # fmt: skip
     """The first layer with its real weights, in the model's dtype, on ``device``: our passes and transformers' module give the same.
 
@@ -95,7 +104,7 @@ def check_layer(
     prompt = torch.randint(3, VOCABULARY, (PROMPT_TOKENS,), generator=generator).tolist()
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
     try:
-        _compare(config.model_type, name, batching, skeleton.model, prompt, attention, tile, tolerance=tolerance, groupings=groupings)
+        _compare(config.model_type, name, batching, skeleton.model, prompt, attention, arithmetic, tolerance=tolerance)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{error}; seen in its first layer with its real weights") from None
     except Exception as error:  # as in check()
@@ -110,19 +119,15 @@ def _does_not_run(family: str, error: Exception) -> UnsupportedModel:
 
 @torch.inference_mode()
 def _compare(
-    family: str, name: str, batching: str, model: PreTrainedModel, prompt: list[int], attention: PackedAttention, tile: int, *,
-    tolerance: float,
-    groupings: dict[tuple[int, int], Grouping] | None = None,
+    family: str, name: str, batching: str, model: PreTrainedModel, prompt: list[int], attention: PackedAttention,
+    arithmetic: Arithmetic, *, tolerance: float,
 ) -> None:  # fmt: skip
     """Plain transformers beside our passes, alone and in chunks; differences up to ``tolerance`` × the largest logit are rounding."""
     device = next(model.parameters()).device
     expected = model(torch.tensor([prompt], device=device), use_cache=_counts_tokens(model.config)).logits[0]
-    if groupings is None and name == "invariant" and batching == "packed":
-        shapes = sorted({(p.shape[-2], p.shape[-1]) for p in model.parameters() if p.dim() >= 2})
-        groupings = find_groupings(shapes, expected.dtype, device)
     for place in places_of(model).values():  # from here on the weights are bound as the worker binds what it is lent
         place.bind_again()
-    runner = Runner(model, kernels.choose(name, batching, model.config, device, attention, groupings or {}, tile))
+    runner = Runner(model, kernels.choose(name, batching, model.config, device, attention, arithmetic))
     alone = runner.run([(runner.new_kv(), prompt)], len(prompt))[0]
     chunked = runner.chunked(prompt)
     if name == "reference" and not torch.equal(alone, expected):
@@ -156,7 +161,7 @@ class Runner:
         self._kernels = chosen
         self._lockstep = Lockstep(lambda: None)
         self.new_kv = chosen.batching.new_kv
-        chosen.batching.prepare(model)
+        chosen.prepare(model)
         for layer in skeletons.find_layers(model, model.config)[1]:
             layer.register_forward_pre_hook(lambda *_: self._lockstep.arrive())
 

@@ -20,11 +20,11 @@ from potatod.stage import Stage
 from potatod.store import skeleton as skeletons
 
 from . import kernels, lenders
+from .arithmetic import Arithmetic
 from .attention import PackedAttention
 from .kv import Piece, SequenceKV
 from .model import Model
 from .passes import Pack
-from .rows import Grouping
 from .weights import Arrivals, groups_of
 
 #: Nothing waits longer than this without looking whether it should stop.
@@ -63,26 +63,27 @@ class Worker:
         self._bytes_poller = _poller(reader.socket, stage.control.socket)
         self._sweeps_poller = _poller(self._front.socket, stage.control.socket)
         skeleton = skeletons.build(config, getattr(torch, manifest.dtype))
-        groupings = {(out, width): Grouping(rows, fixed) for out, width, rows, fixed in boot.verdict["groupings"]}
         placement = lenders.place(
             boot.verdict["device"].split(" ")[0], boot.settings, Pool(stage.fds["pool"]), self._arrivals, boot.plan,
             groups_of(manifest), stage.log,
         )  # fmt: skip
+        arithmetic = Arithmetic.from_json(boot.verdict["arithmetic"])
         self._before_waiting = placement.before_waiting
         self._kernels = kernels.choose(
-            boot.settings.worker.kernels, boot.verdict["batching"], skeleton.model.config, placement.torch_device, PackedAttention(), groupings,
-            boot.verdict["tile"],
+            boot.settings.worker.kernels, boot.verdict["batching"], skeleton.model.config, placement.torch_device, PackedAttention(),
+            arithmetic,
         )  # fmt: skip
         self._model = Model(
-            skeleton, manifest, folder, placement.lender, placement.torch_device, self._kernels.batching, self._layer_done
+            skeleton, manifest, folder, placement.lender, placement.torch_device, self._kernels, self._layer_done
         )
         self._logits = _logits_region(stage.fds["logits"], boot.verdict["vocabulary"])
         self._sequences: dict[int, SequenceKV] = {}
         self._sweep_number = 0
         self._sweeps = 0
         self._said = 0.0
-        stage.ready(f"{config.architectures[0] if config.architectures else config.model_type} built in "
-                    f"{time.monotonic() - began:.1f} s, {torch.get_num_threads()} threads")  # fmt: skip
+        name = config.architectures[0] if config.architectures else config.model_type
+        products = "compiled here" if arithmetic.product else "torch's"
+        stage.ready(f"{name} built in {time.monotonic() - began:.1f} s, {torch.get_num_threads()} threads, products {products}")
 
     def run(self) -> None:
         while not self._stage.stopping:

@@ -12,6 +12,7 @@ from potatod import manifest as manifests
 from potatod.errors import UnsupportedModel
 from potatod.store import skeleton as skeletons
 from potatod.worker import selfcheck
+from potatod.worker.arithmetic import PLAIN
 from potatod.worker.attention import PackedAttention
 from potatod.worker.weights import read_part
 
@@ -53,7 +54,7 @@ def prepared(request, tmp_path_factory):
 def test_the_first_layer_with_its_real_weights_gives_what_transformers_gives(attention, prepared, kernels):
     family, config, manifest, folder = prepared
     batching = family.invariant_batching if kernels == "invariant" else family.batching
-    selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, {})
+    selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, PLAIN)
 
 
 def test_a_part_larger_than_one_call_reads_is_read(prepared, monkeypatch):
@@ -73,4 +74,4 @@ def test_a_first_layer_that_computes_something_else_is_refused(attention, tmp_pa
     right = module.attend_whole
     monkeypatch.setattr(module, "attend_whole", lambda *arguments: right(*arguments) * 1.5)
     with pytest.raises(UnsupportedModel, match="seen in its first layer with its real weights"):
-        selfcheck.check_layer(skeletons.load_config(folder), manifests.load(folder), folder, "fast", "packed", attention, {})
+        selfcheck.check_layer(skeletons.load_config(folder), manifests.load(folder), folder, "fast", "packed", attention, PLAIN)

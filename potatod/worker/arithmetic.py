@@ -1,0 +1,70 @@
+"""How this machine multiplies rows with weights: what the probe finds once, and every worker of this model then does.
+
+It is decided by what the processor can do, not by a clock: it is a part of a text's arithmetic, and the same machine must find the same again.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+
+from . import cpu, native
+from .attention import TILES, find_tile
+from .native import Product
+from .rows import Grouping, find_groupings
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    #: how torch's products group rows in ``invariant``, by the weight's (out, in)
+    groupings: Mapping[Shape, Grouping] = field(default_factory=dict)
+    #: rows of queries that tiled attention computes together
+    tile: int = max(TILES)
+    #: what linear layers use instead of torch's product; None where torch's is the faster
+    product: Product | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "groupings": [[*shape, grouping.rows, grouping.fixed] for shape, grouping in self.groupings.items()],
+            "tile": self.tile,
+            "code": base64.b64encode(self.product.code).decode() if self.product else "",
+            "dtype": str(self.product.dtype).removeprefix("torch.") if self.product else "",
+        }
+
+    @classmethod
+    def from_json(cls, page: Mapping[str, Any]) -> Arithmetic:
+        groupings = {(out, width): Grouping(rows, fixed) for out, width, rows, fixed in page["groupings"]}
+        product = Product(base64.b64decode(page["code"]), getattr(torch, page["dtype"])) if page["code"] else None
+        return cls(groupings, page["tile"], product)
+
+
+#: torch's own, however the rows come.
+PLAIN: Final = Arithmetic()
+
+
+def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.device) -> Arithmetic:
+    """For the kernels ``name`` and linear layers with weights of these (out, in) shapes."""
+    if name == "reference":
+        return PLAIN
+    product = _product(dtype) if device.type == "cpu" and _better_than_torch() else None
+    others = [shape for shape in shapes if product is None or not product.takes(shape)]
+    groupings = find_groupings(others, dtype, device) if name == "invariant" else {}
+    return Arithmetic(groupings, find_tile(dtype, device), product)
+
+
+def _better_than_torch() -> bool:
+    """Measured where there are no instructions for bf16: one row in two thirds of torch's time, 64 in a fifth, and fp32 is no slower. Where there
+    are, torch uses them and we do not."""
+    return native.runs_here() and not cpu.multiplies(torch.bfloat16)
+
+
+def _product(dtype: torch.dtype) -> Product:
+    from . import microkernel  # only processes that end carry LLVM
+
+    return Product(microkernel.compiled(str(dtype).removeprefix("torch.")), dtype)

@@ -1,0 +1,174 @@
+"""The product of rows with weights in our own machine code: right, independent of its neighbours, and nowhere else than in its output."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from potatod.worker import arithmetic, cpu, kernels, microkernel, native
+from potatod.worker.arithmetic import Arithmetic
+from potatod.worker.attention import PackedAttention
+from potatod.worker.native import Product
+
+pytestmark = pytest.mark.skipif(not native.runs_here(), reason="a processor without AVX2, or a torch without OpenMP")
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def product(dtype: torch.dtype) -> Product:
+    return Product(microkernel.compiled(str(dtype).removeprefix("torch.")), dtype)
+
+
+def draw(rows: int, outputs: int, width: int, dtype: torch.dtype, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, width, generator=generator).to(dtype), (torch.randn(outputs, width, generator=generator) / width**0.5).to(dtype)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "outputs", "width"), [(1, 1, 8), (1, 17, 24), (7, 5, 2048), (13, 50, 2056), (100, 97, 4104), (3, 300, 64)])
+def test_it_is_the_product_in_double_precision_rounded(dtype, rows, outputs, width):
+    x, weight = draw(rows, outputs, width, dtype)
+    exact = x.double() @ weight.double().T
+    ours = product(dtype)(x, weight)
+    error, theirs = (ours.double() - exact).abs().max(), (functional.linear(x, weight).double() - exact).abs().max()
+    assert ours.dtype == dtype and ours.shape == (rows, outputs)
+    assert error <= 2 * theirs + 1e-6
+
+
+@given(rows=st.integers(1, 60), outputs=st.integers(1, 120), lanes=st.integers(1, 40), first=st.integers(0, 59), count=st.integers(1, 60))
+@settings(max_examples=150, deadline=None)
+def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(rows, outputs, lanes, first, count):
+    ours = product(torch.bfloat16)
+    x, weight = draw(rows, outputs, 8 * lanes, torch.bfloat16)
+    first = min(first, rows - 1)
+    some = x[first : first + count]
+    assert torch.equal(ours(some, weight), ours(x, weight)[first : first + count])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_and_whatever_threads_there_are(threads, dtype):
+    ours = product(dtype)
+    x, weight = draw(20, 500, 2320, dtype)
+    many = ours(x, weight)
+    torch.set_num_threads(1)
+    assert torch.equal(many, ours(x, weight))
+
+
+def test_numbers_that_are_none_stay_in_their_row():
+    ours = product(torch.bfloat16)
+    x, weight = draw(9, 33, 64, torch.bfloat16)
+    clean = ours(x, weight)
+    x[4, 3] = float("nan")
+    x[7, 0] = float("inf")
+    out = ours(x, weight)
+    assert out[4].isnan().all() and not out[7].isfinite().any()
+    others = [row for row in range(9) if row not in (4, 7)]
+    assert torch.equal(out[others], clean[others])
+
+
+def test_every_bf16_number_is_read_as_it_is():
+    """A weight of one column, every pattern of bits in turn, times one."""
+    patterns = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16)
+    weight = torch.zeros(1 << 16, 8, dtype=torch.bfloat16)
+    weight[:, 0] = patterns.view(torch.bfloat16)
+    x = torch.zeros(1, 8, dtype=torch.bfloat16)
+    x[0, 0] = 1
+    out = product(torch.bfloat16)(x, weight)[0]
+    assert torch.equal(out.isnan(), weight[:, 0].isnan())
+    assert torch.equal(out.nan_to_num(0), weight[:, 0].nan_to_num(0))
+
+
+def test_a_bias_is_added_before_rounding():
+    x, weight = draw(3, 40, 64, torch.bfloat16)
+    bias = torch.randn(40).bfloat16()
+    expected = (x.double() @ weight.double().T + bias.double()).bfloat16()
+    assert (product(torch.bfloat16)(x, weight, bias).double() - expected.double()).abs().max() <= 2**-6
+
+
+def test_rows_of_any_shape_and_none_at_all():
+    ours = product(torch.bfloat16)
+    x, weight = draw(12, 16, 32, torch.bfloat16)
+    assert torch.equal(ours(x.view(2, 6, 32), weight).view(12, 16), ours(x, weight))
+    assert torch.equal(ours(x.view(12, 32)[:, :].T.contiguous().T, weight), ours(x, weight))
+    assert ours(x[:0], weight).shape == (0, 16)
+    assert ours(x[0], weight).shape == (16,)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight"),
+    [
+        (torch.zeros(2, 12), torch.zeros(4, 12)),
+        (torch.zeros(2, 16, dtype=torch.bfloat16), torch.zeros(4, 16)),
+        (torch.zeros(2, 16), torch.zeros(16, 4).T),
+        (torch.zeros(2, 16, device="meta"), torch.zeros(4, 16, device="meta")),
+        (torch.zeros(2, 16), torch.zeros(3, 4, 16)),
+    ],
+    ids=["width", "dtype", "transposed", "meta", "experts"],
+)
+def test_what_it_cannot_multiply_is_left_to_torch(x, weight):
+    assert product(torch.float32).attempt(x, weight) is None
+
+
+def test_linear_layers_that_compute_otherwise_keep_their_own_forward():
+    class Scaled(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    model = nn.Sequential(nn.Linear(16, 16, bias=False), Scaled(16, 16))
+    called = []
+    chosen = kernels.Kernels(_NoBatching(), lambda x, weight, bias: called.append(weight) or functional.linear(x, weight, bias))
+    chosen.prepare(model)
+    x = torch.randn(2, 16)
+    assert torch.equal(model(x), 2 * functional.linear(functional.linear(x, model[0].weight), model[1].weight, model[1].bias))
+    assert [weight is model[0].weight for weight in called] == [True]
+
+
+class _NoBatching:
+    def prepare(self, model: nn.Module) -> None:
+        pass
+
+
+def test_what_was_found_survives_the_way_to_the_worker():
+    found = Arithmetic(tile=1, product=product(torch.bfloat16))
+    again = Arithmetic.from_json(found.to_json())
+    x, weight = draw(5, 40, 64, torch.bfloat16)
+    assert again.product is not None and torch.equal(again.product(x, weight), product(torch.bfloat16)(x, weight))
+    assert Arithmetic.from_json(arithmetic.PLAIN.to_json()) == arithmetic.PLAIN
+
+
+def test_it_is_used_where_there_are_no_instructions_for_bf16_and_never_in_reference(monkeypatch):
+    monkeypatch.setattr(cpu, "multiplies", lambda dtype: dtype == torch.float32)
+    shapes, on_cpu = [(64, 64), (64, 12)], torch.device("cpu")
+    found = arithmetic.find("invariant", shapes, torch.bfloat16, on_cpu)
+    assert found.product is not None and set(found.groupings) == {(64, 12)}
+    assert arithmetic.find("reference", shapes, torch.bfloat16, on_cpu).product is None
+    monkeypatch.setattr(cpu, "multiplies", lambda dtype: True)
+    found = arithmetic.find("invariant", shapes, torch.bfloat16, on_cpu)
+    assert found.product is None and set(found.groupings) == set(shapes)
+
+
+def test_attention_names_stay_known():
+    """choose() with a product leaves the rest of a name as it is."""
+    found = Arithmetic(product=product(torch.float32))
+    config = _config()
+    for name in ("reference", "fast", "invariant"):
+        chosen = kernels.choose(name, "packed", config, torch.device("cpu"), PackedAttention(), found)
+        assert (chosen.linear is functional.linear) == (name == "reference")
+
+
+def _config():
+    from transformers import LlamaConfig
+
+    return LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
