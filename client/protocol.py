@@ -309,6 +309,10 @@ class EngineReport:
     sweeps: int
     why: str = ""
     s_per_sweep: float | None = None
+    #: what the plan expects a sweep like the last ones to take; None before the first
+    expected_s_per_sweep: float | None = None
+    #: of s_per_sweep: nothing could be computed since weights were still on their way
+    waited_s_per_sweep: float | None = None
     #: over the last sweeps, wall time; None where nothing was read
     disk_bytes_per_s: float | None = None
     #: as in Finished

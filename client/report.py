@@ -11,6 +11,8 @@ from .units import count, duration, human_size
 from .words import harmless, of_the_disk
 
 #: The longest duration is "22 min 18 s", or days and hours.
+#: A share of a sweep that is worth a word.
+_WORTH: Final = 0.05
 _COLUMNS: Final = "  {:<12}{:>8}  {:<8}{:>8}  {:>12}\n"
 
 
@@ -57,6 +59,10 @@ def _speed(engine: EngineReport) -> str:
     if engine.s_per_sweep is None:
         return "nothing has been computed yet"
     said = f"{engine.s_per_sweep:.3g} s/token now"
+    if engine.expected_s_per_sweep is not None:
+        said += f" ({engine.expected_s_per_sweep:.3g} s planned)"
+    if engine.waited_s_per_sweep is not None and engine.waited_s_per_sweep >= _WORTH * engine.s_per_sweep:
+        said += f", {engine.waited_s_per_sweep:.3g} s of it waiting for weights"
     if engine.disk_bytes_per_s:
         said += f", {human_size(engine.disk_bytes_per_s)}/s read"
         if share := of_the_disk(engine.disk_bytes_per_s, engine.disk_limit_bytes_per_s):

@@ -64,5 +64,9 @@ class Forecast:
 
 
 def forecast(plan: Plan, layers: int, rates: Rates, rows: int = 1) -> Forecast:
-    weights = plan.resident_bytes + plan.streamed_bytes
-    return Forecast(rows, plan.streamed_bytes / rates.disk, weights / rates.compute_at(rows) + layers * rates.layer_s)
+    return of_bytes(plan.resident_bytes + plan.streamed_bytes, plan.streamed_bytes, layers, rates, rows)
+
+
+def of_bytes(weights_bytes: int, streamed_bytes: int, layers: int, rates: Rates, rows: int = 1) -> Forecast:
+    """``streamed_bytes`` are read of the ``weights_bytes`` that are computed with."""
+    return Forecast(rows, streamed_bytes / rates.disk, weights_bytes / rates.compute_at(rows) + layers * rates.layer_s)

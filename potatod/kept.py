@@ -46,6 +46,11 @@ class Kept:
                 partial.unlink(missing_ok=True)
 
 
+    def forget(self) -> None:
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
 def processor() -> str:
     """What decides which kernels run, and how fast: model, instruction sets, cores."""
     try:

@@ -9,6 +9,8 @@ from typing import Final
 
 import psutil
 
+from .cgroups import groups
+
 #: cgroup v1 writes "no limit" as a number near 2^63.
 _NO_LIMIT = 1 << 60
 
@@ -41,30 +43,16 @@ def available(root: Path = Path("/")) -> Available:
 def _cgroup_rooms(root: Path) -> Iterator[Available]:
     """What each cgroup above this process leaves. Its page cache counts as free: the kernel gives it back, and what of it a process of ours needs
     is counted with that process."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            yield from _rooms(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "")
-        elif "memory" in controllers.split(","):
-            yield from _rooms(
-                root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
-            )
-
-
-def _rooms(mount: Path, path: str, limit_file: str, usage_file: str, prefix: str) -> Iterator[Available]:
-    own = place = mount / path.lstrip("/")
-    while place.is_relative_to(mount):
+    for group in groups("memory", root):
+        limit_file, usage_file, prefix = (
+            ("memory.max", "memory.current", "") if group.unified else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        )
         try:
-            limit = (place / limit_file).read_text().strip()
+            limit = group.read(limit_file)
             if limit != "max" and int(limit) < _NO_LIMIT:
-                stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+                stat = dict(line.split() for line in group.read("memory.stat").splitlines())
                 cache = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
-                used = int((place / usage_file).read_text()) - cache
-                yield Available(max(0, int(limit) - used), OWN_RESERVE if place == own else SHARED_RESERVE)
+                used = int(group.read(usage_file)) - cache
+                yield Available(max(0, int(limit) - used), OWN_RESERVE if group.own else SHARED_RESERVE)
         except (OSError, ValueError):
             pass  # a level without limits, or one that a container does not show
-        place = place.parent

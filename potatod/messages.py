@@ -98,6 +98,8 @@ class Rows:
     read_bytes: int
     #: read_bytes ÷ seconds with a read under way, over the reader's last pass; None before one is complete
     read_bytes_per_s: float | None
+    #: of the seconds: the worker had nothing to compute with
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,15 @@ class Counted:
     read_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """front → supervisor: for long, sweeps have not taken what was expected of them; what this machine does is to be tried out anew."""
+
+    pid: int
+    expected_s: float
+    real_s: float
+
+
 BYTES_WIRE = (Loaded, Passed, Freed)
 SWEEPS_WIRE = (Sweep, Drop, Rows, LayerDone)
-CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted)
+CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Parted)

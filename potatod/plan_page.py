@@ -37,6 +37,7 @@ def as_json(planned: Planned) -> str:
         "kv_bytes": room.kv_bytes,
         "context_tokens": room.context,
         "sequences": planned.sequences,
+        "prompt_tokens_per_sweep": planned.chunk,
         "pool_bytes": plan.pool_bytes,
         "resident_bytes": plan.resident_bytes,
         "ring_bytes": plan.ring_bytes,

@@ -13,8 +13,8 @@ from typing import Final
 
 from . import manifest as manifests
 from . import memory, outline, rates
-from . import plan as plans
 from . import room as rooms
+from .arrangement import CHUNKS, arrange
 from .config import Settings
 from .forecast import Forecast, Rates, forecast
 from .memory import OWN_RESERVE, Available
@@ -59,6 +59,8 @@ class Planned:
     room: Room
     sequences: int
     plan: Plan
+    #: tokens of a prompt per sweep
+    chunk: int
     #: "given", "measured", or "supposed" where nobody knows
     disk_is: str
     outlooks: tuple[Outlook, ...]
@@ -80,22 +82,23 @@ def make(
     known = outline.of(source, dtype, revision, settings)
     available = memory.available() if ram is None else Available(ram, OWN_RESERVE)
     tokenizer = rooms.tokenizer_bytes(Path(source)) or _TOKENIZER_BYTES
-    room = rooms.share(settings, known.manifest, available, known, tokenizer)
-    plan = plans.make(known.manifest, room.pool_bytes)
+    rooms.share(settings, known.manifest, available, known, tokenizer, CHUNKS[0])  # before anything is tried out: whether it fits at all
     disk_is, disks = _disks(Path(source), settings, disk, notice, anew)
     compute, layer_s, device = rates.compute(settings, known.manifest.dtype, notice, anew=anew)
     every = [Rates(each, compute, layer_s) for each in disks]
+    arranged = arrange(settings, known.manifest, available, known, tokenizer, every[0])
+    room, plan = arranged.room, arranged.plan
     numbers = sorted({1, settings.front.max_sequences})
     outlooks = tuple(Outlook(each.disk, tuple(forecast(plan, known.manifest.layers, each, rows) for rows in numbers)) for each in every)
     fixed = dataclasses.replace(settings, front=dataclasses.replace(settings.front, max_context=room.context))
 
     def with_more(extra: int) -> Plan:
         larger = Available(available.size_bytes + extra, available.reserve_bytes)
-        return plans.make(known.manifest, rooms.share(fixed, known.manifest, larger, known, tokenizer).pool_bytes)
+        return arrange(fixed, known.manifest, larger, known, tokenizer, every[0]).plan
 
     advice = _advice(known.manifest.layers, plan, with_more, every[0], outlooks[0].forecasts[0])
     name, sequences = Path(source).name or source, settings.front.max_sequences
-    return Planned(name, known, available.size_bytes, room, sequences, plan, disk_is, outlooks, device, tuple(advice))
+    return Planned(name, known, available.size_bytes, room, sequences, plan, arranged.chunk, disk_is, outlooks, device, tuple(advice))
 
 
 def _disks(source: Path, settings: Settings, given: float | None, notice: rates.Notice, anew: bool) -> tuple[str, Sequence[float]]:

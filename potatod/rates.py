@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import errand
+from .cgroups import read_limits
 from .config import Settings
+from .forecast import Rates
 from .kept import Kept, accelerators, processor
 
 #: Trying out takes seconds, and importing torch some more.
@@ -20,24 +22,44 @@ _LIMIT_S: Final = 300.0
 Notice = Callable[[str], None]
 
 
-def disk(folder: Path, settings: Settings, notice: Notice, *, anew: bool = False) -> float:
+#: Whether whoever waits for it does not want it any more.
+Cancelled = Callable[[], bool]
+
+
+def disk(folder: Path, settings: Settings, notice: Notice, *, anew: bool = False, cancelled: Cancelled = lambda: False) -> float:
     """Bytes a second that the reader gets of the disk that the model folder lies on."""
     kept = kept_disk(folder, settings)
-    found = (not anew and kept.get("bytes_per_s")) or _tried(kept, notice, "how fast this disk is", "reader.measure", str(folder), settings.to_json())
+    found = None if anew else kept.get("bytes_per_s")
+    found = found or _tried(kept, notice, cancelled, "how fast this disk is", "reader.measure", str(folder), settings.to_json())
     return float(found["bytes_per_s"])
 
 
-def compute(settings: Settings, dtype: str, notice: Notice, *, anew: bool = False) -> tuple[tuple[tuple[int, float], ...], float, str]:
+def compute(
+    settings: Settings, dtype: str, notice: Notice, *, anew: bool = False, cancelled: Cancelled = lambda: False
+) -> tuple[tuple[tuple[int, float], ...], float, str]:
     """:attr:`forecast.Rates.compute` and ``layer_s`` for weights in ``dtype``, and the kind of device that they are of ("cpu")."""
     kept = kept_compute(settings, dtype)
     found = None if anew else kept.get("compute", "layer_s", "device")
-    found = found or _tried(kept, notice, f"how fast this machine computes in {dtype}", "worker.measure", settings.to_json(), dtype)
+    found = found or _tried(kept, notice, cancelled, f"how fast this machine computes in {dtype}", "worker.measure", settings.to_json(), dtype)
     return tuple((int(rows), float(rate)) for rows, rate in found["compute"]), float(found["layer_s"]), str(found["device"])
+
+
+def of(folder: Path, settings: Settings, dtype: str, notice: Notice, *, cancelled: Cancelled = lambda: False) -> Rates:
+    """All of them, for a model folder."""
+    computing, layer_s, _device = compute(settings, dtype, notice, cancelled=cancelled)
+    return Rates(disk(folder, settings, notice, cancelled=cancelled), computing, layer_s)
+
+
+def forget(settings: Settings, folder: Path, dtype: str) -> None:
+    """They hold no more."""
+    for kept in (kept_disk(folder, settings), kept_compute(settings, dtype)):
+        kept.forget()
 
 
 def kept_disk(folder: Path, settings: Settings) -> Kept:
     reader = settings.reader
-    return Kept("disk", [importlib.metadata.version("potato-lm"), _disk_of(folder), reader.io, reader.in_flight, reader.piece])
+    limits = read_limits(os.stat(folder).st_dev)
+    return Kept("disk", [importlib.metadata.version("potato-lm"), _disk_of(folder), limits, reader.io, reader.in_flight, reader.piece])
 
 
 def kept_compute(settings: Settings, dtype: str) -> Kept:
@@ -46,9 +68,9 @@ def kept_compute(settings: Settings, dtype: str) -> Kept:
     return Kept("compute", [versions, processor(), accelerators(), worker.device, worker.threads, worker.kernels, dtype])
 
 
-def _tried(kept: Kept, notice: Notice, what: str, module: str, *arguments: str) -> dict[str, Any]:
+def _tried(kept: Kept, notice: Notice, cancelled: Cancelled, what: str, module: str, *arguments: str) -> dict[str, Any]:
     notice(f"trying out {what}; that takes up to half a minute and is kept")
-    found = errand.run(module, *arguments, limit_s=_LIMIT_S)
+    found = errand.run(module, *arguments, limit_s=_LIMIT_S, cancelled=cancelled)
     kept.put(found)
     return found
 

@@ -16,7 +16,7 @@ from .memory import Available
 from .plan import smallest_pool, sweep_parts
 from .sizes import Auto, Percent, human_size
 
-#: Tokens of a prompt per sweep where they share their products.
+#: The most tokens of a prompt per sweep, but under ``reference``.
 CHUNK: Final = 512
 #: KV is allocated in blocks of so many tokens.
 _KV_BLOCK: Final = 128
@@ -61,8 +61,9 @@ class Room:
     context: int
 
 
-def share(settings: Settings, manifest: Manifest, available: Available, needs: Needs, tokenizer: int) -> Room:
-    """``available`` RAM for the pool, the KV and the processes, of which one has a tokenizer of so many bytes.
+def share(settings: Settings, manifest: Manifest, available: Available, needs: Needs, tokenizer: int, chunk: int = CHUNK) -> Room:
+    """``available`` RAM for the pool, the KV and the processes, of which one has a tokenizer of so many bytes and one computes with ``chunk`` tokens
+    of prompts at a time.
 
     Raises :class:`DoesNotFit` with the missing bytes.
     """
@@ -78,7 +79,7 @@ def share(settings: Settings, manifest: Manifest, available: Available, needs: N
     tokens = context + context // 8 + _KV_BLOCK  # how the worker lets KV grow
     sequences = settings.front.max_sequences
     kv = sequences * (needs.state_bytes + tokens * needs.kv_bytes_per_token)
-    rows = sequences + (context if settings.worker.kernels == "reference" else min(CHUNK, context * sequences))
+    rows = sequences + min(chunk, context * sequences)
     computing = activation_bytes(manifest, rows) + context * needs.kv_bytes_per_token // manifest.layers * _ATTENDED
     processes = needs.worker_bytes + _OTHER_STAGES + _PER_TOKENIZER_BYTE * tokenizer + computing + sequences * vocabulary_of(manifest) * 4
     reserve = _reserve(settings, available)

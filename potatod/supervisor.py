@@ -27,7 +27,7 @@ from typing import Any, Final, NoReturn
 import setproctitle
 import zmq
 
-from . import log, pool, process, run_directory, wire
+from . import log, pool, process, rates, run_directory, wire
 from . import plan as plans
 from .config import Settings
 from .errand import Cancelled
@@ -37,9 +37,10 @@ from .errors import (
     InternalError,
     by_exit_code,
 )
+from .forecast import forecast
 from .manifest import Manifest, check_files
 from .manifest import load as load_manifest
-from .messages import Counted, Engine, Failed, Ready, StageProcess, Stop
+from .messages import Counted, Engine, Failed, Parted, Ready, StageProcess, Stop
 from .notify import notify
 from .process import Process
 from .restarts import Restarts
@@ -96,9 +97,11 @@ class Supervisor:
         except Cancelled:
             return EXIT_OK
         self._plan = plans.make(self._manifest, self._verdict.pool_bytes)
+        expected = forecast(self._plan, self._manifest.layers, self._verdict.rates)
         log.event(
             _LOGGER, "planned", pool_bytes=self._plan.pool_bytes, resident_bytes=self._plan.resident_bytes,
             ring_bytes=self._plan.ring_bytes, streamed_bytes=self._plan.streamed_bytes, context_tokens=self._verdict.max_context,
+            prompt_tokens_per_sweep=self._verdict.prefill_chunk, s_per_token=round(expected.token_s, 3), waits_for=expected.bottleneck,
             checked=self._verdict.findings.checked, probe_s=round(time.monotonic() - began, 1),
         )  # fmt: skip
         self._logits_fd = pool.create(self._settings.front.max_sequences * self._verdict.vocabulary * 4, "potato-logits")
@@ -196,6 +199,12 @@ class Supervisor:
                 notify(READY="1", STATUS=f"serving {self._folder.name}")
             elif stage is self._front:
                 self._tell(self._state, self._why)
+        elif isinstance(message, Parted):
+            rates.forget(self._settings, self._folder, self._manifest.dtype)
+            log.event(
+                _LOGGER, "sweeps do not take what was expected; the next start tries out anew what this machine does", level=logging.WARNING,
+                expected_s=message.expected_s, real_s=message.real_s,
+            )  # fmt: skip
         elif isinstance(message, Failed):
             stage.why, stage.failed = message.why, True
         elif isinstance(message, Counted) and message.sweeps and stage is not self._front:

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from . import errand, log, memory
+from . import errand, log, memory, rates
+from .arrangement import arrange
 from .config import Settings
+from .forecast import Rates
 from .json_file import MAX_CONFIG_BYTES, read_text
 from .kept import Kept, accelerators, processor
 from .manifest import Manifest, Part
-from .room import CHUNK, share, tokenizer_bytes, vocabulary_of
+from .room import tokenizer_bytes, vocabulary_of
 
 #: A probe that takes longer is stuck.
 PROBE_S: Final = 600.0
-#: Tokens of a prompt per sweep where each is computed by itself.
-_CHUNK_BY_TOKEN: Final = 32
 
 _LOGGER: Final = logging.getLogger("potatod.supervisor")
 
@@ -65,6 +65,8 @@ class Verdict:
     max_context: int
     #: tokens of a prompt per sweep
     prefill_chunk: int
+    #: what disk and processor gave when they were tried out
+    rates: Rates
 
     def facts(self) -> dict[str, Any]:
         """Flat, for the stages' boot pages."""
@@ -82,7 +84,10 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         log.event(_LOGGER, "trying out what this machine does with this model; only its first start takes this minute or two")
         findings = _run(settings, folder, directory, cancelled)
         _kept(settings, folder, manifest).put(dataclasses.asdict(findings))
-    room = share(settings, manifest, memory.available(), findings, tokenizer_bytes(folder))
+    speed = rates.of(folder, settings, manifest.dtype, lambda sentence: log.event(_LOGGER, sentence), cancelled=cancelled)
+    arranged = arrange(
+        settings, manifest, memory.available(), findings, tokenizer_bytes(folder), speed, by_token=findings.batching == "tokens"
+    )
     return Verdict(
         findings=findings,
         architecture=manifest.architecture,
@@ -90,9 +95,10 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         layers=manifest.layers,
         vocabulary=vocabulary_of(manifest),
         kernels=settings.worker.kernels,
-        pool_bytes=room.pool_bytes,
-        max_context=room.context,
-        prefill_chunk=_prefill_chunk(settings.worker.kernels, findings.batching, room.context),
+        pool_bytes=arranged.room.pool_bytes,
+        max_context=arranged.room.context,
+        prefill_chunk=arranged.chunk,
+        rates=speed,
     )
 
 
@@ -102,12 +108,6 @@ def known(settings: Settings, folder: Path, manifest: Manifest) -> Findings | No
         return Findings(**(_kept(settings, folder, manifest).get() or {}))
     except TypeError:  # nothing, or what another version found
         return None
-
-
-def _prefill_chunk(kernels: str, batching: str, context: int) -> int:
-    if kernels == "reference":  # transformers' bits are those of a prompt that is not cut
-        return context
-    return _CHUNK_BY_TOKEN if batching == "tokens" else CHUNK
 
 
 def _kept(settings: Settings, folder: Path, manifest: Manifest) -> Kept:

@@ -24,7 +24,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def probe_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Daemons of one test run probe each model once."""
-    return tmp_path_factory.mktemp("cache")
+    from daemons import know_rates
+
+    cache = tmp_path_factory.mktemp("cache")
+    know_rates(cache)
+    return cache
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -16,6 +18,9 @@ from typing import Any
 
 import psutil
 from families import VOCABULARY, by_name
+
+from potatod import rates
+from potatod.config import Settings
 
 BIN = Path(sys.executable).parent
 #: An answer comes within this on a machine that does other things too.
@@ -55,6 +60,24 @@ def make_model(place: Path, **arguments: Any) -> Path:
 
     prepare(make_source(place, **arguments), place / "model", head_band_bytes=1 << 14)
     return place / "model"
+
+
+def know_rates(cache: Path) -> None:
+    """What tests' daemons would try out at their first start, which is no matter of theirs: as if it had been."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(cache)
+    try:
+        for kernels, dtype in itertools.product(("reference", "invariant", "fast"), ("float32", "bfloat16", "float16")):
+            settings = dataclasses.replace(Settings(), worker=dataclasses.replace(Settings().worker, kernels=kernels, threads=1))
+            rates.kept_compute(settings, dtype).put({"device": "cpu", "layer_s": 0.001, "compute": [[1, 10e9], [64, 1e9]]})
+        for io in ("auto", "direct", "buffered"):
+            settings = dataclasses.replace(Settings(), reader=dataclasses.replace(Settings().reader, io=io))
+            rates.kept_disk(cache, settings).put({"bytes_per_s": 1e9})
+    finally:
+        if before is None:
+            del os.environ["XDG_CACHE_HOME"]
+        else:
+            os.environ["XDG_CACHE_HOME"] = before
 
 
 class Daemon:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import secrets
 import time
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any, Final
 import zmq
 
 from potato_client.protocol import VANISHED_S, Cancel, Generate, Status
-from potatod.messages import Engine, LayerDone
+from potatod.messages import Engine, LayerDone, Parted
 from potatod.stage import Stage
 
 from .admission import Admission
 from .answers import Answers, EngineNow
+from .beside import Beside, expecting
 from .engine_link import EngineLink
 from .refusal import Refusal
 from .report import Reporter
@@ -58,7 +60,8 @@ class Front:
             rope_border=boot.verdict["rope_border"],
         )
         self._admission = Admission(Path(boot.model), boot.settings.sampling, boot.verdict["max_context"])
-        self._times = SweepTimes()
+        self._times = SweepTimes(expecting(boot.verdict))
+        self._beside = Beside(self._times, began)
         self._engine = EngineLink(
             stage.context, stage.directory, stage.fds["logits"], boot.verdict["vocabulary"], self._poller, self._times
         )
@@ -138,6 +141,10 @@ class Front:
         self._answers.cancel_where(self._server.vanished)
         self._answers.say_progress(self._now())
         self._stage.beat(sweeps=self._times.sweeps, read_bytes=self._times.read_bytes)
+        if (minute := self._beside.look(began)) is not None:
+            self._stage.log("sweeps", **minute.said)
+            if minute.parted:
+                self._stage.control.send(Parted(os.getpid(), minute.said["expected_s"], minute.said["s_per_sweep"]))
         ended = time.monotonic()
         self._look_at = ended + max(_LOOK_EVERY_MS / 1000, 20 * (ended - began))
 

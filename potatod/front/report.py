@@ -52,6 +52,8 @@ class Reporter:
             sweeps=times.sweeps,
             why=engine.why,
             s_per_sweep=times.s_per_sweep,
+            expected_s_per_sweep=times.expected_s_per_sweep,
+            waited_s_per_sweep=times.waited_s_per_sweep,
             disk_bytes_per_s=times.disk_bytes_per_s,
             disk_limit_bytes_per_s=times.disk_limit_bytes_per_s if times.disk_bytes_per_s else None,
         )

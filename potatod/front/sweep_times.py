@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from potatod.messages import Rows
@@ -17,10 +18,16 @@ _REMEMBERED: Final = 32
 
 
 class SweepTimes:
-    """Counters over the front's life, and medians over the last sweeps, whichever engine made them."""
+    """Counters over the front's life, and medians over the last sweeps, whichever engine made them.
 
-    def __init__(self) -> None:
+    ``expecting``: seconds that a sweep with so many tokens was planned to take.
+    """
+
+    def __init__(self, expecting: Callable[[int], float] | None = None) -> None:
+        self._expecting = expecting
         self._decode: deque[float] = deque(maxlen=_REMEMBERED)
+        self._expected: deque[float] = deque(maxlen=_REMEMBERED)
+        self._waited: deque[float] = deque(maxlen=_REMEMBERED)
         self._any: deque[float] = deque(maxlen=_REMEMBERED)
         self._read_bytes: deque[int] = deque(maxlen=_REMEMBERED)
         self.sweeps = 0
@@ -35,6 +42,9 @@ class SweepTimes:
         self._read_bytes.append(rows.read_bytes)
         if decode:
             self._decode.append(seconds)
+            self._waited.append(rows.waited_s)
+            if self._expecting is not None:
+                self._expected.append(self._expecting(max(1, len(rows.rows))))
         if rows.read_bytes_per_s is not None:
             self.disk_limit_bytes_per_s = max(rows.read_bytes_per_s, self.disk_limit_bytes_per_s or 0.0)
 
@@ -43,6 +53,16 @@ class SweepTimes:
         """Median over the last sweeps that only decoded, or, before there was one, over all."""
         times = self._decode or self._any
         return statistics.median(times) if times else None
+
+    @property
+    def expected_s_per_sweep(self) -> float | None:
+        """What those that only decoded were planned to take, the median."""
+        return statistics.median(self._expected) if self._expected else None
+
+    @property
+    def waited_s_per_sweep(self) -> float | None:
+        """How long the worker had nothing to compute with in those that only decoded, the median."""
+        return statistics.median(self._waited) if self._waited else None
 
     @property
     def disk_bytes_per_s(self) -> float | None:

@@ -78,6 +78,7 @@ class Worker:
         )
         self._logits = _logits_region(stage.fds["logits"], boot.verdict["vocabulary"])
         self._sequences: dict[int, SequenceKV] = {}
+        self._waited_s = 0.0
         self._sweep_number = 0
         self._sweeps = 0
         self._said = 0.0
@@ -106,7 +107,7 @@ class Worker:
     def serve(self, sweep: Sweep) -> Rows:
         """One pass over all weights for every step of the sweep."""
         began = time.monotonic()
-        self._sweep_number = sweep.number
+        self._sweep_number, self._waited_s = sweep.number, 0.0
         pack = self._pack(sweep)
         with self._kernels.around(pack):
             logits = self._model.forward(pack)
@@ -116,7 +117,7 @@ class Worker:
         first, self._sweeps = self._sweeps == 0, self._sweeps + 1
         read_bytes = self._all_bytes if first else self._streamed_bytes
         return Rows(
-            sweep.epoch, sweep.number, rows, time.monotonic() - began, read_bytes, self._arrivals.read_bytes_per_s
+            sweep.epoch, sweep.number, rows, time.monotonic() - began, read_bytes, self._arrivals.read_bytes_per_s, self._waited_s
         )
 
     def _pack(self, sweep: Sweep) -> Pack:
@@ -158,9 +159,10 @@ class Worker:
         self._stage.beat(sweeps=self._sweeps)
 
     def _wait_for_bytes(self) -> None:
-        if self._before_waiting():
-            return
-        self._bytes_poller.poll(_PATIENCE_MS)
+        began = time.monotonic()
+        if not self._before_waiting():
+            self._bytes_poller.poll(_PATIENCE_MS)
+        self._waited_s += time.monotonic() - began
         self._stage.orders()
         self._stage.beat(sweeps=self._sweeps)
         if self._stage.stopping:

@@ -301,6 +301,7 @@ VERDICT = {
     "resident_bytes": 2000,
     "streamed_bytes": 1000,
     "rope_border": None,
+    "rates": {"disk": 1000.0, "compute": [[1, 1500.0]], "layer_s": 0.1},
 }
 
 

@@ -24,12 +24,12 @@ LADDER = (
     {
         "potatod", "potatod.messages", "potatod.manifest", "potatod.sizes", "potatod.keys", "potatod.config",
         "potatod.sources", "potatod.config_page", "potatod.json_file", "potatod.places", "potatod.log", "potatod.memory", "potatod.notify",
-        "potatod.kept", "potatod.process", "potatod.restarts", "potatod.run_directory", "potatod.sampling", "potatod.status",
+        "potatod.kept", "potatod.process", "potatod.cgroups", "potatod.restarts", "potatod.run_directory", "potatod.sampling", "potatod.status",
     },
     {"potatod.plan", "potatod.forecast", "potatod.pool", "potatod.wire", "potatod.schemes"},
     {
-        "potatod.stage", "potatod.errand", "potatod.room", "potatod.verdict", "potatod.outline", "potatod.rates", "potatod.planning",
-        "potatod.plan_page", "potatod.store",
+        "potatod.stage", "potatod.errand", "potatod.room", "potatod.arrangement", "potatod.verdict", "potatod.outline", "potatod.rates",
+        "potatod.planning", "potatod.plan_page", "potatod.store",
     },
     {"potatod.reader", "potatod.worker", "potatod.front"},
     {"potatod.supervisor"},

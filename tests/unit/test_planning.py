@@ -152,7 +152,7 @@ def test_what_was_measured_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     asked = []
 
-    def run(module, *_arguments, limit_s):
+    def run(module, *_arguments, limit_s, cancelled):
         asked.append(module)
         return {"bytes_per_s": 1e9, "compute": [[1, 2e9]], "layer_s": 0.001, "device": "cpu"}
 

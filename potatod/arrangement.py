@@ -1,0 +1,76 @@
+"""How RAM, pool and the pieces of a prompt are arranged for a model on this machine. Pure.
+
+    settings + manifest + available RAM + rates ─▶ arrange() ─▶ Arrangement: room, plan, tokens of a prompt per sweep
+
+A prompt comes in pieces. A larger piece needs more memory to compute with, which is taken from what stays resident, and so costs every token of
+every answer; a smaller one reads the weights once more. The smallest is right that is computed with as long as the weights are read, and that
+costs about what a token of the largest costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from . import plan as plans
+from .config import Settings
+from .errors import DoesNotFit
+from .forecast import Rates, forecast
+from .manifest import Manifest
+from .memory import Available
+from .plan import Plan
+from .room import CHUNK, Needs, Room, share
+
+#: Tokens of a prompt per sweep, smallest first.
+CHUNKS: Final = (64, 128, 256, CHUNK)
+#: Tokens of a prompt per sweep where each is computed by itself.
+_BY_TOKEN: Final = 32
+#: A token of a smaller piece may cost so much of what one of the largest costs.
+_DEARER: Final = 1.15
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    room: Room
+    plan: Plan
+    #: tokens of prompts per sweep
+    chunk: int
+
+
+def arrange(
+    settings: Settings, manifest: Manifest, available: Available, needs: Needs, tokenizer: int, rates: Rates | None, *, by_token: bool = False
+) -> Arrangement:
+    """``needs``, ``tokenizer``: as :func:`room.share`; ``by_token``: whether the tokens of a prompt are computed one after the other.
+
+    Raises :class:`DoesNotFit` with the missing bytes.
+    """
+
+    def of(chunk: int) -> Arrangement:
+        room = share(settings, manifest, available, needs, tokenizer, chunk)
+        return Arrangement(room, plans.make(manifest, room.pool_bytes), chunk)
+
+    if settings.worker.kernels == "reference":  # transformers' bits are those of a prompt that is not cut
+        whole = of(needs.max_positions)
+        return Arrangement(whole.room, whole.plan, whole.room.context)
+    return of(_BY_TOKEN) if by_token else _best(of, manifest.layers, rates)
+
+
+def _best(of: Callable[[int], Arrangement], layers: int, rates: Rates | None) -> Arrangement:
+    fitting = []
+    for chunk in CHUNKS:
+        try:
+            fitting.append(of(chunk))
+        except DoesNotFit:
+            if not fitting:
+                raise
+            break
+    largest = fitting[-1]
+    if rates is None or largest.plan.streamed_bytes == 0:
+        return largest
+    token_s = forecast(largest.plan, layers, rates, largest.chunk).compute_s / largest.chunk
+    for arrangement in fitting:
+        said = forecast(arrangement.plan, layers, rates, arrangement.chunk)
+        if said.compute_s >= said.disk_s and said.compute_s <= _DEARER * token_s * arrangement.chunk:
+            return arrangement
+    return largest

@@ -1,0 +1,64 @@
+"""What sweeps were to take beside what they take: once a minute for the log, and a word to the supervisor where they have parted for long. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from potatod.forecast import Rates, of_bytes
+from potatod.sizes import human_size
+
+from .sweep_times import SweepTimes
+
+EVERY_S: Final = 60.0
+#: Real and expected may differ by so much of what was expected …
+APART: Final = 0.2
+#: … and for so many minutes in which something was computed.
+FOR_MINUTES: Final = 10
+
+
+def expecting(verdict: dict[str, Any]) -> Callable[[int], float]:
+    """Seconds that a sweep of so many tokens was planned to take, from a boot page's facts."""
+    known = verdict["rates"]
+    rates = Rates(known["disk"], tuple((int(rows), float(rate)) for rows, rate in known["compute"]), known["layer_s"])
+    return lambda rows: of_bytes(verdict["weights_bytes"], verdict["streamed_bytes"], verdict["layers"], rates, rows).sweep_s
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    #: for the log
+    said: dict[str, Any]
+    #: expected and real have been apart for FOR_MINUTES; true once
+    parted: bool
+
+
+class Beside:
+    def __init__(self, times: SweepTimes, now: float) -> None:
+        self._times = times
+        self._next = now + EVERY_S
+        self._sweeps = 0
+        self._apart = 0
+        self._told = False
+
+    def look(self, now: float) -> Minute | None:
+        """None where the minute is not over, or nothing was computed in it."""
+        if now < self._next:
+            return None
+        self._next = now + EVERY_S
+        times, sweeps = self._times, self._times.sweeps - self._sweeps
+        self._sweeps = times.sweeps
+        real, expected = times.s_per_sweep, times.expected_s_per_sweep
+        if not sweeps or real is None:
+            return None
+        said: dict[str, Any] = {"sweeps": sweeps, "s_per_sweep": round(real, 3)}
+        if expected is not None:
+            said["expected_s"] = round(expected, 3)
+            self._apart = self._apart + 1 if abs(real / expected - 1) > APART else 0
+        if times.waited_s_per_sweep is not None:
+            said["waited_for_weights_s"] = round(times.waited_s_per_sweep, 3)
+        if times.disk_bytes_per_s:
+            said["read"] = f"{human_size(times.disk_bytes_per_s)}/s"
+        parted = self._apart >= FOR_MINUTES and not self._told
+        self._told |= parted
+        return Minute(said, parted)
