@@ -204,6 +204,26 @@ def reading(model: Path, ram: str = "2.5GB", read: str = "500MB") -> dict[str, A
         }  # fmt: skip
 
 
+def curve(model: Path, read: str = "500MB") -> dict[str, Any]:
+    """s/token against RAM, beside what the bytes allow: floor(RAM) = (weights - (RAM - 0.55 GB)) / bandwidth, and what was planned."""
+    result: dict[str, Any] = {}
+    for ram in ("1.5GB", "2.0GB", "2.5GB", "3.0GB", "3.5GB", "4.0GB"):
+        with Limits(parse_size(ram), parse_size(read), model) as limits, daemon(
+            model, "--front-max-context", "512", "--front-max-sequences", "1", limits=limits
+        ) as (client, *_):
+            times = gaps(answer(client, 16))
+            report = client.status()
+        weights = report.model.resident_bytes + report.model.streamed_bytes_per_sweep
+        floor = max(0.0, weights - (parse_size(ram) - 550_000_000)) / parse_size(read)
+        s = statistics.median(times)
+        result[ram] = {
+            "s_per_token": round(s, 3), "floor_s": round(floor, 3), "planned_s": round(report.engine.expected_s_per_sweep or 0, 3),
+            "waited_s": round(report.engine.waited_s_per_sweep or 0, 3), "streamed_bytes": report.model.streamed_bytes_per_sweep,
+        }  # fmt: skip
+        click.echo(f"  {ram}: {result[ram]}")
+    return result
+
+
 def _beside_the_pool(process: subprocess.Popen[bytes]) -> dict[str, int]:
     """Summed PSS of all processes less the pool's own pages."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -229,19 +249,20 @@ def first_token(model: Path) -> dict[str, Any]:
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), default=ROOT / ".cache" / "random-3gb", show_default=True)
 @click.option("--small", type=click.Path(path_type=Path), default=ROOT / ".cache" / "smollm2-135m", show_default=True)
-@click.option("--only", multiple=True, type=click.Choice(["machinery", "rows", "reading", "first_token"]))
+@click.option("--only", multiple=True, type=click.Choice(["machinery", "rows", "reading", "curve", "first_token"]))
 def main(model: Path, small: Path, only: tuple[str, ...]) -> None:
     """Measure and print."""
     tables: dict[str, Callable[[], dict[str, Any]]] = {
         "machinery": lambda: machinery(random_model.make(random_model.large(), model)),
         "rows": lambda: rows(random_model.make(random_model.large(), model)),
         "reading": lambda: reading(random_model.make(random_model.large(), model)),
+        "curve": lambda: curve(random_model.make(random_model.large(), model)),
         "first_token": lambda: first_token(small),
     }
     results: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
     click.echo(f"{results['processor']}, {results['cores']} cores, torch {results['torch']}")
     for name in only or tables:
-        if name == "reading" and os.geteuid() != 0:
+        if name in ("reading", "curve") and os.geteuid() != 0:
             click.echo(f"{name:12} left out: limits need root")
             continue
         if name == "first_token" and not small.exists():

@@ -31,7 +31,7 @@ class Available:
 #: What the rest of a machine may come to need, or of a cgroup in which others run too.
 SHARED_RESERVE: Final = 256 << 20
 #: What the kernel needs for us in a cgroup of our own.
-OWN_RESERVE: Final = 48 << 20
+OWN_RESERVE: Final = 32 << 20
 
 
 def available(root: Path = Path("/")) -> Available:

@@ -22,8 +22,9 @@ CHUNK: Final = 512
 _KV_BLOCK: Final = 128
 #: Of what is available, at most so much goes to KV where the context is not configured.
 KV_SHARE: Final = 0.2
-#: Supervisor, reader and front together without a tokenizer (their proportional sets: 114 MB measured), and a tokenizer for each byte of its file.
-_OTHER_STAGES: Final = 112 << 20
+#: Supervisor, reader and front together without a tokenizer (their proportional sets, where memory is short: 84 MB measured), and a tokenizer for each
+#: byte of its file.
+_OTHER_STAGES: Final = 88 << 20
 _PER_TOKENIZER_BYTE: Final = 8
 #: Each output of each of a layer's matrices, as if all of them were there at the same time; in fp32, or in half of that beside a copy.
 _PER_ACTIVATION_BYTES: Final = 4

@@ -46,7 +46,7 @@ class Findings:
     max_positions: int
     #: tokens up to which longrope turns by its short set; None for every other rope
     rope_border: int | None
-    #: resident set of a worker with this model and no KV, pool not counted
+    #: what a worker with this model and no KV cannot do without: its own memory, and what it touches of libraries; pool not counted
     worker_bytes: int
     #: how the architecture's self-check went
     checked: str
