@@ -41,7 +41,7 @@ class _Commands(click.Group):
     """Loads commands late, and knows the nearest name of one that is not there."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["start", *_ELSEWHERE, "plan", "config", "status"]
+        return ["start", *_ELSEWHERE, "plan", "measure", "config", "status", "trace"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _ELSEWHERE:
@@ -201,6 +201,45 @@ def plan(
         source, settings, ram=ram, disk=disk, dtype=dtype, revision=revision, anew=measure, notice=lambda sentence: click.echo(sentence, err=True)
     )
     click.echo((plan_page.as_json if as_json else plan_page.as_text)(planned), nl=False)
+
+
+@potatod.command(short_help="Try out this machine's disk and processor.")
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_CONFIG
+def measure(model: Path, as_json: bool, file: Path | None) -> None:
+    """How fast the disk that the folder MODEL lies on is in the reader's own reads, and how fast this machine computes in its dtype.
+
+    The first start and `potatod plan` do this by themselves and keep what they find; this tries it out anew.
+    """
+    from . import manifest, plan_page, rates
+
+    settings = sources.gather(file, os.environ, {}).settings
+    dtype = manifest.load(model).dtype
+    found = rates.of(model, settings, dtype, lambda sentence: click.echo(sentence, err=True), anew=True)
+    click.echo((plan_page.rates_json if as_json else plan_page.rates_text)(found, dtype, settings.worker.kernels), nl=False)
+
+
+@potatod.command(short_help="Write down what every stage does for some seconds.")
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.json")
+@click.option("--seconds", type=click.FloatRange(0.1, 600), default=30.0, show_default=True, help="How long to watch.")
+@_CONFIG
+def trace(out: Path, seconds: float, file: Path | None) -> None:
+    """What every stage of the running daemon does when, and where time is lost.
+
+    OUT.json is in Chrome's trace event format: open it in Perfetto (ui.perfetto.dev) or chrome://tracing.
+    """
+    from . import trace as traces  # loads ZeroMQ
+
+    directory = Path(sources.gather(file, os.environ, {}).settings.run.directory)
+    click.echo(f"watching for {seconds:g} s", err=True)
+    stages = traces.collect(directory, seconds)
+    spans = [span for each in stages.values() for span in each]
+    try:
+        out.write_text(traces.as_chrome(stages))
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}") from None
+    click.echo(traces.as_text(traces.shares(stages), spans), nl=False)
 
 
 @potatod.command()

@@ -178,6 +178,35 @@ class Parted:
     real_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """whoever watches → supervisor → stages: for so long from now, note down what you do when."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Something that a stage did."""
+
+    #: what of the stage was busy with it
+    track: str
+    name: str
+    #: time.monotonic()
+    began: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """stage → supervisor → whoever watches: what it noted down, some of it at a time."""
+
+    stage: str
+    pid: int
+    spans: tuple[Span, ...]
+    last: bool
+
+
 BYTES_WIRE = (Loaded, Passed, Freed)
 SWEEPS_WIRE = (Sweep, Drop, Rows, LayerDone)
-CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Parted)
+CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Parted, Trace, Traced)

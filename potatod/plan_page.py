@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from potato_client.units import count
 
-from .forecast import Forecast
+from .forecast import Forecast, Rates
 from .planning import Planned
 from .sizes import human_size
 
@@ -60,6 +60,17 @@ def as_json(planned: Planned) -> str:
         "advice": [dataclasses.asdict(advice) for advice in planned.advice],
     }  # fmt: skip
     return json.dumps(page, indent=2) + "\n"
+
+
+def rates_text(rates: Rates, dtype: str, kernels: str) -> str:
+    text = f"disk       {human_size(rates.disk)}/s\n"
+    for rows, rate in rates.compute:
+        text += f"computing  {human_size(rate)} of weights a second with {count(rows, 'token')} in a sweep ({dtype}, {kernels})\n"
+    return text + f"a layer    {rates.layer_s * 1000:.2f} ms, whatever its size\n"
+
+
+def rates_json(rates: Rates, dtype: str, kernels: str) -> str:
+    return json.dumps(dataclasses.asdict(rates) | {"dtype": dtype, "kernels": kernels}, indent=2) + "\n"
 
 
 def _head(planned: Planned) -> Iterator[str]:

@@ -44,10 +44,12 @@ def compute(
     return tuple((int(rows), float(rate)) for rows, rate in found["compute"]), float(found["layer_s"]), str(found["device"])
 
 
-def of(folder: Path, settings: Settings, dtype: str, notice: Notice, *, cancelled: Cancelled = lambda: False) -> Rates:
+def of(
+    folder: Path, settings: Settings, dtype: str, notice: Notice, *, anew: bool = False, cancelled: Cancelled = lambda: False
+) -> Rates:
     """All of them, for a model folder."""
-    computing, layer_s, _device = compute(settings, dtype, notice, cancelled=cancelled)
-    return Rates(disk(folder, settings, notice, cancelled=cancelled), computing, layer_s)
+    computing, layer_s, _device = compute(settings, dtype, notice, anew=anew, cancelled=cancelled)
+    return Rates(disk(folder, settings, notice, anew=anew, cancelled=cancelled), computing, layer_s)
 
 
 def forget(settings: Settings, folder: Path, dtype: str) -> None:

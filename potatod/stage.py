@@ -33,10 +33,13 @@ import zmq
 from . import log, wire
 from .config import Settings
 from .errors import EXIT_INTERNAL, EXIT_OK, PotatoError, first_line
-from .messages import Counted, Failed, Ready, Stop
+from .messages import Counted, Failed, Ready, Span, Stop, Trace, Traced
 from .plan import Placed, Plan
+from .spans import Spans
 
 _PR_SET_PDEATHSIG: Final = 1
+#: Spans in a message.
+_SPANS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Stage:
         self.stopping = False
         self._beaten = 0.0
         self.control = wire.control_wire(self.context, Path(boot.directory), name)
+        self.spans = Spans()
 
     @property
     def directory(self) -> Path:
@@ -106,6 +110,8 @@ class Stage:
         if now - self._beaten >= 1:
             self._beaten = now
             self.control.send(Counted(self.name, os.getpid(), sweeps, read_bytes))
+            if (spans := self.spans.over(now)) is not None:
+                self._traced(spans)
 
     def stop_signalled(self, _signum: int, _frame: object) -> None:
         self.stopping = True
@@ -116,8 +122,15 @@ class Stage:
         while (message := self.control.receive()) is not None:
             if isinstance(message, Stop):
                 self.stopping = True
+            elif isinstance(message, Trace):
+                self.spans.begin(time.monotonic() + message.seconds)
             said.append(message)
         return said
+
+    def _traced(self, spans: list[Span]) -> None:
+        pieces = [tuple(spans[at : at + _SPANS]) for at in range(0, len(spans), _SPANS)] or [()]
+        for piece in pieces:
+            self.control.send(Traced(self.name, os.getpid(), piece, piece is pieces[-1]))
 
 
 def run(name: str, work: Callable[[Stage], None], argv: list[str] | None = None) -> int:

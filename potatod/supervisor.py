@@ -40,7 +40,7 @@ from .errors import (
 from .forecast import forecast
 from .manifest import Manifest, check_files
 from .manifest import load as load_manifest
-from .messages import Counted, Engine, Failed, Parted, Ready, StageProcess, Stop
+from .messages import Counted, Engine, Failed, Parted, Ready, StageProcess, Stop, Trace, Traced
 from .notify import notify
 from .process import Process
 from .restarts import Restarts
@@ -80,6 +80,7 @@ class Supervisor:
         self._front_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._state: str = "starting"
         self._why = ""
+        self._watcher = b""
         self._epoch = 0
         self._exit_code = EXIT_OK
         self._signals = 0
@@ -168,7 +169,7 @@ class Supervisor:
                 return
             self._wait()
             while (said := self._control.receive()) is not None:
-                self._heard(said[1])
+                self._heard(*said)
             for stage in self._stages():
                 if not stage.alive:
                     self._ended(stage)
@@ -185,7 +186,13 @@ class Supervisor:
         with suppress(zmq.error.ContextTerminated):
             poller.poll(500)
 
-    def _heard(self, message: object) -> None:
+    def _heard(self, identity: bytes, message: object) -> None:
+        if isinstance(message, Trace):
+            self._watcher = identity
+            for watched in self._stages():
+                self._control.send(watched.name.encode(), message)
+        elif isinstance(message, Traced):
+            self._control.send(self._watcher, message)
         stage = next((s for s in self._stages() if s.pid == getattr(message, "pid", -1)), None)
         if stage is None:
             return  # of an engine that is gone
@@ -239,7 +246,7 @@ class Supervisor:
             if said is None:
                 time.sleep(0.02)
             else:
-                self._heard(said[1])
+                self._heard(*said)
 
     def _front_ended(self, code: int, why: str) -> None:
         """Clients notice by the new boot id. Everything restarts: the KV belongs to sequences that nobody knows any more.

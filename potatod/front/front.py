@@ -119,8 +119,11 @@ class Front:
             if isinstance(said, LayerDone):
                 self._layers_done = said.layers_done
             else:
+                began = time.monotonic()
                 self._layers_done = 0
                 self._answers.swept(said, self._engine.logits)
+                self._stage.spans.add("sweep", f"sweep {said.number}", began - self._times.last_s, began)
+                self._stage.spans.add("sample", f"sweep {said.number}", began, time.monotonic())
 
     def _send_sweep(self) -> None:
         if not self._engine.up:

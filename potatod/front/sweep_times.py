@@ -31,12 +31,15 @@ class SweepTimes:
         self._any: deque[float] = deque(maxlen=_REMEMBERED)
         self._read_bytes: deque[int] = deque(maxlen=_REMEMBERED)
         self.sweeps = 0
+        #: of the last one
+        self.last_s = 0.0
         self.read_bytes = 0
         #: the most that was seen since this front started, over a pass of the reader
         self.disk_limit_bytes_per_s: float | None = None
 
     def add(self, seconds: float, *, decode: bool, rows: Rows) -> None:
         self.sweeps += 1
+        self.last_s = seconds
         self.read_bytes += rows.read_bytes
         self._any.append(seconds)
         self._read_bytes.append(rows.read_bytes)

@@ -44,7 +44,7 @@ class Reader:
         self._ring = Ring(plan.ring_offset, plan.ring_bytes)
         folder = Path(stage.boot.model)
         self._sources = {name: Source(folder / name, settings.io) for name in {part.file for part in plan.parts}}
-        self._requests = Requests(settings.in_flight, settings.piece)
+        self._requests = Requests(settings.in_flight, settings.piece, stage.spans)
         self._worker = wire.bytes_wire(stage.context, stage.directory, stage.boot.epoch, bind=False)
         self._poller = zmq.Poller()
         for end in (self._worker.socket, stage.control.socket, self._requests.wakeup):
@@ -81,8 +81,10 @@ class Reader:
 
     def _take(self, length: int) -> int:
         """Room in the ring: waits until the worker has freed enough. This wait is the pipeline's back-pressure."""
+        began = time.monotonic()
         while (offset := self._ring.take(length)) is None and not self._stage.stopping:
             self._attend(_PATIENCE_MS)
+        self._stage.spans.add("ring", "full", began, time.monotonic())
         return -1 if offset is None else offset
 
     def _fetch(self, index: int, part: Placed, offset: int, number: int) -> None:

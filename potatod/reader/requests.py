@@ -12,6 +12,7 @@ from queue import SimpleQueue
 import xxhash
 
 from potatod.errors import ModelDataError
+from potatod.spans import Spans
 
 from .source import Source
 
@@ -41,8 +42,9 @@ class Requests:
     ``wakeup`` is a descriptor that becomes readable whenever a fetch has completed.
     """
 
-    def __init__(self, in_flight: int, piece_bytes: int) -> None:
+    def __init__(self, in_flight: int, piece_bytes: int, spans: Spans) -> None:
         self._piece = piece_bytes
+        self._spans = spans
         self._pieces: SimpleQueue[tuple[Fetch, int, int]] = SimpleQueue()
         self._started: deque[Fetch] = deque()
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -50,7 +52,7 @@ class Requests:
         #: time.monotonic() when a piece came in last
         self.moved = time.monotonic()
         self._threads = [
-            threading.Thread(target=self._serve, name=f"read-{n}", daemon=True) for n in range(in_flight)
+            threading.Thread(target=self._serve, args=(n,), name=f"read-{n}", daemon=True) for n in range(in_flight)
         ]
         for thread in self._threads:
             thread.start()
@@ -90,18 +92,20 @@ class Requests:
             done.append(fetch)
         return done
 
-    def _serve(self) -> None:
+    def _serve(self, number: int) -> None:
         while True:
             fetch, at, size = self._pieces.get()
+            began = time.monotonic()
             try:
                 if fetch.error is None:
                     with self._busy:
                         fetch.source.read_into(fetch.file_offset + at, fetch.memory[at : at + size])
             except Exception as error:  # carried to the stage's loop, which raises it
                 fetch.error = error
-            self._piece_done(fetch)
+            self._spans.add(f"request {number}", f"part {fetch.part}", began, time.monotonic())
+            self._piece_done(fetch, number)
 
-    def _piece_done(self, fetch: Fetch) -> None:
+    def _piece_done(self, fetch: Fetch, number: int) -> None:
         self.moved = time.monotonic()
         with fetch.lock:
             fetch.pieces_left -= 1
@@ -109,6 +113,7 @@ class Requests:
         if last:
             if fetch.error is None:
                 fetch.error = _compare(fetch)
+                self._spans.add(f"checksum {number}", f"part {fetch.part}", self.moved, time.monotonic())
             fetch.complete = True
             os.eventfd_write(self.wakeup, 1)
 

@@ -8,6 +8,7 @@ Where a sweep is several forward passes (passes.py) the step is taken when all o
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 
 from potatod.errors import InternalError, ModelDataError
 from potatod.manifest import Manifest, Part
+from potatod.spans import Spans
 from potatod.store import skeleton as skeletons
 from potatod.store.skeleton import Skeleton
 
@@ -34,13 +36,14 @@ class Model:
 
     def __init__(
         self, skeleton: Skeleton, manifest: Manifest, folder: Path, lender: Lender, device: torch.device,
-        kernels: Kernels, layer_done: Callable[[int], None],
+        kernels: Kernels, layer_done: Callable[[int], None], spans: Spans,
     ) -> None:  # fmt: skip
         self._skeleton = skeleton
         self._model = skeleton.model
         self._lender = lender
         self._kernels = kernels
         self._layer_done = layer_done
+        self._spans = spans
         self._groups = groups_of(manifest)
         self._bands = sum(group.layer is None for group in self._groups)
         self._under_way: Iterator[list[Bound]] = iter(())
@@ -76,7 +79,9 @@ class Model:
             with self._lender.lend(group) as weights:
                 if group.layer is not None:
                     self._bind(group.layer, weights)
+                began = time.monotonic()
                 yield weights
+                self._spans.add("compute", "band" if group.layer is None else f"layer {group.layer}", began, time.monotonic())
             if group.layer is not None:
                 self._layer_done(group.layer + 1)
 

@@ -74,7 +74,7 @@ class Worker:
             arithmetic,
         )  # fmt: skip
         self._model = Model(
-            skeleton, manifest, folder, placement.lender, placement.torch_device, self._kernels, self._layer_done
+            skeleton, manifest, folder, placement.lender, placement.torch_device, self._kernels, self._layer_done, stage.spans
         )
         self._logits = _logits_region(stage.fds["logits"], boot.verdict["vocabulary"])
         self._sequences: dict[int, SequenceKV] = {}
@@ -162,7 +162,9 @@ class Worker:
         began = time.monotonic()
         if not self._before_waiting():
             self._bytes_poller.poll(_PATIENCE_MS)
-        self._waited_s += time.monotonic() - began
+        ended = time.monotonic()
+        self._waited_s += ended - began
+        self._stage.spans.add("wait", "weights", began, ended)
         self._stage.orders()
         self._stage.beat(sweeps=self._sweeps)
         if self._stage.stopping:

@@ -119,6 +119,22 @@ def test_status_says_what_runs(daemon):
     assert daemon.client("status").stdout.startswith("potatod ")
 
 
+def test_a_trace_shows_what_every_stage_did(daemon, tmp_path):
+    out = tmp_path / "out.json"
+    command = [BIN / "potatod", "trace", str(out), "--seconds", "3", "--config", str(daemon.place / "potatod.toml")]
+    environment = {**os.environ, "POTATO_RUN__DIRECTORY": str(daemon.directory)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as watching:
+        while watching.poll() is None:
+            daemon.ask("x", "--max-tokens", "8")
+        said, errors = watching.communicate()
+    assert watching.returncode == 0, errors
+    assert "computing" in said and "reading" in said
+    events = json.loads(out.read_text())["traceEvents"]
+    threads = {e["args"]["name"] for e in events if e["ph"] == "M"}
+    assert {"reader", "worker", "front", "compute", "wait", "ring", "request 0", "sweep", "sample"} <= threads
+    assert {"layer 0", "layer 5", "band"} <= {e["name"] for e in events if e["ph"] == "X"}
+
+
 def test_processes_say_in_their_titles_what_they_are(daemon):
     assert set(daemon.stages()) == {"reader", "worker", "front"}
     title = " ".join(psutil.Process(daemon.process.pid).cmdline())
@@ -211,6 +227,17 @@ def test_a_client_that_waits_while_the_daemon_stops_gets_75(tiny_model, probe_ca
 def test_the_other_kernels_serve_too(tiny_model, probe_cache, daemon, kernels):
     with Daemon(tiny_model, probe_cache, *SMALL, "--worker-kernels", kernels) as running:
         assert running.ask("hello", "--max-tokens", "20")["token_ids"] == daemon.ask("hello", "--max-tokens", "20")["token_ids"]
+
+
+def test_the_first_start_of_all_tries_out_disk_and_processor_and_says_what_it_expects(tiny_model, tmp_path):
+    with Daemon(tiny_model, tmp_path) as daemon:
+        said = daemon.text()
+        assert "trying out how fast this machine computes in float32" in said and "trying out how fast this disk is" in said
+        assert "s_per_token=" in said and "waits_for=" in said
+        daemon.ask("x", "--max-tokens", "6")
+        status = subprocess.run([BIN / "potatod", "status", "--socket", daemon.socket], capture_output=True, text=True, check=True).stdout
+        assert "planned)" in status
+    assert {path.parent.name for path in (tmp_path / "potato").glob("*/*.json")} == {"probe", "compute", "disk"}
 
 
 def test_everything_resident_reads_the_disk_once(tiny_model, probe_cache):
