@@ -26,6 +26,8 @@ from .room import CHUNK, Needs, Room, share
 CHUNKS: Final = (64, 128, 256, CHUNK)
 #: Tokens of a prompt per sweep where each is computed by itself.
 _BY_TOKEN: Final = 32
+#: A sweep may take so much longer for comparing what is read.
+_SHOWS: Final = 1.05
 #: A token of a smaller piece may cost so much of what one of the largest costs.
 _DEARER: Final = 1.15
 
@@ -54,6 +56,15 @@ def arrange(
         whole = of(needs.max_positions)
         return Arrangement(whole.room, whole.plan, whole.room.context)
     return of(_BY_TOKEN) if by_token else _best(of, manifest.layers, rates)
+
+
+def verified(settings: Settings, plan: Plan, layers: int, rates: Rates) -> str:
+    """``[reader] verify``, and what auto is here: whether comparing every byte, beside all else, would show in a token's time."""
+    if settings.reader.verify != "auto":
+        return settings.reader.verify
+    said = forecast(plan, layers, rates)
+    with_checks = max(said.disk_s, said.compute_s + plan.streamed_bytes / rates.checksum)
+    return "always" if with_checks <= _SHOWS * said.sweep_s else "first"
 
 
 def _best(of: Callable[[int], Arrangement], layers: int, rates: Rates | None) -> Arrangement:

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, cast
 from potato_client.paths import default_socket
 
 from .errors import ConfigError
-from .keys import Choice, Device, Duration, Folder, Kind, NotAllowed, Number, Plain, Share, Size, Socket, Whole
+from .keys import Choice, Device, Duration, Folder, Folders, Kind, NotAllowed, Number, Plain, Share, Size, Socket, Whole
 from .sizes import Auto, Percent
 
 _ROOT: Final = Path("/")
@@ -46,6 +46,10 @@ class Model:
         "", Folder(), "The model folder that is served, as `potatod prepare` made it.",
         unset="none: give it here, as --model, or as the argument of `potatod start`", example="/var/lib/potato/model",
     )  # fmt: skip
+    mirrors: tuple[str, ...] = _key(
+        (), Folders(), "The same model folder on other disks. All are read at the same time, each as fast as it is.", unset="none",
+        example=["/mnt/second/model"],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Pool:
     )  # fmt: skip
     reserve: int | Percent | Auto = _key(  # noqa: RUF009  as above
         Auto(), Share("the RAM available at start"),
-        "RAM that is left to everything else where size is auto. auto leaves 256MiB, and 48MiB of a cgroup of the daemon's own.",
+        "RAM that is left to everything else where size is auto. auto leaves 256MiB, and 32MiB of a cgroup of the daemon's own.",
     )  # fmt: skip
     page_lock: bool | Literal["auto"] = _key(
         "auto", Choice(("auto", True, False)),
@@ -78,6 +82,11 @@ class Reader:
     piece: int = _key(
         8 << 20, Size(64 << 10, 256 << 20, multiple=4096),
         "Larger parts are read as several requests of this size. Small ones cost rate, huge ones overlap.",
+    )  # fmt: skip
+    verify: Literal["auto", "always", "first", "never"] = _key(
+        "auto", Choice(("auto", "always", "first", "never")),
+        "When bytes are compared with their checksums: on every read, on the first of each part, or never. auto takes always, but first where "
+        "that would cost more than a twentieth of a token's time.",
     )  # fmt: skip
 
 
@@ -216,7 +225,7 @@ class Key:
     #: what holds where nothing is set, in words; empty where there is a plain default
     unset: str
     #: for the commented file, where there is no plain default
-    example: Plain
+    example: Plain = field(hash=False)
     _default: Callable[[], Any]
 
     @property

@@ -27,6 +27,8 @@ class Rates:
     compute: tuple[tuple[int, float], ...]
     #: seconds that a layer takes whatever its size
     layer_s: float
+    #: bytes a second that one thread compares with their checksum
+    checksum: float = 5e9
 
     def compute_at(self, rows: int) -> float:
         """Bytes of weights a second in a sweep of so many rows. Between two measured numbers of rows the seconds per byte lie on a line, and

@@ -7,6 +7,7 @@ A kind raises ValueError with what is wrong; the caller adds which key and where
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from .sizes import (
 )
 
 #: What TOML, JSON and the command line can write.
-Plain = str | int | float | bool | None
+Plain = str | int | float | bool | list[str] | None
 
 #: ``sun_path`` holds 108 bytes, the last one is NUL.
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -257,6 +258,27 @@ class Folder(_Text):
                 f"is a path of {length} bytes; at most {room} leave room for the sockets in it: choose a shorter one"
             )
         return path
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Paths of folders, as :class:`Folder`. In a flag or variable they stand one after the other with colons between."""
+
+    @property
+    def allowed(self) -> str:
+        return "a list of folders' paths"
+
+    def literal(self, text: str) -> object:
+        return [path for path in text.split(os.pathsep) if path]
+
+    def parse(self, value: object, base: Path) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not all(isinstance(path, str) and path and "\0" not in path for path in value):
+            raise NotAllowed
+        return tuple(_absolute(path, base) for path in value)
+
+    def plain(self, value: object) -> Plain:
+        assert isinstance(value, tuple)
+        return list(value)
 
 
 @dataclass(frozen=True, slots=True)

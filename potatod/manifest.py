@@ -166,6 +166,13 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise ModelDataError(f"{path} has {found.st_size} bytes and should have {size}: it was cut or changed; prepare it again")
 
 
+def check_mirror(folder: Path, mirror: Path) -> None:
+    """``mirror`` is the same model folder as ``folder``. Its bytes are compared with their checksums when they are read."""
+    if not (mirror / NAME).is_file() or (mirror / NAME).read_bytes() != (folder / NAME).read_bytes():
+        raise ModelDataError(f"[model] mirrors: {mirror} is not the model of {folder}; copy the whole folder there, or take it out of the list")
+    check_files(mirror, load(mirror))
+
+
 @functools.cache
 def _hints(cls: Any) -> dict[str, Any]:
     """Types of the fields. Evaluated once: for every tensor anew they cost half a minute in a large model."""

@@ -27,11 +27,14 @@ Cancelled = Callable[[], bool]
 
 
 def disk(folder: Path, settings: Settings, notice: Notice, *, anew: bool = False, cancelled: Cancelled = lambda: False) -> float:
-    """Bytes a second that the reader gets of the disk that the model folder lies on."""
+    """Bytes a second that the reader gets of the disk that the model folder lies on, and of those of its mirrors."""
+    return float(_disk(folder, settings, notice, anew, cancelled)["bytes_per_s"])
+
+
+def _disk(folder: Path, settings: Settings, notice: Notice, anew: bool, cancelled: Cancelled) -> dict[str, Any]:
     kept = kept_disk(folder, settings)
-    found = None if anew else kept.get("bytes_per_s")
-    found = found or _tried(kept, notice, cancelled, "how fast this disk is", "reader.measure", str(folder), settings.to_json())
-    return float(found["bytes_per_s"])
+    found = None if anew else kept.get("bytes_per_s", "checksum_bytes_per_s")
+    return found or _tried(kept, notice, cancelled, "how fast this disk is", "reader.measure", str(folder), settings.to_json())
 
 
 def compute(
@@ -49,7 +52,8 @@ def of(
 ) -> Rates:
     """All of them, for a model folder."""
     computing, layer_s, _device = compute(settings, dtype, notice, anew=anew, cancelled=cancelled)
-    return Rates(disk(folder, settings, notice, anew=anew, cancelled=cancelled), computing, layer_s)
+    reading = _disk(folder, settings, notice, anew, cancelled)
+    return Rates(float(reading["bytes_per_s"]), computing, layer_s, float(reading["checksum_bytes_per_s"]))
 
 
 def forget(settings: Settings, folder: Path, dtype: str) -> None:
@@ -60,8 +64,8 @@ def forget(settings: Settings, folder: Path, dtype: str) -> None:
 
 def kept_disk(folder: Path, settings: Settings) -> Kept:
     reader = settings.reader
-    limits = read_limits(os.stat(folder).st_dev)
-    return Kept("disk", [importlib.metadata.version("potato-lm"), _disk_of(folder), limits, reader.io, reader.in_flight, reader.piece])
+    disks = [[_disk_of(each), read_limits(os.stat(each).st_dev)] for each in (folder, *map(Path, settings.model.mirrors))]
+    return Kept("disk", [importlib.metadata.version("potato-lm"), disks, reader.io, reader.in_flight, reader.piece])
 
 
 def kept_compute(settings: Settings, dtype: str) -> Kept:

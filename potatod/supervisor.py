@@ -38,7 +38,7 @@ from .errors import (
     by_exit_code,
 )
 from .forecast import forecast
-from .manifest import Manifest, check_files
+from .manifest import Manifest, check_files, check_mirror
 from .manifest import load as load_manifest
 from .messages import Counted, Engine, Failed, Parted, Ready, StageProcess, Stop, Trace, Traced
 from .notify import notify
@@ -63,6 +63,8 @@ def run(settings: Settings) -> int:
     folder = Path(settings.model.path)
     manifest = load_manifest(folder)
     check_files(folder, manifest)
+    for mirror in settings.model.mirrors:
+        check_mirror(folder, Path(mirror))
     if not isinstance(settings.pool.size, Auto | Percent):
         plans.make(manifest, int(settings.pool.size))  # a pool that is too small is known before anything takes time
     directory = Path(settings.run.directory)

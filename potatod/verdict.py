@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import errand, log, memory, rates
-from .arrangement import arrange
+from .arrangement import arrange, verified
 from .config import Settings
 from .forecast import Rates
 from .json_file import MAX_CONFIG_BYTES, read_text
@@ -67,6 +67,8 @@ class Verdict:
     prefill_chunk: int
     #: what disk and processor gave when they were tried out
     rates: Rates
+    #: when the reader compares bytes with checksums: "always", "first" or "never"
+    verify: str
 
     def facts(self) -> dict[str, Any]:
         """Flat, for the stages' boot pages."""
@@ -99,6 +101,7 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         max_context=arranged.room.context,
         prefill_chunk=arranged.chunk,
         rates=speed,
+        verify=verified(settings, arranged.plan, manifest.layers, speed),
     )
 
 

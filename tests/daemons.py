@@ -72,7 +72,7 @@ def know_rates(cache: Path) -> None:
             rates.kept_compute(settings, dtype).put({"device": "cpu", "layer_s": 0.001, "compute": [[1, 10e9], [64, 1e9]]})
         for io in ("auto", "direct", "buffered"):
             settings = dataclasses.replace(Settings(), reader=dataclasses.replace(Settings().reader, io=io))
-            rates.kept_disk(cache, settings).put({"bytes_per_s": 1e9})
+            rates.kept_disk(cache, settings).put({"bytes_per_s": 1e9, "checksum_bytes_per_s": 5e9})
     finally:
         if before is None:
             del os.environ["XDG_CACHE_HOME"]

@@ -62,6 +62,7 @@ class Engine:
             "arithmetic": arithmetic_for(manifest, kernels, batching, tile).to_json(),
             "vocabulary": vocabulary_of(manifest),
             "device": device,
+            "verify": "always",
         }
         boot = Boot(1, str(directory), str(folder), settings, self.plan, verdict)
         self._context = zmq.Context()

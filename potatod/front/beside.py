@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from potatod.forecast import Rates, of_bytes
-from potatod.sizes import human_size
 
 from .sweep_times import SweepTimes
 
@@ -27,8 +26,14 @@ def expecting(verdict: dict[str, Any]) -> Callable[[int], float]:
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    #: for the log
-    said: dict[str, Any]
+    """Of its last sweeps, in seconds; only those count that decoded."""
+
+    sweeps: int
+    real_s: float
+    expected_s: float
+    waited_s: float
+    #: bytes a second from disk, wall time
+    read: float
     #: expected and real have been apart for FOR_MINUTES; true once
     parted: bool
 
@@ -49,16 +54,9 @@ class Beside:
         times, sweeps = self._times, self._times.sweeps - self._sweeps
         self._sweeps = times.sweeps
         real, expected = times.s_per_sweep, times.expected_s_per_sweep
-        if not sweeps or real is None:
+        if not sweeps or real is None or expected is None:
             return None
-        said: dict[str, Any] = {"sweeps": sweeps, "s_per_sweep": round(real, 3)}
-        if expected is not None:
-            said["expected_s"] = round(expected, 3)
-            self._apart = self._apart + 1 if abs(real / expected - 1) > APART else 0
-        if times.waited_s_per_sweep is not None:
-            said["waited_for_weights_s"] = round(times.waited_s_per_sweep, 3)
-        if times.disk_bytes_per_s:
-            said["read"] = f"{human_size(times.disk_bytes_per_s)}/s"
+        self._apart = self._apart + 1 if abs(real / expected - 1) > APART else 0
         parted = self._apart >= FOR_MINUTES and not self._told
         self._told |= parted
-        return Minute(said, parted)
+        return Minute(sweeps, real, expected, times.waited_s_per_sweep or 0.0, times.disk_bytes_per_s or 0.0, parted)

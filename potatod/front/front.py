@@ -14,11 +14,12 @@ import zmq
 
 from potato_client.protocol import VANISHED_S, Cancel, Generate, Status
 from potatod.messages import Engine, LayerDone, Parted
+from potatod.sizes import human_size
 from potatod.stage import Stage
 
 from .admission import Admission
 from .answers import Answers, EngineNow
-from .beside import Beside, expecting
+from .beside import Beside, Minute, expecting
 from .engine_link import EngineLink
 from .refusal import Refusal
 from .report import Reporter
@@ -145,11 +146,16 @@ class Front:
         self._answers.say_progress(self._now())
         self._stage.beat(sweeps=self._times.sweeps, read_bytes=self._times.read_bytes)
         if (minute := self._beside.look(began)) is not None:
-            self._stage.log("sweeps", **minute.said)
+            self._tell(minute)
             if minute.parted:
-                self._stage.control.send(Parted(os.getpid(), minute.said["expected_s"], minute.said["s_per_sweep"]))
+                self._stage.control.send(Parted(os.getpid(), minute.expected_s, minute.real_s))
         ended = time.monotonic()
         self._look_at = ended + max(_LOOK_EVERY_MS / 1000, 20 * (ended - began))
+
+    def _tell(self, minute: Minute) -> None:
+        real, expected, waited = (round(seconds, 3) for seconds in (minute.real_s, minute.expected_s, minute.waited_s))
+        read = f"{human_size(minute.read)}/s"
+        self._stage.log("sweeps", sweeps=minute.sweeps, s_per_sweep=real, expected_s=expected, waited_for_weights_s=waited, read=read)
 
     # the clients' side
 

@@ -24,6 +24,10 @@ from .source import Source
 
 #: Nothing waits longer than this without looking whether it should stop.
 _PATIENCE_MS: Final = 500
+_COMPARED: Final = {
+    "always": "every read is compared with its checksum", "first": "the first read of each part from each folder is compared with its checksum",
+    "never": "nothing is compared with its checksum",
+}  # fmt: skip
 #: A read that takes longer will not come back.
 STALLED_S: Final = 120.0
 
@@ -42,9 +46,10 @@ class Reader:
         self._plan = plan
         self._pool = Pool(stage.fds["pool"])
         self._ring = Ring(plan.ring_offset, plan.ring_bytes)
-        folder = Path(stage.boot.model)
-        self._sources = {name: Source(folder / name, settings.io) for name in {part.file for part in plan.parts}}
-        self._requests = Requests(settings.in_flight, settings.piece, stage.spans)
+        folders = [Path(stage.boot.model), *map(Path, stage.boot.settings.model.mirrors)]
+        self._sources = {name: tuple(Source(folder / name, settings.io) for folder in folders) for name in {part.file for part in plan.parts}}
+        self._requests = Requests(settings.in_flight, settings.piece, stage.spans, len(folders))
+        self._verify: str = stage.boot.verdict["verify"]
         self._worker = wire.bytes_wire(stage.context, stage.directory, stage.boot.epoch, bind=False)
         self._poller = zmq.Poller()
         for end in (self._worker.socket, stage.control.socket, self._requests.wakeup):
@@ -56,8 +61,11 @@ class Reader:
         self._moved = time.monotonic()
 
     def run(self) -> None:
-        how = "direct" if all(s.direct for s in self._sources.values()) else "buffered"
-        self._stage.ready(f"reads {how}, {human_size(self._plan.resident_bytes)} resident, {human_size(self._plan.streamed_bytes)} per sweep")
+        how = "direct" if all(source.direct for source in self._every_source()) else "buffered"
+        mirrors = len(self._stage.boot.settings.model.mirrors)
+        where = f" from {mirrors + 1} folders at the same time" if mirrors else ""
+        size = f"{human_size(self._plan.resident_bytes)} resident, {human_size(self._plan.streamed_bytes)} per sweep"
+        self._stage.ready(f"reads {how}{where}, {size}; {_COMPARED[self._verify]}")
         for number in itertools.count():
             for index, part in self._order(number):
                 offset = part.pool_offset if part.home == "ram" else self._take(part.length)
@@ -75,9 +83,12 @@ class Reader:
 
     def _order(self, number: int) -> Iterator[tuple[int, Placed]]:
         """One pass: everything on the first, what the ring carries on all others."""
-        for source in self._sources.values():
+        for source in self._every_source():
             source.check_unchanged()
         return iter(list(enumerate(self._plan.parts)) if number == 0 else self._streamed)
+
+    def _every_source(self) -> Iterator[Source]:
+        return itertools.chain.from_iterable(self._sources.values())
 
     def _take(self, length: int) -> int:
         """Room in the ring: waits until the worker has freed enough. This wait is the pipeline's back-pressure."""
@@ -89,14 +100,18 @@ class Reader:
 
     def _fetch(self, index: int, part: Placed, offset: int, number: int) -> None:
         last = len(self._plan.parts) - 1 if number == 0 else self._streamed[-1][0]
+        sources = self._sources[part.file]
+        first = number < len(sources) and self._verify == "first"
+        if first:  # from one folder as a whole, in the next pass from the next one: so each has been compared
+            sources = (sources[(index + number) % len(sources)],)
         self._requests.start(
             Fetch(
                 part=index,
-                source=self._sources[part.file],
+                sources=sources,
                 file_offset=part.offset,
                 pool_offset=offset,
                 memory=self._pool.extent(offset, part.length),
-                checksum=part.checksum,
+                checksum=part.checksum if first or self._verify == "always" else None,
                 ends_pass=index == last,
             )
         )
@@ -107,7 +122,7 @@ class Reader:
         if not self._requests.waiting:
             self._moved = time.monotonic()
         elif time.monotonic() - max(self._moved, self._requests.moved) > STALLED_S:
-            raise Unavailable(f"{self._requests.oldest.source.path}: a read has not come back for {STALLED_S:.0f} s; the disk stands still")
+            raise Unavailable(f"{self._requests.oldest.sources[0].path}: a read has not come back for {STALLED_S:.0f} s; the disk stands still")
         for fetch in self._requests.completed():
             self._read_bytes += len(fetch.memory)
             self._worker.send(Loaded(fetch.part, fetch.pool_offset, len(fetch.memory)))

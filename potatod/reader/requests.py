@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import Final
 
 import xxhash
 
@@ -16,18 +18,21 @@ from potatod.spans import Spans
 
 from .source import Source
 
+_SENTENCE: Final = "{}: the part at offset {} ({} bytes) is damaged: its checksum is {}, the manifest says {}; prepare the model again"
+
 
 @dataclass(slots=True)
 class Fetch:
     """One part on its way into its extent of the pool, as one or several pieces."""
 
     part: int
-    source: Source
+    #: the same file, in the model folder and in each of its mirrors, or in one of them
+    sources: tuple[Source, ...]
     file_offset: int
     pool_offset: int
     memory: memoryview
-    #: XXH3-64 that the bytes must have
-    checksum: str
+    #: XXH3-64 that the bytes must have; None where that is not looked at
+    checksum: str | None
     #: whether this is the last fetch of a pass
     ends_pass: bool = False
     pieces_left: int = 0
@@ -37,12 +42,14 @@ class Fetch:
 
 
 class Requests:
-    """Runs fetches on ``in_flight`` threads and hands them back in the order they were started.
+    """Runs fetches on ``in_flight`` threads for each of ``mirrors`` and hands them back in the order they were started.
+
+    A thread reads from one disk. All take the next piece when they have read one, so each disk gives as much as it can.
 
     ``wakeup`` is a descriptor that becomes readable whenever a fetch has completed.
     """
 
-    def __init__(self, in_flight: int, piece_bytes: int, spans: Spans) -> None:
+    def __init__(self, in_flight: int, piece_bytes: int, spans: Spans, mirrors: int = 1) -> None:
         self._piece = piece_bytes
         self._spans = spans
         self._pieces: SimpleQueue[tuple[Fetch, int, int]] = SimpleQueue()
@@ -52,7 +59,8 @@ class Requests:
         #: time.monotonic() when a piece came in last
         self.moved = time.monotonic()
         self._threads = [
-            threading.Thread(target=self._serve, args=(n,), name=f"read-{n}", daemon=True) for n in range(in_flight)
+            threading.Thread(target=self._serve, args=(n, n % mirrors), name=f"read-{n}", daemon=True)
+            for n in range(in_flight * mirrors)
         ]
         for thread in self._threads:
             thread.start()
@@ -92,14 +100,14 @@ class Requests:
             done.append(fetch)
         return done
 
-    def _serve(self, number: int) -> None:
+    def _serve(self, number: int, mirror: int) -> None:
         while True:
             fetch, at, size = self._pieces.get()
             began = time.monotonic()
             try:
                 if fetch.error is None:
                     with self._busy:
-                        fetch.source.read_into(fetch.file_offset + at, fetch.memory[at : at + size])
+                        fetch.sources[mirror % len(fetch.sources)].read_into(fetch.file_offset + at, fetch.memory[at : at + size])
             except Exception as error:  # carried to the stage's loop, which raises it
                 fetch.error = error
             self._spans.add(f"request {number}", f"part {fetch.part}", began, time.monotonic())
@@ -111,7 +119,7 @@ class Requests:
             fetch.pieces_left -= 1
             last = fetch.pieces_left == 0
         if last:
-            if fetch.error is None:
+            if fetch.error is None and fetch.checksum is not None:
                 fetch.error = _compare(fetch)
                 self._spans.add(f"checksum {number}", f"part {fetch.part}", self.moved, time.monotonic())
             fetch.complete = True
@@ -120,12 +128,17 @@ class Requests:
 
 def _compare(fetch: Fetch) -> Exception | None:
     found = xxhash.xxh3_64_hexdigest(fetch.memory)
-    if found == fetch.checksum:
-        return None
-    return ModelDataError(
-        f"{fetch.source.path}: the part at offset {fetch.file_offset} ({len(fetch.memory)} bytes) is damaged: its checksum is {found}, "
-        f"the manifest says {fetch.checksum}; prepare the model again"
-    )
+    return None if found == fetch.checksum else _damaged(fetch, found)
+
+
+def _damaged(fetch: Fetch, found: str) -> Exception:
+    """Says where the bytes are damaged: of several mirrors, which one gives others than it should."""
+    for source in fetch.sources if len(fetch.sources) > 1 else ():
+        alone = memoryview(mmap.mmap(-1, len(fetch.memory)))
+        source.read_into(fetch.file_offset, alone)
+        if (found := xxhash.xxh3_64_hexdigest(alone)) != fetch.checksum:
+            return ModelDataError(_SENTENCE.format(source.path, fetch.file_offset, len(alone), found, fetch.checksum))
+    return ModelDataError(_SENTENCE.format(fetch.sources[0].path, fetch.file_offset, len(fetch.memory), found, fetch.checksum))
 
 
 class _BusyClock:

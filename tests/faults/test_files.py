@@ -68,6 +68,34 @@ def test_a_damaged_folder_is_one_sentence_and_an_exit_code(copy: Path, probe_cac
     assert says in done.stderr
 
 
+def test_a_mirror_is_read_too_and_one_that_is_another_model_is_refused(tiny_model: Path, copy: Path, probe_cache: Path, tmp_path: Path):
+    asked = ("hello", "--max-tokens", "6", "--temperature", "0")
+    with Daemon(tiny_model, probe_cache, *SMALL, "--model-mirrors", str(copy)) as daemon:
+        assert "from 2 folders at the same time" in daemon.text()
+        mirrored = daemon.ask(*asked)["text"]
+    with Daemon(tiny_model, probe_cache, *SMALL) as daemon:
+        assert daemon.ask(*asked)["text"] == mirrored
+    (copy / "manifest.json").write_text((copy / "manifest.json").read_text() + " ")
+    done = subprocess.run(
+        [BIN / "potatod", "start", tiny_model, *SMALL, "--model-mirrors", copy, "--run-directory", tmp_path / "run", "--front-socket",
+         f"ipc://{tmp_path}/s"], capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "XDG_CACHE_HOME": str(probe_cache)},
+    )  # fmt: skip
+    assert done.returncode == 65 and f"{copy} is not the model of" in done.stderr
+
+
+def test_a_mirror_with_a_flipped_bit_is_named_before_a_token_is_made_of_it(tiny_model: Path, copy: Path, probe_cache: Path):
+    shard = next(s for s in json.loads((copy / "manifest.json").read_text())["shards"] if s["kind"] == "layer" and s["layer"] == 2)
+    path = copy / shard["parts"][0]["file"]
+    data = bytearray(path.read_bytes())
+    for part in shard["parts"]:
+        data[part["offset"]] ^= 1
+    path.write_bytes(data)
+    with Daemon(tiny_model, probe_cache, *SMALL, "--model-mirrors", str(copy), "--reader-verify", "first") as daemon:
+        daemon.client("hello", "--max-tokens", "5")  # two sweeps or more: by then each folder's parts have been compared
+        daemon.until(lambda: "damaged" in daemon.text(), "the mirror is damaged")
+        assert f"{path}: the part at offset" in daemon.text()
+
+
 def _swap(model: Path) -> None:
     """Two layers of equal size change places."""
     a, b, aside = model / "layer.0001.safetensors", model / "layer.0004.safetensors", model / "aside"

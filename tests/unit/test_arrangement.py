@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from potatod.arrangement import CHUNKS, arrange
+from potatod.arrangement import CHUNKS, arrange, verified
 from potatod.config import Settings
 from potatod.errors import DoesNotFit
 from potatod.forecast import Rates, forecast
@@ -85,3 +85,16 @@ def test_tokens_that_are_computed_one_by_one_come_in_small_pieces_and_reference_
     assert arranged(None, by_token=True).chunk < CHUNKS[0]
     whole = dataclasses.replace(SETTINGS, worker=dataclasses.replace(SETTINGS.worker, kernels="reference"))
     assert arranged(per_token(10e9), settings=whole, ram=4_000_000_000).chunk == 2048
+
+
+@pytest.mark.parametrize(
+    ("disk", "checksum", "expected"),
+    [(5e8, 5e9, "always"), (20e9, 5e9, "first"), (20e9, 500e9, "always")],
+    ids=["hidden by the disk", "would show", "so fast that it does not"],
+)
+def test_every_read_is_compared_with_its_checksum_where_that_does_not_show(disk, checksum, expected):
+    rates = dataclasses.replace(per_token(10e9), disk=disk, checksum=checksum)
+    plan = arranged(rates).plan
+    assert verified(Settings(), plan, 28, rates) == expected
+    never = dataclasses.replace(Settings(), reader=dataclasses.replace(Settings().reader, verify="never"))
+    assert verified(never, plan, 28, rates) == "never"

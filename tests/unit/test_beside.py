@@ -41,7 +41,7 @@ def test_a_minute_is_told_when_it_is_over_and_something_was_computed_in_it():
     assert beside.look(EVERY_S + 1) is None
     minute = beside.look(2 * EVERY_S)
     assert minute is not None and not minute.parted
-    assert minute.said == {"sweeps": 1, "s_per_sweep": 2.2, "expected_s": 2.0, "waited_for_weights_s": 1.5, "read": "455B/s"}
+    assert (minute.sweeps, minute.real_s, minute.expected_s, minute.waited_s, round(minute.read)) == (1, 2.2, 2.0, 1.5, 455)
     assert beside.look(3 * EVERY_S) is None
 
 

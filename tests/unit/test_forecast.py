@@ -39,7 +39,7 @@ def test_a_sweep_takes_as_long_as_its_slowest_link_where_one_is_clearly_the_slow
     weights = made.resident_bytes + made.streamed_bytes
     disk = 500e6
     rates = Rates(disk, ((1, weights / (slower * made.streamed_bytes / disk)),), 0.0)
-    assert simulated(made, rates) == pytest.approx(forecast(made, layers, rates).sweep_s, rel=0.05)
+    assert simulated(made, rates) == pytest.approx(forecast(made, layers, rates).sweep_s, rel=0.07)
 
 
 @given(layers=st.integers(12, 60), share=st.floats(0.2, 0.97), slower=st.floats(0.05, 20))

@@ -154,7 +154,7 @@ def test_what_was_measured_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def run(module, *_arguments, limit_s, cancelled):
         asked.append(module)
-        return {"bytes_per_s": 1e9, "compute": [[1, 2e9]], "layer_s": 0.001, "device": "cpu"}
+        return {"bytes_per_s": 1e9, "checksum_bytes_per_s": 5e9, "compute": [[1, 2e9]], "layer_s": 0.001, "device": "cpu"}
 
     monkeypatch.setattr("potatod.errand.run", run)
     told: list[str] = []

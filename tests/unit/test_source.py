@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 
@@ -31,3 +32,27 @@ def test_a_file_that_was_cut_anywhere_is_told_and_read_no_further(source, left):
     os.truncate(source.path, left)
     with pytest.raises(ModelDataError, match=f"ends at offset {left}, in the middle of a part: it was truncated"):
         source.read_into(0, memoryview(mmap.mmap(-1, SIZE)))
+
+
+def test_a_read_that_fails_is_tried_again_and_then_told_with_file_and_offset(source, monkeypatch):
+    memory = memoryview(mmap.mmap(-1, 8192))
+    real, failures = os.preadv, iter([True, True, False])
+
+    def preadv(fd, buffers, offset):
+        if next(failures, True):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    source.read_into(4096, memory)
+    assert bytes(memory) == source.path.read_bytes()[4096:12288]
+    with pytest.raises(ModelDataError, match=r"shard: reading 8192 bytes at offset 4096 failed 3 times: Input/output error"):
+        source.read_into(4096, memory)
+
+
+def test_a_short_read_goes_on_where_it_ended(source, monkeypatch):
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: real(fd, [buffers[0][:4096]], offset))
+    memory = memoryview(mmap.mmap(-1, SIZE))
+    source.read_into(0, memory)
+    assert bytes(memory) == source.path.read_bytes()
