@@ -297,6 +297,7 @@ class ModelReport:
     weights_bytes: int
     resident_bytes: int
     streamed_bytes_per_sweep: int
+    card_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

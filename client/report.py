@@ -41,9 +41,10 @@ def _running_s(report: Report) -> float:
 
 
 def _model(model: ModelReport) -> str:
+    on_card = f"{human_size(model.card_bytes)} in the card, " if model.card_bytes else ""
     return (
         f"{model.name}: {model.architecture}, {model.dtype}, {model.layers} layers; "
-        f"{human_size(model.weights_bytes)}, of which {human_size(model.resident_bytes)} resident and "
+        f"{human_size(model.weights_bytes)}, of which {on_card}{human_size(model.resident_bytes)} resident and "
         f"{human_size(model.streamed_bytes_per_sweep)} read for every sweep"
     )
 

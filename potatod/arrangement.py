@@ -41,16 +41,17 @@ class Arrangement:
 
 
 def arrange(
-    settings: Settings, manifest: Manifest, available: Available, needs: Needs, tokenizer: int, rates: Rates | None, *, by_token: bool = False
-) -> Arrangement:
-    """``needs``, ``tokenizer``: as :func:`room.share`; ``by_token``: whether the tokens of a prompt are computed one after the other.
+    settings: Settings, manifest: Manifest, available: Available, needs: Needs, tokenizer: int, rates: Rates | None, *, by_token: bool = False,
+    card: int | None = None,
+) -> Arrangement:  # fmt: skip
+    """``needs``, ``tokenizer``, ``card``: as :func:`room.share`; ``by_token``: whether the tokens of a prompt are computed one after the other.
 
     Raises :class:`DoesNotFit` with the missing bytes.
     """
 
     def of(chunk: int) -> Arrangement:
-        room = share(settings, manifest, available, needs, tokenizer, chunk)
-        return Arrangement(room, plans.make(manifest, room.pool_bytes), chunk)
+        room = share(settings, manifest, available, needs, tokenizer, chunk, card)
+        return Arrangement(room, plans.make(manifest, room.pool_bytes, room.card_bytes), chunk)
 
     if settings.worker.kernels == "reference":  # transformers' bits are those of a prompt that is not cut
         whole = of(needs.max_positions)
@@ -77,11 +78,11 @@ def _best(of: Callable[[int], Arrangement], layers: int, rates: Rates | None) ->
                 raise
             break
     largest = fitting[-1]
-    if rates is None or largest.plan.streamed_bytes == 0:
+    if rates is None or largest.plan.streamed_bytes + largest.plan.uploaded_bytes == 0:
         return largest
     token_s = forecast(largest.plan, layers, rates, largest.chunk).compute_s / largest.chunk
     for arrangement in fitting:
         said = forecast(arrangement.plan, layers, rates, arrangement.chunk)
-        if said.compute_s >= said.disk_s and said.compute_s <= _DEARER * token_s * arrangement.chunk:
+        if max(said.disk_s, said.upload_s) <= said.compute_s <= _DEARER * token_s * arrangement.chunk:
             return arrangement
     return largest

@@ -173,33 +173,49 @@ def _amount(suffix: str = "") -> Callable[[Any, Any, str | None], int | None]:
 @click.argument("source", metavar="MODEL")
 @click.option("--ram", metavar="SIZE", callback=_amount(), help="RAM that the daemon may take, where not what is available here.")
 @click.option("--disk", metavar="RATE", callback=_amount("/s"), help='What the disk gives, such as "2GB/s", where not measured.')
+@click.option("--vram", metavar="SIZE", callback=_amount(), help="Free memory of a card that computes, where not what is here.")
+@click.option("--pcie", metavar="RATE", callback=_amount("/s"), help='From RAM to the card, such as "12GB/s".')
 @click.option("--context", metavar="TOKENS", help="Longest prompt and answer together; as [front] max_context.")
 @click.option("--sequences", metavar="N", help="Answers that share each sweep; as [front] max_sequences.")
 @click.option(
-    "--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto", show_default=True,
-    help="As `potatod prepare` would store the weights; auto keeps the checkpoint's.",
+    "--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32", "int8", "int4"]), default="auto", show_default=True,
+    help="As `potatod prepare` would store the weights; auto keeps the checkpoint's. int8 and int4 are on paper.",
 )  # fmt: skip
 @click.option("--revision", metavar="REV", help="A branch, tag or commit, where MODEL is a hub id.")
+@click.option("--grid", is_flag=True, help="Tables for machines of many kinds, with the weights as they are, in int8 and in int4.")
 @click.option("--measure", is_flag=True, help="Try out disk and processor anew, and keep that.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_CONFIG
 def plan(
-    source: str, ram: int | None, disk: int | None, context: str | None, sequences: str | None, dtype: str, revision: str | None,
-    measure: bool, as_json: bool, file: Path | None,
+    source: str, ram: int | None, disk: int | None, vram: int | None, pcie: int | None, context: str | None, sequences: str | None,
+    dtype: str, revision: str | None, grid: bool, measure: bool, as_json: bool, file: Path | None,
 ) -> None:  # fmt: skip
-    """What serving MODEL would be like: what stays in RAM, what streams, seconds per token, and what would help most.
+    """What serving MODEL would be like: what stays in RAM and on the card, what streams, seconds per token, and what would help most.
 
     MODEL is a model folder, a checkpoint's folder, a GGUF file, a config.json, or a hub id, of which only the config is fetched. How
     fast this machine computes, and the disk that a model folder lies on, is tried out the first time, which takes seconds.
     """
-    from . import plan_page, planning
+    from . import paper, plan_grid, plan_page, planning
 
+    if pcie is not None and vram is None:
+        raise UsageError("--pcie is the way to a card that --vram describes: give both")
+    if grid and (as_json or dtype != "auto" or (ram, disk, vram) != (None, None, None)):
+        raise UsageError("--grid chooses machines and dtypes itself: it goes with none of --ram, --vram, --disk, --dtype, --json")
     given = {"[front] max_context": context, "[front] max_sequences": sequences}
     flags = {key: text for key in keys() if (text := given.get(key.label)) is not None}
     settings = sources.gather(file, os.environ, flags).settings
-    planned = planning.make(
-        source, settings, ram=ram, disk=disk, dtype=dtype, revision=revision, anew=measure, notice=lambda sentence: click.echo(sentence, err=True)
-    )
+
+
+    def planner(dtype: str) -> planning.Planner:
+        return planning.Planner(
+            source, settings, dtype=dtype, revision=revision, anew=measure, notice=lambda sentence: click.echo(sentence, err=True)
+        )
+
+    if grid:
+        stored = [(name, planner(name)) for name in ("auto", *paper.SCHEMES)]
+        click.echo(plan_grid.as_text(Path(source).name or source, [(each.dtype, each) for _, each in stored]), nl=False)
+        return
+    planned = planner(dtype).plan(planning.Machine(ram, vram, disk, pcie))
     click.echo((plan_page.as_json if as_json else plan_page.as_text)(planned), nl=False)
 
 

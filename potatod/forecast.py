@@ -1,6 +1,6 @@
 """What a sweep of a plan takes, and which link it waits for. Pure.
 
-    Plan + Rates ─▶ forecast() ─▶ Forecast: seconds of reading, seconds of computing
+    Plan + Rates ─▶ forecast() ─▶ Forecast: seconds of reading, of uploading, of computing
 
 Reading goes on across layers and sweeps, and the ring holds what computing is behind by: so nothing waits without need, and a sweep takes as
 long as its slowest link. tests/unit/test_forecast.py holds that against a simulation of the pipeline, event by event.
@@ -14,7 +14,7 @@ from typing import Literal
 
 from .plan import Plan
 
-Link = Literal["disk", "compute"]
+Link = Literal["disk", "upload", "compute"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Rates:
     layer_s: float
     #: bytes a second that one thread compares with their checksum
     checksum: float = 5e9
+    #: bytes a second from the pool into a card's memory; None where the cpu computes
+    upload: float | None = None
 
     def compute_at(self, rows: int) -> float:
         """Bytes of weights a second in a sweep of so many rows. Between two measured numbers of rows the seconds per byte lie on a line, and
@@ -44,16 +46,35 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What a sweep moves, in bytes, and computes with."""
+
+    weights_bytes: int
+    streamed_bytes: int
+    uploaded_bytes: int
+    #: with one, uploading and computing take turns
+    slots: int
+    layers: int
+
+    @classmethod
+    def of(cls, plan: Plan, layers: int) -> Load:
+        return cls(plan.weights_bytes, plan.streamed_bytes, plan.uploaded_bytes, plan.slots, layers)
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """Of one sweep with one token of each of ``rows`` sequences."""
 
     rows: int
     disk_s: float
     compute_s: float
+    upload_s: float = 0.0
+    #: whether a layer is uploaded while the one before it computes
+    overlapped: bool = True
 
     @property
     def sweep_s(self) -> float:
-        return max(self.disk_s, self.compute_s)
+        return max(self.disk_s, self._on_the_card_s)
 
     @property
     def token_s(self) -> float:
@@ -62,13 +83,24 @@ class Forecast:
 
     @property
     def bottleneck(self) -> Link:
-        return "disk" if self.disk_s > self.compute_s else "compute"
+        if self.disk_s > self._on_the_card_s:
+            return "disk"
+        return "upload" if self.upload_s > self.compute_s else "compute"
+
+    @property
+    def _on_the_card_s(self) -> float:
+        return max(self.upload_s, self.compute_s) if self.overlapped else self.upload_s + self.compute_s
 
 
 def forecast(plan: Plan, layers: int, rates: Rates, rows: int = 1) -> Forecast:
-    return of_bytes(plan.resident_bytes + plan.streamed_bytes, plan.streamed_bytes, layers, rates, rows)
+    return of_load(Load.of(plan, layers), rates, rows)
 
 
-def of_bytes(weights_bytes: int, streamed_bytes: int, layers: int, rates: Rates, rows: int = 1) -> Forecast:
-    """``streamed_bytes`` are read of the ``weights_bytes`` that are computed with."""
-    return Forecast(rows, streamed_bytes / rates.disk, weights_bytes / rates.compute_at(rows) + layers * rates.layer_s)
+def of_load(load: Load, rates: Rates, rows: int = 1) -> Forecast:
+    return Forecast(
+        rows,
+        disk_s=load.streamed_bytes / rates.disk,
+        compute_s=load.weights_bytes / rates.compute_at(rows) + load.layers * rates.layer_s,
+        upload_s=load.uploaded_bytes / rates.upload if rates.upload else 0.0,
+        overlapped=load.slots != 1,
+    )

@@ -33,7 +33,7 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 _SOCKET_NAME_BYTES: Final = 20
 
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
-_DEVICE: Final = re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?")
+_DEVICE: Final = re.compile(r"auto|cpu|(cuda|xpu)(:[0-9]{1,2})?|simulated(:[a-z_0-9=.,+-]+)?")
 
 
 class Kind(Protocol):

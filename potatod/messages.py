@@ -100,6 +100,8 @@ class Rows:
     read_bytes_per_s: float | None
     #: of the seconds: the worker had nothing to compute with
     waited_s: float = 0.0
+    #: the card had not the memory for so much at once: there are no rows, and no KV of the sweep's sequences any more
+    exhausted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,11 @@ here, once, and never evicted: with R of N bytes resident exactly N − R are re
 about the same share is resident, so that reading neither outruns compute nor waits for it, and the ring need hold only
 the streamed parts of about three layers.
 
-    manifest + pool bytes ─▶ make() ─▶ Plan: home and offset of every part, size of the ring
+    manifest + pool bytes (+ a card's bytes) ─▶ make() ─▶ Plan: home and offset of every part, size of the ring, slots
+
+Where a card computes, its own memory comes first: what lies there for good is neither read nor uploaded again. What is left passes through
+slots, each as large as what is uploaded of the largest layer; and each part leaves the ring as soon as its own copy is complete, so that the
+ring need hold parts instead of layers.
 """
 
 from __future__ import annotations
@@ -19,10 +23,14 @@ from .errors import DoesNotFit
 from .manifest import Manifest, Part
 from .sizes import human_size
 
-Home = Literal["ram", "disk"]
+Home = Literal["vram", "ram", "disk"]
 
-#: How many layers' streamed parts the ring should hold: one computed, one complete and waiting, one being read.
+#: How many layers' streamed parts the ring should hold: one computed, one complete and waiting, one being read. With slots only the last.
 LAYERS_AHEAD: Final = 3
+#: Parts that the ring must hold where each leaves it by itself: one copied, one read, one skipped at the ring's end.
+_PARTS_AHEAD: Final = 3
+#: Slots that overlap copy and compute; more would only hold more.
+_SLOTS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +45,8 @@ class Placed:
     length: int
     checksum: str
     home: Home
-    #: bytes, in the pool; -1 for parts that pass through the ring
-    pool_offset: int
+    #: bytes, in the pool or in the card's memory for residents; -1 for parts that pass through the ring every sweep
+    home_offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +57,37 @@ class Plan:
     pool_bytes: int
     ring_offset: int
     ring_bytes: int
+    #: places in the card's memory that layers pass through, and bytes of each; none on a cpu, and where a card holds all
+    slots: int = 0
+    slot_bytes: int = 0
 
     @property
     def resident_bytes(self) -> int:
-        return sum(part.length for part in self.parts if part.home == "ram")
+        """In the pool for good."""
+        return self._bytes("ram")
 
     @property
     def streamed_bytes(self) -> int:
         """Read from disk for each sweep."""
-        return sum(part.length for part in self.parts if part.home == "disk")
+        return self._bytes("disk")
+
+    @property
+    def card_bytes(self) -> int:
+        """In the card's memory for good."""
+        return self._bytes("vram")
+
+    @property
+    def uploaded_bytes(self) -> int:
+        """Copied to the card for each sweep."""
+        return self._bytes("ram") + self._bytes("disk") if self.slots else 0
+
+    @property
+    def weights_bytes(self) -> int:
+        """Computed with in each sweep."""
+        return sum(part.length for part in self.parts)
+
+    def _bytes(self, home: Home) -> int:
+        return sum(part.length for part in self.parts if part.home == home)
 
 
 def sweep_parts(manifest: Manifest) -> list[tuple[int, Part]]:
@@ -67,78 +97,123 @@ def sweep_parts(manifest: Manifest) -> list[tuple[int, Part]]:
     return [(stop, part) for stop, shard in enumerate([*layers, *heads]) for part in shard.parts]
 
 
-def smallest_pool(lengths: Sequence[tuple[int, int]]) -> int:
+def smallest_pool(lengths: Sequence[tuple[int, int]], card: bool = False) -> int:
     """Bytes of the smallest pool that works, for ``(stop, length)`` of every part.
 
     A layer's parts lie in the ring together while it is computed, and one skip at the ring's end may be as large as the
-    largest part; a second one lets the reader work ahead. The head's bands pass one by one.
+    largest part; a second one lets the reader work ahead. The head's bands pass one by one, and with a ``card`` all parts do.
     """
-    last = max((stop for stop, _ in lengths), default=0)
-    layers = _sums((stop, length) for stop, length in lengths if stop != last)
     largest = max((length for _, length in lengths), default=0)
-    return max([*layers.values(), largest]) + 2 * largest
+    return _PARTS_AHEAD * largest if card else _largest_group(lengths, range(len(lengths))) + 2 * largest
 
 
-def make(manifest: Manifest, pool_bytes: int) -> Plan:
-    """The plan for a pool of at most ``pool_bytes``; raises :class:`DoesNotFit` with the smallest size that works."""
-    parts = sweep_parts(manifest)
-    lengths = [(stop, part.length) for stop, part in parts]
-    total = sum(length for _, length in lengths)
-    if total <= pool_bytes:
-        return _place(parts, resident=set(range(len(parts))), ring_bytes=0)
-    least = smallest_pool(lengths)
+def enough(manifest: Manifest, pool_bytes: int, card: bool = False) -> None:
+    """Raises :class:`DoesNotFit` where no plan fits into a pool of so many bytes."""
+    lengths = [(stop, part.length) for stop, part in sweep_parts(manifest)]
+    least = min(smallest_pool(lengths, card), sum(length for _, length in lengths))
     if pool_bytes < least:
         raise DoesNotFit(
             f"[pool] size of {human_size(pool_bytes)} is too small for this model: the smallest that works is {-(-least // 1024)}KiB, "
             f"{human_size(least - pool_bytes)} more"
         )
-    ring = _ring_for(lengths, pool_bytes)
+
+
+def make(manifest: Manifest, pool_bytes: int, card_bytes: int | None = None) -> Plan:
+    """The plan for a pool of at most ``pool_bytes``, and for a card that has ``card_bytes`` for weights where one computes.
+
+    Raises :class:`DoesNotFit` with the smallest size that works.
+    """
+    parts = sweep_parts(manifest)
+    lengths = [(stop, part.length) for stop, part in parts]
+    card = None if card_bytes is None else _on_card(lengths, card_bytes)
+    on_card = card.resident if card else set()
+    others = [index for index in range(len(parts)) if index not in on_card]
+    loading = _ring_needed(lengths, on_card, card is not None)
+    if loading + sum(lengths[i][1] for i in others) <= pool_bytes:
+        return _place(parts, set(others), loading, card)
+    enough(manifest, pool_bytes, card is not None)
+    ring = _ring_for(lengths, others, pool_bytes, card is not None)
     while True:
-        resident = _spread(lengths, pool_bytes - ring)
-        needed = _ring_needed(lengths, resident)
+        resident = _spread(lengths, others, pool_bytes - ring)
+        needed = _ring_needed(lengths, set(range(len(parts))) - resident, card is not None)
         if needed <= ring:
-            return _place(parts, resident, ring_bytes=pool_bytes - sum(lengths[i][1] for i in resident))
+            return _place(parts, resident, pool_bytes - sum(lengths[i][1] for i in resident), card)
         ring = needed  # residents shrink, so this ends
 
 
-def _sums(lengths: Iterable[tuple[int, int]]) -> dict[int, int]:
-    sums: dict[int, int] = {}
-    for stop, length in lengths:
-        sums[stop] = sums.get(stop, 0) + length
-    return sums
+@dataclass(frozen=True, slots=True)
+class _Card:
+    #: indices of the parts that stay there
+    resident: set[int]
+    slots: int
+    slot_bytes: int
 
 
-def _ring_for(lengths: Sequence[tuple[int, int]], pool_bytes: int) -> int:
-    """Bytes for LAYERS_AHEAD layers' streamed parts, if each layer kept the same share resident; not below what must be."""
-    last = max(stop for stop, _ in lengths)
+def _on_card(lengths: Sequence[tuple[int, int]], budget: int) -> _Card:
+    everything = range(len(lengths))
     total = sum(length for _, length in lengths)
-    largest_layer = max(_sums((stop, length) for stop, length in lengths if stop != last).values(), default=0)
-    # With the share x resident the ring holds LAYERS_AHEAD · (1 − x) · largest_layer, and x · total + ring = pool.
-    ahead = LAYERS_AHEAD * largest_layer
+    if total <= budget:
+        return _Card(set(everything), 0, 0)
+    whole = _largest_group(lengths, everything)
+    if budget < whole:
+        raise DoesNotFit(
+            f"the card has {human_size(budget)} for weights and a layer needs {human_size(whole)}: {human_size(whole - budget)} are missing; "
+            'free memory of the card, or set [worker] device = "cpu"'
+        )
+    slots = _SLOTS if budget >= _SLOTS * whole else 1
+    # With the share x resident a slot holds (1 − x) · whole, and x · total + slots · slot = budget.
+    share = (budget - slots * whole) / (total - slots * whole) if total > slots * whole else 0.0
+    slot = int(whole * (1 - share))
+    while True:
+        resident = _spread(lengths, everything, budget - slots * slot)
+        needed = _largest_group(lengths, (i for i in everything if i not in resident))
+        if needed <= slot:
+            return _Card(resident, slots, needed)
+        slot = needed  # residents shrink, so this ends
+
+
+def _largest_group(lengths: Sequence[tuple[int, int]], indices: Iterable[int]) -> int:
+    """Bytes of the most that is computed with together: a layer's parts, or one band of the head."""
+    last = max((stop for stop, _ in lengths), default=0)
+    sums: dict[int, int] = {}
+    for index in indices:
+        stop, length = lengths[index]
+        key = stop if stop != last else -1 - index
+        sums[key] = sums.get(key, 0) + length
+    return max(sums.values(), default=0)
+
+
+def _ring_for(lengths: Sequence[tuple[int, int]], candidates: Sequence[int], pool_bytes: int, card: bool) -> int:
+    """Bytes for the streamed parts of the layers ahead, if each layer kept the same share resident; not below what must be."""
+    total = sum(lengths[i][1] for i in candidates)
+    # With the share x resident the ring holds (1 − x) · ahead, and x · total + ring = pool.
+    ahead = (1 if card else LAYERS_AHEAD) * _largest_group(lengths, candidates)
     share = max(0.0, min(1.0, (pool_bytes - ahead) / max(total - ahead, 1))) if total > ahead else 0.0
     wanted = int(ahead * (1 - share))
-    return min(max(wanted, 3 * max(length for _, length in lengths)), pool_bytes)
+    return min(max(wanted, 3 * max(lengths[i][1] for i in candidates)), pool_bytes)
 
 
-def _ring_needed(lengths: Sequence[tuple[int, int]], resident: set[int]) -> int:
-    streamed = [(stop, length) for i, (stop, length) in enumerate(lengths) if i not in resident]
-    if not streamed:
+def _ring_needed(lengths: Sequence[tuple[int, int]], passing: set[int], card: bool) -> int:
+    """Bytes of the smallest ring through which these parts pass."""
+    if not passing:
         return 0
-    last = max(stop for stop, _ in lengths)
-    layers = _sums((stop, length) for stop, length in streamed if stop != last).values()
-    largest = max(length for _, length in streamed)
-    return max([*layers, largest]) + (2 if len(streamed) > 1 else 1) * largest
+    largest = max(lengths[i][1] for i in passing)
+    if card:
+        return min(_PARTS_AHEAD, len(passing)) * largest
+    return _largest_group(lengths, passing) + (2 if len(passing) > 1 else 1) * largest
 
 
-def _spread(lengths: Sequence[tuple[int, int]], budget: int) -> set[int]:
+def _spread(lengths: Sequence[tuple[int, int]], candidates: Sequence[int], budget: int) -> set[int]:
     """Indices of the residents: always the stop whose resident share is smallest gets its next part that fits, small parts first.
 
     Small ones first because each costs a read of its own every sweep, whatever its size.
     """
-    sums = _sums(lengths)
-    waiting: dict[int, list[int]] = {stop: [] for stop in sums}
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i][1], -i)):
-        waiting[lengths[index][0]].append(index)  # largest first, so that pop() gives the smallest
+    sums: dict[int, int] = {}
+    waiting: dict[int, list[int]] = {}
+    for index in sorted(candidates, key=lambda i: (-lengths[i][1], -i)):
+        stop, length = lengths[index]
+        sums[stop] = sums.get(stop, 0) + length
+        waiting.setdefault(stop, []).append(index)  # largest first, so that pop() gives the smallest
     chosen: set[int] = set()
     heap = [(0.0, stop) for stop in sums]
     heapq.heapify(heap)
@@ -156,12 +231,14 @@ def _spread(lengths: Sequence[tuple[int, int]], budget: int) -> set[int]:
     return chosen
 
 
-def _place(parts: Sequence[tuple[int, Part]], resident: set[int], ring_bytes: int) -> Plan:
-    placed, at = [], 0
+def _place(parts: Sequence[tuple[int, Part]], resident: set[int], ring_bytes: int, card: _Card | None) -> Plan:
+    placed: list[Placed] = []
+    ends: dict[Home, int] = {"ram": 0, "vram": 0}
     for index, (stop, part) in enumerate(parts):
-        home: Home = "ram" if index in resident else "disk"
-        placed.append(
-            Placed(stop, part.file, part.offset, part.length, part.checksum, home, at if home == "ram" else -1)
-        )
-        at += part.length if home == "ram" else 0
-    return Plan(tuple(placed), pool_bytes=at + ring_bytes, ring_offset=at, ring_bytes=ring_bytes)
+        home: Home = "ram" if index in resident else "vram" if card and index in card.resident else "disk"
+        placed.append(Placed(stop, part.file, part.offset, part.length, part.checksum, home, ends.get(home, -1)))
+        if home in ends:
+            ends[home] += part.length
+    at = ends["ram"]
+    slots, slot_bytes = (card.slots, card.slot_bytes) if card else (0, 0)
+    return Plan(tuple(placed), pool_bytes=at + ring_bytes, ring_offset=at, ring_bytes=ring_bytes, slots=slots, slot_bytes=slot_bytes)

@@ -14,7 +14,7 @@ from .planning import Planned
 from .sizes import human_size
 
 _LABEL: Final = "{:<8}{}"
-_WAITS: Final = {"disk": "the disk", "compute": "computing"}
+_WAITS: Final = {"disk": "the disk", "upload": "uploads to the card", "compute": "computing"}
 
 
 def as_text(planned: Planned) -> str:
@@ -30,7 +30,7 @@ def as_json(planned: Planned) -> str:
         "dtype": known.manifest.dtype,
         "layers": known.manifest.layers,
         "disk_bytes": sum(known.manifest.files.values()),
-        "weights_bytes": plan.resident_bytes + plan.streamed_bytes,
+        "weights_bytes": plan.weights_bytes,
         "available_bytes": planned.available,
         "reserve_bytes": room.reserve_bytes,
         "process_bytes": room.process_bytes,
@@ -42,15 +42,21 @@ def as_json(planned: Planned) -> str:
         "resident_bytes": plan.resident_bytes,
         "ring_bytes": plan.ring_bytes,
         "streamed_bytes_per_sweep": plan.streamed_bytes,
+        "vram_bytes": planned.vram,
+        "card_bytes": plan.card_bytes,
+        "uploaded_bytes_per_sweep": plan.uploaded_bytes,
+        "slots": plan.slots,
+        "slot_bytes": plan.slot_bytes,
         "disk_is": planned.disk_is,
         "device": planned.device,
+        "upload_bytes_per_s": planned.upload_bytes_per_s,
         "outlooks": [
             {
                 "disk_bytes_per_s": outlook.disk_bytes_per_s,
                 "forecasts": [
                     {
-                        "sequences": each.rows, "disk_s": each.disk_s, "compute_s": each.compute_s, "s_per_sweep": each.sweep_s,
-                        "s_per_token": each.token_s, "waits_for": each.bottleneck,
+                        "sequences": each.rows, "disk_s": each.disk_s, "upload_s": each.upload_s, "compute_s": each.compute_s,
+                        "s_per_sweep": each.sweep_s, "s_per_token": each.token_s, "waits_for": each.bottleneck,
                     }
                     for each in outlook.forecasts
                 ],
@@ -66,6 +72,8 @@ def rates_text(rates: Rates, dtype: str, kernels: str) -> str:
     text = f"disk       {human_size(rates.disk)}/s\n"
     for rows, rate in rates.compute:
         text += f"computing  {human_size(rate)} of weights a second with {count(rows, 'token')} in a sweep ({dtype}, {kernels})\n"
+    if rates.upload:
+        text += f"uploading  {human_size(rates.upload)}/s to the card\n"
     return text + f"a layer    {rates.layer_s * 1000:.2f} ms, whatever its size\n"
 
 
@@ -75,7 +83,7 @@ def rates_json(rates: Rates, dtype: str, kernels: str) -> str:
 
 def _head(planned: Planned) -> Iterator[str]:
     plan, known, room = planned.plan, planned.outline, planned.room
-    weights = plan.resident_bytes + plan.streamed_bytes
+    weights = plan.weights_bytes
     on_disk = human_size(sum(known.manifest.files.values()))
     yield _LABEL.format(
         "model",
@@ -84,9 +92,17 @@ def _head(planned: Planned) -> Iterator[str]:
     )
     yield _LABEL.format(
         "RAM",
-        f"{human_size(planned.available)}: {human_size(room.process_bytes)} for the processes, {human_size(room.kv_bytes)} for KV "
-        f"({planned.sequences} × {room.context} tokens), {human_size(room.reserve_bytes)} left alone, {human_size(plan.pool_bytes)} for the pool",
+        f"{human_size(planned.available)}: {human_size(room.process_bytes)} for the processes, {'' if planned.vram else _kv(planned) + ', '}"
+        f"{human_size(room.reserve_bytes)} left alone, {human_size(plan.pool_bytes)} for the pool",
     )
+    if planned.vram is not None:
+        slots = f"{plan.slots} slot{'s' if plan.slots > 1 else ''} of {human_size(plan.slot_bytes)}" if plan.slots else "all weights"
+        uploads = f"; {human_size(plan.uploaded_bytes)} are uploaded for every sweep" if plan.uploaded_bytes else ""
+        yield _LABEL.format(
+            "card",
+            f"{human_size(planned.vram)} free: {_kv(planned)}, {human_size(plan.card_bytes)} resident ({plan.card_bytes / weights:.0%} of the "
+            f"weights), {slots}{uploads}",
+        )
     if plan.streamed_bytes:
         yield _LABEL.format(
             "pool",
@@ -94,7 +110,12 @@ def _head(planned: Planned) -> Iterator[str]:
             f"{human_size(plan.ring_bytes)}; {human_size(plan.streamed_bytes)} are read for every sweep",
         )
     else:
-        yield _LABEL.format("pool", "holds all weights; after the first sweep nothing is read")
+        rest = "the card does not hold; " if plan.card_bytes and plan.uploaded_bytes else "; "
+        yield _LABEL.format("pool", f"holds all weights{' that ' if rest != '; ' else ''}{rest}after the first sweep nothing is read")
+
+
+def _kv(planned: Planned) -> str:
+    return f"{human_size(planned.room.kv_bytes)} for KV ({planned.sequences} × {planned.room.context} tokens)"
 
 
 def _table(planned: Planned) -> Iterator[str]:
@@ -107,15 +128,19 @@ def _table(planned: Planned) -> Iterator[str]:
 
 
 def _waits(planned: Planned, one: Forecast) -> str:
-    if not planned.plan.streamed_bytes:
-        return f"{_WAITS['compute']} ({_seconds(one.compute_s)})"
-    return f"{_WAITS[one.bottleneck]} (reading {_seconds(one.disk_s)}, computing {_seconds(one.compute_s)})"
+    links = {"reading": one.disk_s, "uploading": one.upload_s, "computing": one.compute_s}
+    shown = [f"{name} {_seconds(seconds)}" for name, seconds in links.items() if seconds]
+    return f"{_WAITS[one.bottleneck]} ({', '.join(shown)})"
 
 
 def _notes(planned: Planned) -> Iterator[str]:
     yield "Texts of a few tokens; long ones take longer."
-    if planned.device != "cpu":
-        yield f"Computing is that of {planned.device} with weights in its own memory: what uploading them takes is not forecast."
+    if (most := planned.outlooks[0].forecasts[-1].rows) > planned.sequences:
+        yield f"{most} sequences need [front] max_sequences = {most}: their KV is counted there."
+    if planned.device == "card" and planned.upload_bytes_per_s is not None:
+        yield f"The card is supposed to be a modest one, and {human_size(planned.upload_bytes_per_s)}/s to reach it (--pcie says otherwise)."
+    if " of " in planned.outline.manifest.dtype:
+        yield f"{planned.outline.manifest.dtype} is on paper: `potatod prepare` does not write it yet."
 
 
 def _advice(planned: Planned) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """`potatod plan`: what serving a model would be like, here or on a machine that is only described.
 
-    outline (parts, KV) + RAM ─▶ plan (homes, ring) + rates ─▶ forecasts ─▶ what would help most
+    outline (parts, KV) + RAM + card ─▶ arrangement (homes, ring, slots) + rates ─▶ forecasts ─▶ what would help most
 """
 
 from __future__ import annotations
@@ -9,28 +9,48 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from . import card as cards
 from . import manifest as manifests
-from . import memory, outline, rates
+from . import memory, outline, paper, rates
 from . import room as rooms
-from .arrangement import CHUNKS, arrange
+from .arrangement import CHUNKS, Arrangement, arrange
 from .config import Settings
+from .errors import DoesNotFit
 from .forecast import Forecast, Rates, forecast
 from .memory import OWN_RESERVE, Available
 from .outline import Outline
 from .plan import Plan
+from .rates import Computing
 from .room import Room
 from .sizes import human_size
 
 #: Disks to think of where none is known, bytes a second: a SATA one, an NVMe one of the third generation and one of the fourth.
 DISKS: Final = (0.5e9, 3.5e9, 7e9)
+#: A card that is only described: what sixteen lanes of PCIe 3 give, a modest card's memory, and what launching a layer's kernels takes.
+SUPPOSED_UPLOAD: Final = 12e9
+SUPPOSED_CARD: Final = Computing(((1, 300e9), (64, 300e9), (512, 150e9)), 0.0005, SUPPOSED_UPLOAD, "card")
+#: So many answers at the same time are forecast beside one.
+MANY: Final = 16
 #: A tokenizer's file, where there is none to look at: one of 128,000 tokens.
 _TOKENIZER_BYTES: Final = 9 << 20
-#: What more RAM is advised in.
+#: What more RAM is advised in, and more memory of a card.
 _STEP_BYTES: Final = 4 << 30
 #: What would save less than this share of the time is not worth a line.
 _WORTH: Final = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is described of a machine, in bytes and bytes a second; None: as it is here."""
+
+    ram: int | None = None
+    #: memory of a card that is free
+    vram: int | None = None
+    disk: float | None = None
+    #: from RAM to the card
+    pcie: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +58,7 @@ class Outlook:
     """One disk."""
 
     disk_bytes_per_s: float
-    #: of one sequence, and of as many as may run at the same time where those are more
+    #: of one sequence, of as many as may run at the same time, and of MANY where those are planned for and fit
     forecasts: tuple[Forecast, ...]
 
 
@@ -56,6 +76,8 @@ class Planned:
     outline: Outline
     #: bytes of RAM that were shared out
     available: int
+    #: bytes of a card's memory that were; None where the cpu computes
+    vram: int | None
     room: Room
     sequences: int
     plan: Plan
@@ -64,63 +86,131 @@ class Planned:
     #: "given", "measured", or "supposed" where nobody knows
     disk_is: str
     outlooks: tuple[Outlook, ...]
-    #: where is computed: "cpu", or an accelerator, whose uploads are not forecast
+    #: where is computed: "cpu", an accelerator's kind, or "card" for one that is only described
     device: str
+    #: of the link to the card; None where the cpu computes
+    upload_bytes_per_s: float | None
     #: best first; for one sequence and the first disk
     advice: tuple[Advice, ...]
 
 
-def make(
-    source: str, settings: Settings, *, ram: int | None = None, disk: float | None = None, dtype: str = "auto", revision: str | None = None,
-    anew: bool = False, notice: rates.Notice = lambda _: None,
-) -> Planned:  # fmt: skip
-    """``ram``: bytes that the daemon may take, where not what is available here; ``disk``: bytes a second, where not measured; ``notice`` is told
-    what takes a while.
+class Planner:
+    """Everything of a model that costs time to find out, once; then plans of it for as many machines as are asked for."""
 
-    Raises what `potatod prepare` raises for a source that is none, and :class:`DoesNotFit` with the missing bytes.
-    """
-    known = outline.of(source, dtype, revision, settings)
-    available = memory.available() if ram is None else Available(ram, OWN_RESERVE)
-    tokenizer = rooms.tokenizer_bytes(Path(source)) or _TOKENIZER_BYTES
-    rooms.share(settings, known.manifest, available, known, tokenizer, CHUNKS[0])  # before anything is tried out: whether it fits at all
-    disk_is, disks = _disks(Path(source), settings, disk, notice, anew)
-    compute, layer_s, device = rates.compute(settings, known.manifest.dtype, notice, anew=anew)
-    every = [Rates(each, compute, layer_s) for each in disks]
-    arranged = arrange(settings, known.manifest, available, known, tokenizer, every[0])
-    room, plan = arranged.room, arranged.plan
-    numbers = sorted({1, settings.front.max_sequences})
-    outlooks = tuple(Outlook(each.disk, tuple(forecast(plan, known.manifest.layers, each, rows) for rows in numbers)) for each in every)
-    fixed = dataclasses.replace(settings, front=dataclasses.replace(settings.front, max_context=room.context))
+    def __init__(
+        self, source: str, settings: Settings, *, dtype: str = "auto", revision: str | None = None, anew: bool = False,
+        notice: rates.Notice = lambda _: None,
+    ) -> None:  # fmt: skip
+        """``dtype``: as `prepare` takes it, or one of paper.SCHEMES; ``notice`` is told what takes a while. Raises what `prepare` raises for a
+        source that is none."""
+        self._name = Path(source).name or source
+        self._source = Path(source)
+        self._settings = settings
+        self._anew = anew
+        self._notice = notice
+        self._known = known = outline.of(source, "auto" if dtype in paper.SCHEMES else dtype, revision, settings)
+        self._dtype = known.manifest.dtype
+        self._tokenizer = rooms.tokenizer_bytes(self._source) or _TOKENIZER_BYTES
+        self._smaller = 1.0
+        if dtype in paper.SCHEMES:
+            self._known = dataclasses.replace(known, manifest=paper.as_scheme(known.manifest, dtype))
+            self._smaller = _weights(self._known) / _weights(known)
+        self._computing: Computing | None = None
 
-    def with_more(extra: int) -> Plan:
-        larger = Available(available.size_bytes + extra, available.reserve_bytes)
-        return arrange(fixed, known.manifest, larger, known, tokenizer, every[0]).plan
+    @property
+    def dtype(self) -> str:
+        """What the weights are stored as."""
+        return self._known.manifest.dtype
 
-    advice = _advice(known.manifest.layers, plan, with_more, every[0], outlooks[0].forecasts[0])
-    name, sequences = Path(source).name or source, settings.front.max_sequences
-    return Planned(name, known, available.size_bytes, room, sequences, plan, arranged.chunk, disk_is, outlooks, device, tuple(advice))
+    def plan(self, machine: Machine) -> Planned:
+        """Raises :class:`DoesNotFit` with the missing bytes."""
+        known, settings = self._known, self._settings
+        available = memory.available() if machine.ram is None else Available(machine.ram, OWN_RESERVE)
+        if machine.vram is None:  # before anything is tried out: whether it fits at all
+            rooms.share(settings, known.manifest, available, known, self._tokenizer, CHUNKS[0], 1 << 50 if settings.worker.device != "cpu" else None)
+        disk_is, disks = self._disks(machine)
+        computing = self._on(machine)
+        vram = machine.vram if machine.vram is not None else None if computing.device == "cpu" else cards.free_bytes(computing.device)
+        every = [Rates(each, computing.compute, computing.layer_s, upload=computing.upload) for each in disks]
+
+        def arranged_for(settings: Settings, ram: int = 0, more_vram: int = 0, here: Rates = every[0]) -> Arrangement:
+            larger = Available(available.size_bytes + ram, available.reserve_bytes)
+            return arrange(settings, known.manifest, larger, known, self._tokenizer, here, card=None if vram is None else vram + more_vram)
+
+        now = arranged_for(settings)
+        fixed = _with_front(settings, max_context=now.room.context)
+        outlooks = tuple(Outlook(each.disk, self._forecasts(now, each, fixed, arranged_for)) for each in every)
+        advice = _advice(known.manifest.layers, now.plan, lambda ram, vram: arranged_for(fixed, ram, vram).plan, every[0], outlooks[0].forecasts[0])
+        return Planned(
+            self._name, known, available.size_bytes, vram, now.room, settings.front.max_sequences, now.plan, now.chunk, disk_is, outlooks,
+            computing.device, computing.upload, tuple(advice),
+        )  # fmt: skip
+
+    def _forecasts(
+        self, now: Arrangement, here: Rates, fixed: Settings, arranged_for: Callable[..., Arrangement]
+    ) -> tuple[Forecast, ...]:  # fmt: skip
+        layers, most = self._known.manifest.layers, fixed.front.max_sequences
+        said = [forecast(now.plan, layers, here, rows) for rows in sorted({1, most})]
+        if most < MANY:  # more texts at once need more KV, and that is taken from the weights
+            try:
+                said.append(forecast(arranged_for(_with_front(fixed, max_sequences=MANY), here=here).plan, layers, here, MANY))
+            except DoesNotFit:
+                pass
+        return tuple(said)
+
+    def _disks(self, machine: Machine) -> tuple[str, Sequence[float]]:
+        if machine.disk is not None:
+            return "given", [machine.disk]
+        if (self._source / manifests.NAME).is_file():
+            return "measured", [rates.disk(self._source, self._settings, self._notice, anew=self._anew)]
+        return "supposed", DISKS
+
+    def _on(self, machine: Machine) -> Computing:
+        """A described card is supposed to be a modest one where this machine has none. On paper a weight takes the time that it takes as it is."""
+        if self._computing is None:
+            self._computing = rates.compute(self._settings, self._dtype, self._notice, anew=self._anew)
+        here = self._computing
+        if machine.vram is not None and here.device == "cpu":
+            here = SUPPOSED_CARD
+        if here.upload is not None and machine.pcie is not None:
+            here = dataclasses.replace(here, upload=machine.pcie)
+        return dataclasses.replace(here, compute=tuple((rows, rate * self._smaller) for rows, rate in here.compute))
 
 
-def _disks(source: Path, settings: Settings, given: float | None, notice: rates.Notice, anew: bool) -> tuple[str, Sequence[float]]:
-    if given is not None:
-        return "given", [given]
-    if (source / manifests.NAME).is_file():
-        return "measured", [rates.disk(source, settings, notice, anew=anew)]
-    return "supposed", DISKS
+def make(source: str, settings: Settings, machine: Machine = Machine(), **options: Any) -> Planned:
+    """One plan; ``options`` as :class:`Planner` takes them."""
+    return Planner(source, settings, **options).plan(machine)
 
 
-def _advice(layers: int, plan: Plan, with_more: Callable[[int], Plan], here: Rates, now: Forecast) -> list[Advice]:
+def _weights(known: Outline) -> int:
+    return sum(part.length for shard in known.manifest.shards if shard.kind in ("layer", "head") for part in shard.parts)
+
+
+def _with_front(settings: Settings, **changed: Any) -> Settings:
+    return dataclasses.replace(settings, front=dataclasses.replace(settings.front, **changed))
+
+
+def _advice(layers: int, plan: Plan, with_more: Callable[[int, int], Plan], here: Rates, now: Forecast) -> list[Advice]:
     worth = [advice for advice in _changes(layers, plan, with_more, here) if advice.token_s < now.token_s * (1 - _WORTH)]
     return sorted(worth, key=lambda advice: advice.token_s)
 
 
-def _changes(layers: int, plan: Plan, with_more: Callable[[int], Plan], here: Rates) -> Iterator[Advice]:
-    """``with_more``: the plan with so many more bytes of RAM, at the same context."""
+def _changes(layers: int, plan: Plan, with_more: Callable[[int, int], Plan], here: Rates) -> Iterator[Advice]:
+    """``with_more``: the plan with so many more bytes of RAM, and of a card's memory, at the same context."""
     missing = plan.resident_bytes + plan.streamed_bytes - plan.pool_bytes
     missing += missing // 100  # the kernel's own for a larger pool
-    if missing > 0 and (whole := with_more(missing)).streamed_bytes == 0:  # not so where the pool's size is configured
+    if plan.streamed_bytes and missing > 0 and (whole := with_more(missing, 0)).streamed_bytes == 0:  # not so where the pool's size is configured
         yield Advice(f"{human_size(missing)} more RAM, so that nothing streams", forecast(whole, layers, here).token_s)
     if missing > _STEP_BYTES:
-        yield Advice(f"{human_size(_STEP_BYTES)} more RAM", forecast(with_more(_STEP_BYTES), layers, here).token_s)
-    faster = Rates(2 * here.disk, here.compute, here.layer_s)
-    yield Advice("a disk twice as fast", forecast(plan, layers, faster).token_s)
+        yield Advice(f"{human_size(_STEP_BYTES)} more RAM", forecast(with_more(_STEP_BYTES, 0), layers, here).token_s)
+    if plan.slots == 1:
+        second = with_more(0, plan.slot_bytes)
+        yield Advice(f"{human_size(plan.slot_bytes)} more memory of the card, for a second slot", forecast(second, layers, here).token_s)
+    if plan.uploaded_bytes:
+        yield Advice(f"{human_size(_STEP_BYTES)} more memory of the card", forecast(with_more(0, _STEP_BYTES), layers, here).token_s)
+        yield Advice("a link to the card twice as fast", _with(layers, plan, here, upload=2 * (here.upload or SUPPOSED_UPLOAD)))
+    yield Advice("a disk twice as fast", _with(layers, plan, here, disk=2 * here.disk))
+
+
+def _with(layers: int, plan: Plan, here: Rates, **changed: Any) -> float:
+    return forecast(plan, layers, dataclasses.replace(here, **changed)).token_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,23 +38,32 @@ def _disk(folder: Path, settings: Settings, notice: Notice, anew: bool, cancelle
     return found or _tried(kept, notice, cancelled, "how fast this disk is", "reader.measure", str(folder), settings.to_json())
 
 
-def compute(
-    settings: Settings, dtype: str, notice: Notice, *, anew: bool = False, cancelled: Cancelled = lambda: False
-) -> tuple[tuple[tuple[int, float], ...], float, str]:
-    """:attr:`forecast.Rates.compute` and ``layer_s`` for weights in ``dtype``, and the kind of device that they are of ("cpu")."""
+@dataclass(frozen=True, slots=True)
+class Computing:
+    """The part of :class:`forecast.Rates` that is the worker's, and the kind of device that it is of ("cpu")."""
+
+    compute: tuple[tuple[int, float], ...]
+    layer_s: float
+    upload: float | None
+    device: str
+
+
+def compute(settings: Settings, dtype: str, notice: Notice, *, anew: bool = False, cancelled: Cancelled = lambda: False) -> Computing:
+    """With weights in ``dtype``."""
     kept = kept_compute(settings, dtype)
-    found = None if anew else kept.get("compute", "layer_s", "device")
+    found = None if anew else kept.get("compute", "layer_s", "device", "upload")
     found = found or _tried(kept, notice, cancelled, f"how fast this machine computes in {dtype}", "worker.measure", settings.to_json(), dtype)
-    return tuple((int(rows), float(rate)) for rows, rate in found["compute"]), float(found["layer_s"]), str(found["device"])
+    upload = None if found["upload"] is None else float(found["upload"])
+    return Computing(tuple((int(rows), float(rate)) for rows, rate in found["compute"]), float(found["layer_s"]), upload, str(found["device"]))
 
 
 def of(
     folder: Path, settings: Settings, dtype: str, notice: Notice, *, anew: bool = False, cancelled: Cancelled = lambda: False
 ) -> Rates:
     """All of them, for a model folder."""
-    computing, layer_s, _device = compute(settings, dtype, notice, anew=anew, cancelled=cancelled)
+    found = compute(settings, dtype, notice, anew=anew, cancelled=cancelled)
     reading = _disk(folder, settings, notice, anew, cancelled)
-    return Rates(float(reading["bytes_per_s"]), computing, layer_s, float(reading["checksum_bytes_per_s"]))
+    return Rates(float(reading["bytes_per_s"]), found.compute, found.layer_s, float(reading["checksum_bytes_per_s"]), found.upload)
 
 
 def forget(settings: Settings, folder: Path, dtype: str) -> None:

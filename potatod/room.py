@@ -1,6 +1,8 @@
-"""How the RAM that is available is shared out: processes, KV, what a sweep computes with, and the pool. Pure but for a tokenizer's size.
+"""How memory is shared out: processes, KV, what a sweep computes with, and weights. Pure but for a tokenizer's size.
 
-    available ─▶ share() ─▶ Room: what is left is the pool's
+    available ─▶ share() ─▶ Room: what is left of the RAM is the pool's, and of a card's memory what stays there and the slots
+
+Where a card computes, KV and what a sweep computes with lie in its memory, and RAM holds the pool and the processes.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ _PER_ACTIVATION_BYTES: Final = 4
 _EXPERTS: Final = 8
 #: Keys and values of a layer that are attended to lie there once more, and once for each query head of a group; groups of eight are the largest known.
 _ATTENDED: Final = 9
+#: A row of logits on a card: in the model's dtype and in fp32.
+_PER_LOGIT: Final = 8
+#: What is left free on a card where its memory is shared out by itself, and one part in so many of it: libraries' own, and fragments.
+_CARD_RESERVE: Final = 256 << 20
+_CARD_SHARE: Final = 20
 #: For each so many bytes of the pool the kernel keeps one: page tables of two processes, and the memfd's own index.
 _PER_KERNEL_BYTE: Final = 160
 
@@ -60,17 +67,22 @@ class Room:
     reserve_bytes: int
     #: tokens per sequence
     context: int
+    #: of a card's memory for weights; None where the cpu computes
+    card_bytes: int | None = None
 
 
-def share(settings: Settings, manifest: Manifest, available: Available, needs: Needs, tokenizer: int, chunk: int = CHUNK) -> Room:
+def share(
+    settings: Settings, manifest: Manifest, available: Available, needs: Needs, tokenizer: int, chunk: int = CHUNK, card: int | None = None
+) -> Room:
     """``available`` RAM for the pool, the KV and the processes, of which one has a tokenizer of so many bytes and one computes with ``chunk`` tokens
-    of prompts at a time.
+    of prompts at a time; ``card``: bytes that are free on the card that computes, where one does.
 
     Raises :class:`DoesNotFit` with the missing bytes.
     """
     context = settings.front.max_context or needs.max_positions
+    taken = None if card is None else _of_the_card(settings, card)
     if not settings.front.max_context:
-        each = int(available.size_bytes * KV_SHARE) // settings.front.max_sequences - needs.state_bytes
+        each = int((available.size_bytes if taken is None else taken) * KV_SHARE) // settings.front.max_sequences - needs.state_bytes
         affordable = each // max(1, needs.kv_bytes_per_token)
         context = min(context, max(affordable, 256))
     if context > needs.max_positions:
@@ -82,9 +94,30 @@ def share(settings: Settings, manifest: Manifest, available: Available, needs: N
     kv = sequences * (needs.state_bytes + tokens * needs.kv_bytes_per_token)
     rows = sequences + min(chunk, context * sequences)
     computing = activation_bytes(manifest, rows) + context * needs.kv_bytes_per_token // manifest.layers * _ATTENDED
-    processes = needs.worker_bytes + _OTHER_STAGES + _PER_TOKENIZER_BYTE * tokenizer + computing + sequences * vocabulary_of(manifest) * 4
+    processes = needs.worker_bytes + _OTHER_STAGES + _PER_TOKENIZER_BYTE * tokenizer + sequences * vocabulary_of(manifest) * 4
     reserve = _reserve(settings, available)
+    if taken is not None:
+        computing += sequences * vocabulary_of(manifest) * _PER_LOGIT
+        if taken < kv + computing:
+            raise DoesNotFit(
+                f"of the card's memory {human_size(taken)} may be taken, and the KV of [front] max_sequences texts of max_context tokens and what a "
+                f"sweep computes with need {human_size(kv + computing)}: lower one of these, or set [worker] device to \"cpu\""
+            )
+        pool = pool_bytes(settings, manifest, available.size_bytes, processes, reserve, card=True)
+        return Room(pool, kv, processes, reserve, context, taken - kv - computing)
+    processes += computing
     return Room(pool_bytes(settings, manifest, available.size_bytes, kv + processes, reserve), kv, processes, reserve, context)
+
+
+def _of_the_card(settings: Settings, free: int) -> int:
+    """``[worker] vram`` in bytes, of so many that are free."""
+    wanted = settings.worker.vram
+    if isinstance(wanted, Auto):
+        return max(0, free - max(_CARD_RESERVE, free // _CARD_SHARE))
+    wanted = int(free * wanted.percent / 100) if isinstance(wanted, Percent) else wanted
+    if wanted > free:
+        raise DoesNotFit(f"[worker] vram is {human_size(wanted)} and the card has {human_size(free)} free: {human_size(wanted - free)} are missing")
+    return wanted
 
 
 def activation_bytes(manifest: Manifest, tokens: int) -> int:
@@ -112,14 +145,14 @@ def _reserve(settings: Settings, available: Available) -> int:
     return int(available.size_bytes * wanted.percent / 100) if isinstance(wanted, Percent) else wanted
 
 
-def pool_bytes(settings: Settings, manifest: Manifest, available: int, others: int, reserve: int) -> int:
+def pool_bytes(settings: Settings, manifest: Manifest, available: int, others: int, reserve: int, card: bool = False) -> int:
     """``[pool] size`` in bytes, where ``available`` bytes of RAM are to hold the pool and ``others`` beside it, and ``reserve`` stays free where the
-    size is ours to choose."""
+    size is ours to choose; ``card``: whether one computes."""
     size = settings.pool.size
     lengths = [(stop, part.length) for stop, part in sweep_parts(manifest)]
     total = sum(length for _, length in lengths)
     if isinstance(size, Auto):
-        least = min(smallest_pool(lengths), total)
+        least = min(smallest_pool(lengths, card), total)
         chosen = min((available - others - reserve) * _PER_KERNEL_BYTE // (_PER_KERNEL_BYTE + 1), total)
         if chosen < least:
             raise _missing(f"the smallest pool for this model, {human_size(least)}", least + reserve, available, others)

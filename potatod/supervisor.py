@@ -16,6 +16,7 @@ typed `potatod start` is still looking. Later the daemon stays, says why, and se
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -37,7 +38,7 @@ from .errors import (
     InternalError,
     by_exit_code,
 )
-from .forecast import forecast
+from .forecast import Load, forecast
 from .manifest import Manifest, check_files, check_mirror
 from .manifest import load as load_manifest
 from .messages import Counted, Engine, Failed, Parted, Ready, StageProcess, Stop, Trace, Traced
@@ -66,7 +67,7 @@ def run(settings: Settings) -> int:
     for mirror in settings.model.mirrors:
         check_mirror(folder, Path(mirror))
     if not isinstance(settings.pool.size, Auto | Percent):
-        plans.make(manifest, int(settings.pool.size))  # a pool that is too small is known before anything takes time
+        plans.enough(manifest, int(settings.pool.size), card=settings.worker.device != "cpu")  # known before anything takes time
     directory = Path(settings.run.directory)
     with run_directory.held(directory):
         return Supervisor(settings, folder.resolve(), manifest, directory).run()
@@ -99,11 +100,11 @@ class Supervisor:
             self._verdict: Verdict = probe(self._settings, self._folder, self._manifest, self._directory, lambda: self._signals > 0)
         except Cancelled:
             return EXIT_OK
-        self._plan = plans.make(self._manifest, self._verdict.pool_bytes)
+        self._plan = plans.make(self._manifest, self._verdict.pool_bytes, self._verdict.card_bytes)
         expected = forecast(self._plan, self._manifest.layers, self._verdict.rates)
         log.event(
             _LOGGER, "planned", pool_bytes=self._plan.pool_bytes, resident_bytes=self._plan.resident_bytes,
-            ring_bytes=self._plan.ring_bytes, streamed_bytes=self._plan.streamed_bytes, context_tokens=self._verdict.max_context,
+            ring_bytes=self._plan.ring_bytes, streamed_bytes=self._plan.streamed_bytes, **self._on_the_card(), context_tokens=self._verdict.max_context,
             prompt_tokens_per_sweep=self._verdict.prefill_chunk, s_per_token=round(expected.token_s, 3), waits_for=expected.bottleneck,
             checked=self._verdict.findings.checked, probe_s=round(time.monotonic() - began, 1),
         )  # fmt: skip
@@ -120,6 +121,11 @@ class Supervisor:
             self._context.term()
         return self._exit_code
 
+    def _on_the_card(self) -> dict[str, int]:
+        if self._verdict.card_bytes is None:
+            return {}
+        return {"card_bytes": self._plan.card_bytes, "uploaded_bytes": self._plan.uploaded_bytes, "slots": self._plan.slots}
+
     # starting
 
     def _catch_signals(self) -> None:
@@ -135,11 +141,8 @@ class Supervisor:
             os._exit(130)
 
     def _boot(self, plan: plans.Plan | None) -> Path:
-        facts = self._verdict.facts() | {
-            "resident_bytes": self._plan.resident_bytes,
-            "streamed_bytes": self._plan.streamed_bytes,
-            "weights_bytes": self._plan.resident_bytes + self._plan.streamed_bytes,
-        }
+        load = dataclasses.asdict(Load.of(self._plan, self._manifest.layers))
+        facts = self._verdict.facts() | {"load": load, "resident_bytes": self._plan.resident_bytes, "card_bytes": self._plan.card_bytes}
         boot = Boot(self._epoch, str(self._directory), str(self._folder), self._settings, plan, facts)
         path = self._directory / f"boot.{self._epoch}{'' if plan else '.front'}.json"
         boot.write(path)

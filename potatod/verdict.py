@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from . import errand, log, memory, rates
+from . import card, errand, log, memory, rates
 from .arrangement import arrange, verified
 from .config import Settings
 from .forecast import Rates
@@ -69,6 +69,8 @@ class Verdict:
     rates: Rates
     #: when the reader compares bytes with checksums: "always", "first" or "never"
     verify: str
+    #: bytes of a card's memory for weights; None where the cpu computes
+    card_bytes: int | None
 
     def facts(self) -> dict[str, Any]:
         """Flat, for the stages' boot pages."""
@@ -88,8 +90,9 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         _kept(settings, folder, manifest).put(dataclasses.asdict(findings))
     speed = rates.of(folder, settings, manifest.dtype, lambda sentence: log.event(_LOGGER, sentence), cancelled=cancelled)
     arranged = arrange(
-        settings, manifest, memory.available(), findings, tokenizer_bytes(folder), speed, by_token=findings.batching == "tokens"
-    )
+        settings, manifest, memory.available(), findings, tokenizer_bytes(folder), speed, by_token=findings.batching == "tokens",
+        card=card.free_bytes(findings.device, cancelled),
+    )  # fmt: skip
     return Verdict(
         findings=findings,
         architecture=manifest.architecture,
@@ -102,6 +105,7 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         prefill_chunk=arranged.chunk,
         rates=speed,
         verify=verified(settings, arranged.plan, manifest.layers, speed),
+        card_bytes=arranged.room.card_bytes,
     )
 
 

@@ -69,7 +69,7 @@ def know_rates(cache: Path) -> None:
     try:
         for kernels, dtype in itertools.product(("reference", "invariant", "fast"), ("float32", "bfloat16", "float16")):
             settings = dataclasses.replace(Settings(), worker=dataclasses.replace(Settings().worker, kernels=kernels, threads=1))
-            rates.kept_compute(settings, dtype).put({"device": "cpu", "layer_s": 0.001, "compute": [[1, 10e9], [64, 1e9]]})
+            rates.kept_compute(settings, dtype).put({"device": "cpu", "layer_s": 0.001, "compute": [[1, 10e9], [64, 1e9]], "upload": None})
         for io in ("auto", "direct", "buffered"):
             settings = dataclasses.replace(Settings(), reader=dataclasses.replace(Settings().reader, io=io))
             rates.kept_disk(cache, settings).put({"bytes_per_s": 1e9, "checksum_bytes_per_s": 5e9})

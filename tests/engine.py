@@ -48,11 +48,12 @@ class Engine:
 
     def __init__(
         self, folder: Path, pool_bytes: int, *, kernels: str = "invariant", batching: str = "packed", tile: int = 8, device: str = "cpu",
-        max_sequences: int = 8,
+        max_sequences: int = 8, card_bytes: int | None = None,
     ) -> None:  # fmt: skip
+        """``card_bytes``: of the memory of a ``device`` that is not the cpu, for weights."""
         manifest = manifests.load(folder)
         manifests.check_files(folder, manifest)
-        self.plan = plans.make(manifest, pool_bytes)
+        self.plan = plans.make(manifest, pool_bytes, card_bytes)
         settings = Settings()
         settings = dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, kernels=kernels, threads=1))
         self._directory = tempfile.TemporaryDirectory(prefix="pt-")
@@ -81,6 +82,8 @@ class Engine:
         self._logits = torch.frombuffer(pool.Pool(os.dup(logits_fd)).view, dtype=torch.float32).view(max_sequences, -1)
         self._number = 0
         self._held: dict[int, int] = {}
+        #: whether the last sweep was more than the device's memory holds
+        self.exhausted = False
 
     def _read(self) -> None:
         try:
@@ -121,7 +124,8 @@ class Engine:
             rows = self.worker.serve(sweep)
         except Stopped:
             raise self.reader_error or AssertionError("stopped without a reason") from None
-        for sequence, tokens in steps.items():
+        self.exhausted = rows.exhausted
+        for sequence, tokens in steps.items() if not self.exhausted else ():
             self._held[sequence] = self._held.get(sequence, 0) + len(tokens)
         return {
             row.sequence: row.token if row.logits_row is None else self._logits[row.logits_row].clone() for row in rows.rows

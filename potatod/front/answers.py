@@ -138,6 +138,9 @@ class Answers:
         for step in sweep.steps:
             if step.sequence in self._answers:  # else it ended while it was being computed
                 self._answers[step.sequence].job.disk.add(rows.read_bytes)
+        if rows.exhausted:
+            self._exhausted(rows.number)
+            return
         for sequence, row in self._scheduler.completed(rows.number, rows.rows):
             answer = self._answers[sequence]
             try:
@@ -147,6 +150,15 @@ class Answers:
             except Exception as error:  # a job's top: its sampler or its text may fail, the daemon lives
                 self._logger.exception("job %s failed", answer.job.id)
                 self._fail(answer, Refusal("internal", f"this answer failed: {type(error).__name__}: {error}"[:500]))
+
+    def _exhausted(self, number: int) -> None:
+        failed = self._scheduler.exhausted(number)
+        log.event(self._logger, "the card's memory was too small for a sweep: its texts are computed anew in smaller pieces", level=logging.WARNING)
+        if failed is not None:
+            self._fail(
+                self._answers[failed],
+                Refusal("prompt_too_long", "the card's memory does not hold this text beside the others; ask for less, or lower [front] max_sequences"),
+            )
 
     def _advance(self, answer: _Answer, row: Row, logits: Callable[[int], NDArray[np.float32]]) -> Reason | None:
         """Samples, shows what can be shown; returns why the answer is complete, None while it is not."""

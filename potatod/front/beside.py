@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from potatod.forecast import Rates, of_bytes
+from potatod.forecast import Load, Rates, of_load
 
 from .sweep_times import SweepTimes
 
@@ -20,8 +20,9 @@ FOR_MINUTES: Final = 10
 def expecting(verdict: dict[str, Any]) -> Callable[[int], float]:
     """Seconds that a sweep of so many tokens was planned to take, from a boot page's facts."""
     known = verdict["rates"]
-    rates = Rates(known["disk"], tuple((int(rows), float(rate)) for rows, rate in known["compute"]), known["layer_s"])
-    return lambda rows: of_bytes(verdict["weights_bytes"], verdict["streamed_bytes"], verdict["layers"], rates, rows).sweep_s
+    rates = Rates(**known | {"compute": tuple((int(rows), float(rate)) for rows, rate in known["compute"])})
+    load = Load(**verdict["load"])
+    return lambda rows: of_load(load, rates, rows).sweep_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,9 +71,10 @@ def _model(name: str, verdict: dict[str, Any]) -> ModelReport:
         architecture=str(verdict["architecture"]),
         dtype=str(verdict["dtype"]),
         layers=int(verdict["layers"]),
-        weights_bytes=int(verdict["weights_bytes"]),
+        weights_bytes=int(verdict["load"]["weights_bytes"]),
         resident_bytes=int(verdict["resident_bytes"]),
-        streamed_bytes_per_sweep=int(verdict["streamed_bytes"]),
+        streamed_bytes_per_sweep=int(verdict["load"]["streamed_bytes"]),
+        card_bytes=int(verdict["card_bytes"]),
     )
 
 

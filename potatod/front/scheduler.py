@@ -15,8 +15,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from potatod.messages import Row, Step, Sweep
+
+#: A card's memory may be too small for a prompt's share of a sweep; it is halved down to this.
+LEAST_CHUNK: Final = 16
 
 
 class QueueFull(Exception):
@@ -134,6 +138,23 @@ class Scheduler:
             if step.sequence in self._running:
                 self._running[step.sequence].held = step.start + len(step.tokens)
         return [(row.sequence, row) for row in rows if row.sequence in self._running]
+
+    def exhausted(self, number: int) -> int | None:
+        """The card had not the memory for the sweep under way, and forgot its sequences: they are computed anew, prompts in pieces half as large.
+
+        Returns the youngest of them where the pieces are as small as can be: that one is to be removed.
+        """
+        sweep = self._in_flight
+        if sweep is None or sweep.number != number:
+            return None
+        self._in_flight = None
+        taken = [self._running[step.sequence] for step in sweep.steps if step.sequence in self._running]
+        for sequence in taken:
+            sequence.held = 0
+        if self._prefill_chunk > LEAST_CHUNK:
+            self._prefill_chunk = max(LEAST_CHUNK, self._prefill_chunk // 2)
+            return None
+        return taken[-1].id if taken else None
 
     def append(self, sequence_id: int, token: int) -> None:
         """The sampled token; it is fed in the next sweep."""

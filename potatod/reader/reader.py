@@ -68,7 +68,7 @@ class Reader:
         self._stage.ready(f"reads {how}{where}, {size}; {_COMPARED[self._verify]}")
         for number in itertools.count():
             for index, part in self._order(number):
-                offset = part.pool_offset if part.home == "ram" else self._take(part.length)
+                offset = part.home_offset if part.home == "ram" else self._take(part.length)
                 if self._stage.stopping:
                     return
                 self._fetch(index, part, offset, number)

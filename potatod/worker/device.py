@@ -7,14 +7,18 @@ is host memory behind FIFO streams that land late, for tests of the protocol wit
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
 
 import torch
 
 from potatod.errors import DoesNotFit, Unavailable
+from potatod.sizes import human_size
+
+#: Kinds of accelerator that have the streams, events and memory figures used here.
+KINDS: Final = ("cuda", "xpu")
+#: Where host memory cannot be page-locked in its place, copies go through two pieces of locked memory of so many bytes.
+BOUNCE_BYTES: Final = 8 << 20
 
 
 class Event(Protocol):
@@ -29,6 +33,9 @@ class Device(Protocol):
 
     @property
     def torch_device(self) -> torch.device: ...
+
+    def free_bytes(self) -> int:
+        """Of its memory, now."""
 
     def empty(self, nbytes: int) -> torch.Tensor:
         """Uninitialised device memory, uint8; raises DoesNotFit."""
@@ -45,17 +52,18 @@ class Device(Protocol):
     def copied(self) -> Event:
         """Records where the copy stream is now."""
 
-    def computed(self) -> Event:
-        """Records where the compute stream is now."""
+    def computed(self, read: Sequence[torch.Tensor], emptied: torch.Tensor) -> Event:
+        """Records where the compute stream is now. What was enqueued there reads ``read`` until the event is complete, and then ``emptied`` is worth
+        nothing any more (a simulation poisons it)."""
 
-    def computing(self) -> AbstractContextManager[Any]:
-        """A context in which torch's work goes to the compute stream."""
-
-    def discard(self, slot: torch.Tensor) -> None:
-        """The slot's content is worth nothing any more (a simulation poisons it)."""
+    def finish(self) -> None:
+        """Waits until the compute stream has nothing to do."""
 
     def page_lock(self, pointer: int, nbytes: int) -> bool:
-        """Page-locks host memory so that copies from it run beside compute; False where that fails."""
+        """Page-locks host memory so that copies from it run beside compute; False where that fails, and copies go another way."""
+
+    def empty_cache(self) -> None:
+        """Gives back what torch holds of the device's memory and nobody uses."""
 
 
 class Accelerator:
@@ -68,26 +76,35 @@ class Accelerator:
             raise Unavailable(f'[worker] device is "{name}" and torch finds no such device here; set it to "cpu" or "auto"')
         if self._device.index is not None and self._device.index >= module.device_count():
             raise Unavailable(f'[worker] device is "{name}" and there are {module.device_count()} of them')
-        self._module = module
+        self._module: Any = module
         module.set_device(self._device)
         self._copies = module.Stream(self._device)
+        self._page_locked = False
+        self._bounce = _Bounce()
 
     @property
     def torch_device(self) -> torch.device:
         return self._device
 
+    def free_bytes(self) -> int:
+        return int(self._module.mem_get_info(self._device)[0])
+
     def empty(self, nbytes: int) -> torch.Tensor:
         try:
             return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
         except torch.OutOfMemoryError:
-            free, total = self._module.mem_get_info(self._device)
+            free = self.free_bytes()
             raise DoesNotFit(
-                f"{self._device} has {free} of {total} bytes free and a slot needs {nbytes}: {nbytes - free} bytes are missing"
+                f"{self._device} has {human_size(free)} free and {human_size(nbytes)} are wanted for weights: {human_size(nbytes - free)} are missing; "
+                "something else has taken memory of the card since the plan was made"
             ) from None
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         with self._module.stream(self._copies):
-            target.copy_(source, non_blocking=True)
+            if self._page_locked:
+                target.copy_(source, non_blocking=True)
+            else:
+                self._bounce.copy(target, source, self._copies)
 
     def copies_wait_for(self, event: Event) -> None:
         self._copies.wait_event(event)
@@ -99,41 +116,61 @@ class Accelerator:
         event: Event = self._copies.record_event()
         return event
 
-    def computed(self) -> Event:
+    def computed(self, read: Sequence[torch.Tensor], emptied: torch.Tensor) -> Event:
         event: Event = self._module.current_stream(self._device).record_event()
         return event
 
-    def computing(self) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = self._module.device(self._device)
-        return context
-
-    def discard(self, slot: torch.Tensor) -> None:
-        pass
+    def finish(self) -> None:
+        self._module.current_stream(self._device).synchronize()
 
     def page_lock(self, pointer: int, nbytes: int) -> bool:
-        if self._device.type != "cuda":
-            return False
-        from torch.cuda import _pin_memory_utils  # what torch itself registers host memory with
+        if self._device.type == "cuda":
+            from torch.cuda import _pin_memory_utils  # what torch itself registers host memory with
 
-        pin: Callable[[int, int], None] = _pin_memory_utils.pin_memory
-        try:
-            pin(pointer, nbytes)
-        except RuntimeError:
-            return False
-        return True
+            pin: Callable[[int, int], None] = _pin_memory_utils.pin_memory
+            try:
+                pin(pointer, nbytes)
+                self._page_locked = True
+            except RuntimeError:
+                pass
+        return self._page_locked
+
+    def empty_cache(self) -> None:
+        self._module.empty_cache()
+
+
+class _Bounce:
+    """Two pieces of page-locked memory that copies pass through by turns: while one is on its way the other is filled."""
+
+    def __init__(self) -> None:
+        self._pieces: list[torch.Tensor] = []
+        self._sent: list[Any] = [None, None]
+        self._turn = 0
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor, stream: Any) -> None:
+        """``source`` has been read when this returns."""
+        if not self._pieces:
+            self._pieces = [torch.empty(BOUNCE_BYTES, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+        for at in range(0, source.numel(), BOUNCE_BYTES):
+            self._turn = 1 - self._turn
+            if (sent := self._sent[self._turn]) is not None:
+                sent.synchronize()
+            some = source[at : at + BOUNCE_BYTES]
+            piece = self._pieces[self._turn][: some.numel()]
+            piece.copy_(some)
+            target[at : at + some.numel()].copy_(piece, non_blocking=True)
+            self._sent[self._turn] = stream.record_event()
 
 
 def find(name: str) -> str:
-    """``[worker] device`` as torch names it: "auto" becomes the first CUDA device, or "cpu"."""
+    """``[worker] device`` as torch names it: "auto" becomes the first accelerator there is, or "cpu"."""
     if name == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    if re.fullmatch(r"cuda", name):
-        return "cuda:0"
-    return name
+        there = torch.accelerator.current_accelerator(check_available=True)
+        return f"{there.type}:0" if there is not None and there.type in KINDS else "cpu"
+    return f"{name}:0" if name in KINDS else name
 
 
 def describe(name: str) -> str:
     """For logs and status: the device and what it is called."""
-    if name.startswith("cuda"):
-        return f"{name} ({torch.cuda.get_device_name(name)})"
-    return name
+    kind = name.partition(":")[0]
+    return f"{name} ({torch.get_device_module(kind).get_device_name(name)})" if kind in KINDS else name

@@ -7,6 +7,7 @@ so give what a layer costs whatever its size.
 
 from __future__ import annotations
 
+import mmap
 import os
 import statistics
 import sys
@@ -23,7 +24,10 @@ from potatod.config import Settings
 
 from . import arithmetic, device, kernels
 from .attention import PackedAttention
+from .device import Device
+from .lenders import open_device
 from .selfcheck import Runner
+from .simulated import NAME, Simulated
 
 #: Sequences in a sweep, one token each.
 ROWS: Final = (1, 4, 16, 64, 256)
@@ -34,6 +38,8 @@ _LIMIT_S: Final = 0.7
 NARROW, WIDE = (128, 256), (2048, 5632)
 #: Layers of the narrow models, and of the wide one: more than caches hold, and less than another daemon may have left.
 _FEW, _MANY, _WIDE_LAYERS = 4, 16, 2
+#: A layer of a large model.
+_UPLOADED_BYTES: Final = 256 << 20
 
 
 def main(argv: list[str]) -> int:
@@ -42,18 +48,39 @@ def main(argv: list[str]) -> int:
 
 @torch.inference_mode()
 def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
-    """``device``; ``compute``: [rows, bytes a second] each; ``layer_s``: seconds."""
+    """``device``; ``compute``: [rows, bytes a second] each; ``layer_s``: seconds; ``upload``: bytes a second, None on a cpu."""
     torch.set_num_threads(settings.worker.threads or os.cpu_count() or 1)
-    where = torch.device(device.find(settings.worker.device))
+    opened = open_device(device.find(settings.worker.device))
+    if isinstance(opened, Simulated) and opened.compute_bytes_per_s:  # it says so itself
+        said = {"device": NAME, "layer_s": 0.0, "compute": [[1, opened.compute_bytes_per_s], [ROWS[-1], opened.compute_bytes_per_s]]}
+        return said | {"upload": opened.upload_bytes_per_s}
+    where = torch.device("cpu") if opened is None else opened.torch_device
     attention = PackedAttention()
     few, many = (_Timed(_model(*NARROW, layers, dtype, where), settings.worker.kernels, where, attention).seconds(1) for layers in (_FEW, _MANY))
     layer_s = max(many - few, 0.0) / (_MANY - _FEW)
     wide = _Timed(_model(*WIDE, _WIDE_LAYERS, dtype, where), settings.worker.kernels, where, attention)
     return {
-        "device": where.type,
+        "device": where.type if not isinstance(opened, Simulated) else NAME,
         "layer_s": layer_s,
         "compute": list(_by_rows(wide, few)),
+        "upload": None if opened is None else _upload_rate(opened),
     }
+
+
+def _upload_rate(opened: Device) -> float:
+    """Bytes a second from page-locked memory, where that can be had, to the device: copies as slots.py makes them, one layer after the other."""
+    memory = mmap.mmap(-1, _UPLOADED_BYTES)
+    source = torch.frombuffer(memory, dtype=torch.uint8)
+    source.fill_(1)  # pages that are there
+    opened.page_lock(source.data_ptr(), source.numel())
+    target = opened.empty(_UPLOADED_BYTES)
+    times = []
+    for _ in range(_TIMES):
+        began = time.perf_counter()
+        opened.copy(target, source)
+        opened.copied().synchronize()
+        times.append(time.perf_counter() - began)
+    return _UPLOADED_BYTES / statistics.median(times)
 
 
 def _by_rows(wide: _Timed, fixed_s: float) -> Iterator[tuple[int, float]]:

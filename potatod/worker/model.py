@@ -72,6 +72,11 @@ class Model:
             raise InternalError("transformers' forward pass left out a layer: its result is not this model's")
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 
+    def pass_by(self) -> None:
+        """What is left of a sweep that could not be computed: its weights come and go, so that the reader's order holds."""
+        for _ in self._under_way:
+            pass
+
     def _sweep(self) -> Iterator[list[Bound]]:
         """One pass over all weights: each ``yield`` is where transformers computes with what has been lent."""
         for group, ahead in pairwise([*self._groups, self._groups[0]]):  # the last one's `ahead` is the next sweep's first

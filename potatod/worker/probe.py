@@ -28,6 +28,7 @@ from .arithmetic import PLAIN
 from .attention import PackedAttention, find_tile
 from .kernels import choose
 from .kv import BLOCK, Piece
+from .lenders import torch_device
 from .passes import Batching, Pack
 
 
@@ -39,8 +40,7 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     """The fields of verdict.Findings."""
     torch.set_num_threads(settings.worker.threads or os.cpu_count() or 1)
     name = device.find(settings.worker.device)
-    if name != "cpu":
-        device.Accelerator(name)  # says what is missing where it is not there
+    where = torch_device(name)  # says what is missing where it is not there
     manifest = manifests.load(folder)
     dtype = getattr(torch, manifest.dtype)
     config = skeletons.load_config(folder)
@@ -50,9 +50,9 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     _count_touched_anew()
     kernels = settings.worker.kernels
     attention = PackedAttention()
-    batching, checked = selfcheck.check(config, kernels, attention, find_tile(dtype, torch.device(name)))
-    found = arithmetic.find(kernels, weight_shapes(manifest) if batching == "packed" else [], dtype, torch.device(name))
-    selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, found, torch.device(name))
+    batching, checked = selfcheck.check(config, kernels, attention, find_tile(dtype, where))
+    found = arithmetic.find(kernels, weight_shapes(manifest) if batching == "packed" else [], dtype, where)
+    selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, found, where)
     state_bytes, token_bytes = kept_bytes(config, dtype, kernels, batching, attention)
     return {
         "device": device.describe(name),

@@ -1,8 +1,12 @@
-"""A device for tests: host memory behind FIFO streams, each a thread, whose copies land late and in pieces.
+"""A device for tests: host memory behind FIFO streams, each a thread, whose copies land late and in pieces, and whose layers read late.
 
-It finds what a real device would punish rarely and silently: a layer computed before its copy has landed reads NaN, a slot filled while it is
-still read changes under the computation, a freed extent that is overwritten too early corrupts the copy. Delays are drawn from a seed.
-Two regimes matter, slow copies and slow computation: each finds faults that the other hides.
+It finds what a real device would punish rarely and silently. A layer that is computed before its copy has landed reads NaN. Layers are computed on
+the calling thread, and then the compute stream takes its time: until it is done with a layer, that layer's weights must stay as they were, and
+then its slot is poisoned; a slot filled too early, or an event of the wrong stream, is a fault (:class:`Fault`). A freed extent that is overwritten
+before its copy has landed corrupts the copy. Two regimes matter, slow copies and slow computation: each finds faults that the other hides.
+
+As ``[worker] device`` it is called ``simulated``, or with options ``simulated:upload=2e9,compute=10e9,vram=1e9,seed=7``: bytes a second, bytes.
+With rates it keeps them to the clock instead of drawing delays from the seed, and looks for no faults: that is for measuring the pipeline around it.
 """
 
 from __future__ import annotations
@@ -10,17 +14,26 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import Final
 
 import torch
 
+from potatod.errors import ConfigError, InternalError
+
 from .device import Event
 
-#: What a discarded slot is filled with: NaN in every float format, so that whoever reads it shows it.
-POISON = 0xFF
+#: What a slot is filled with that nobody may read any more: NaN in every float format.
+POISON: Final = 0xFF
+NAME: Final = "simulated"
+_PIECES: Final = 4
+_OPTIONS: Final = ("seed", "copy_s", "compute_s", "upload", "compute", "vram")
+
+
+class Fault(InternalError):
+    """What a slot held was changed while a layer read it."""
 
 
 @dataclass(slots=True)
@@ -55,30 +68,84 @@ class _Stream:
         return event
 
 
+class _Clock:
+    """A link that moves so many bytes a second: sleeps until the moment at which they would have passed."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self.bytes_per_s = bytes_per_s
+        self._until = 0.0
+
+    def spend(self, nbytes: int) -> None:
+        """Whoever wakes up late has not lost the time: the next bytes are due when they would have been."""
+        now = time.monotonic()
+        late = now - self._until
+        self._until = (self._until if late < 0.002 else now) + nbytes / self.bytes_per_s
+        time.sleep(max(0.0, self._until - now))
+
+
 class Simulated:
-    """See device.Device. Layers run on the calling thread, after what they wait for: as if compute were enqueued and awaited.
+    """See device.Device. ``copy_s`` and ``compute_s`` are the longest delays of a piece of a copy and of a layer's computation; ``upload`` and
+    ``compute``, in bytes a second, stand in their place."""
 
-    ``copy_s`` and ``compute_s`` are the longest delays of a piece of a copy and of a layer's computation.
-    """
-
-    def __init__(self, seed: int = 0, copy_s: float = 0.0005, compute_s: float = 0.0, pieces: int = 4) -> None:
+    def __init__(
+        self, seed: int = 0, copy_s: float = 0.0005, compute_s: float = 0.0, upload: float | None = None, compute: float | None = None,
+        vram: int = 1 << 40,
+    ) -> None:  # fmt: skip
         self._random = random.Random(seed)
         self._copy_s = copy_s
         self._compute_s = compute_s
-        self._pieces = pieces
+        self._upload = _Clock(upload) if upload else None
+        self._computing = _Clock(compute) if compute else None
+        self._free_bytes = int(vram)
         self._copies = _Stream("simulated-copies")
         self._compute = _Stream("simulated-compute")
+        self._fault = ""
+
+    @classmethod
+    def named(cls, name: str) -> Simulated:
+        """From ``simulated`` or ``simulated:KEY=NUMBER,…``; raises :class:`ConfigError`."""
+        options: dict[str, float] = {}
+        for word in name.partition(":")[2].split(",") if ":" in name else ():
+            key, _, value = word.partition("=")
+            try:
+                options[key] = float(value)
+            except ValueError:
+                options.clear()
+                key = ""
+            if key not in _OPTIONS:
+                raise ConfigError(f'[worker] device is "{name}": a simulated device takes {", ".join(_OPTIONS)}, each with a number')
+        return cls(int(options.pop("seed", 0)), vram=int(options.pop("vram", 1 << 40)), **options)
 
     @property
     def torch_device(self) -> torch.device:
         return torch.device("cpu")
 
+    @property
+    def upload_bytes_per_s(self) -> float | None:
+        return self._upload.bytes_per_s if self._upload else None
+
+    @property
+    def compute_bytes_per_s(self) -> float | None:
+        return self._computing.bytes_per_s if self._computing else None
+
+    def free_bytes(self) -> int:
+        return self._free_bytes
+
     def empty(self, nbytes: int) -> torch.Tensor:
         return torch.full((nbytes,), POISON, dtype=torch.uint8)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        delays = [self._random.uniform(0, self._copy_s) for _ in range(self._pieces)]
-        step = -(-target.numel() // self._pieces)
+        if (clock := self._upload) is not None:
+
+
+            def pass_through() -> None:
+                target.copy_(source)
+                clock.spend(target.numel())
+
+            self._copies.enqueue(pass_through)
+            return
+        delays = [self._random.uniform(0, self._copy_s) for _ in range(_PIECES)]
+        step = -(-target.numel() // _PIECES)
 
         def land() -> None:
             for number, delay in enumerate(delays):
@@ -93,24 +160,37 @@ class Simulated:
 
     def compute_waits_for(self, event: Event) -> None:
         self._compute.enqueue(event.synchronize)
-        self._compute.record().synchronize()  # the layer itself runs on the caller's thread
+        event.synchronize()  # the layer itself runs on the caller's thread
 
     def copied(self) -> Event:
         return self._copies.record()
 
-    def computed(self) -> Event:
-        """The caller's thread has computed already; the device says so only later."""
-        delay = self._random.uniform(0, self._compute_s)
-        self._compute.enqueue(lambda: time.sleep(delay))
+    def computed(self, read: Sequence[torch.Tensor], emptied: torch.Tensor) -> Event:
+        """The caller's thread has computed already; the device takes its time, and reads until then."""
+        if self._fault:
+            raise Fault(self._fault)
+        if (clock := self._computing) is not None:
+            nbytes = sum(tensor.numel() * tensor.itemsize for tensor in read)
+            self._compute.enqueue(lambda: clock.spend(nbytes))
+            return self._compute.record()
+        delay, before = self._random.uniform(0, self._compute_s), [tensor.detach().clone() for tensor in read]
+
+        def read_late() -> None:
+            time.sleep(delay)
+            if not all(torch.equal(old.view(torch.uint8), now.detach().view(torch.uint8)) for old, now in zip(before, read, strict=True)):
+                self._fault = "a slot was filled while a layer was computed from it"
+            emptied.fill_(POISON)
+
+        self._compute.enqueue(read_late)
         return self._compute.record()
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        yield
-
-    def discard(self, slot: torch.Tensor) -> None:
-        """Poisons the slot, in the order of the compute stream; an event recorded before it does not wait for that."""
-        slot.fill_(POISON)
+    def finish(self) -> None:
+        self._compute.record().synchronize()
+        if self._fault:
+            raise Fault(self._fault)
 
     def page_lock(self, pointer: int, nbytes: int) -> bool:
-        return False
+        return True
+
+    def empty_cache(self) -> None:
+        pass

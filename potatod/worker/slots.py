@@ -1,4 +1,4 @@
-"""Slots: places in VRAM that weights pass through. While one computes the next one fills.
+"""The card's memory: what stays there, and slots that the rest passes through. While one slot computes the next one fills.
 
     copy stream      ── upload n+1 → B ──────┬── upload n+2 → A ─────
                                              ▼ copied(B)     ▲ computed(A)
@@ -7,8 +7,9 @@
 NOTE [ slots ]
 - A slot is filled only after the compute that read it last (``copies_wait_for`` its event), and computed from only after its copies
   (``compute_waits_for`` theirs). Nothing is ever decided by time.
-- The pool's bytes belong to the copy until its event is complete; only then do streamed parts go back to the reader.
+- The pool's bytes belong to the copy until its event is complete; only then do streamed parts go back to the reader, each by itself.
 - While we wait for bytes, complete copies are retired first: they hold the ring's space that the reader needs to go on.
+- Parts are copied in the order in which the reader brings them, or it would wait for space that waits for it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from dataclasses import dataclass
 
 import torch
 
+from potatod.plan import Plan
+
 from .device import Device, Event
 from .weights import Arrivals, Bound, Group, bind_views
-
-#: Every part starts at a multiple of this in its slot: below 64 kernels change bits or crash.
-_ALIGNMENT = 4096
 
 
 @dataclass(slots=True, eq=False)
@@ -37,38 +37,66 @@ class Slot:
     copied: Event | None = None
 
 
-class SlotLender:
-    """Lends groups from device memory. With one slot it works too, without overlap."""
+@dataclass(slots=True)
+class _Run:
+    """Bytes that lie side by side in the pool and will in the card's memory: one copy."""
 
-    def __init__(self, device: Device, pool: torch.Tensor, arrivals: Arrivals, groups: Sequence[Group], slots: int) -> None:
+    source: int
+    memory: torch.Tensor
+    target: int
+    length: int
+    parts: list[int]
+
+    def goes_on_at(self, source: int, memory: torch.Tensor, target: int) -> bool:
+        return memory is self.memory and source == self.source + self.length and target == self.target + self.length
+
+
+class SlotLender:
+    """Lends groups from the card's memory. With one slot it works too, without overlap."""
+
+    def __init__(self, device: Device, pool: torch.Tensor, arrivals: Arrivals, plan: Plan, groups: Sequence[Group]) -> None:
         self._device = device
         self._pool = pool
         self._arrivals = arrivals
-        size = max(group.nbytes for group in groups)
-        self._slots = deque(Slot(device.empty(size)) for _ in range(slots))
-        #: copies that may still be under way, oldest first, and what goes back when they are complete
-        self._copying: deque[tuple[Event, Group]] = deque()
+        self._plan = plan
+        self._kept = device.empty(plan.card_bytes)
+        self._slots = deque(Slot(device.empty(plan.slot_bytes)) for _ in range(plan.slots))
+        #: where a part begins in its slot
+        self._in_slot = {index: offset for group in groups for index, offset in self._layout(group)}
+        #: parts that lie in the card's memory for good, or are on their way
+        self._loaded: set[int] = set()
+        #: views of groups that lie there as a whole
+        self._whole: dict[int, list[Bound]] = {}
+        #: copies that may still be under way, oldest first, and the parts that go back when they are complete
+        self._copying: deque[tuple[Event, list[int]]] = deque()
+        #: the group that is lent next
+        self._next = groups[0]
 
     def upload(self, group: Group) -> None:
         """Starts the copy if the bytes are there and a slot is free; otherwise lend() will."""
         self._retire()
-        filled = [slot for slot in self._slots if slot.group is not None]
-        free = len(self._slots) - len(filled)
-        if not filled:
-            free -= 1  # for the group that is lent before this one
-        if free > 0 and self._filled(group) is None and self._arrivals.here(group):
+        before, self._next = self._next, group
+        free = sum(slot.group is None for slot in self._slots)
+        if self._in_slots(before) and self._filled(before) is None:
+            free -= 1  # it comes first
+        if free > 0 and self._in_slots(group) and self._filled(group) is None and self._arrivals.here(self._on_the_way(group)):
             self._fill(group)
 
     @contextmanager
     def lend(self, group: Group) -> Iterator[list[Bound]]:
+        first = group.indices[0]
+        if first in self._whole:
+            yield self._whole[first]
+            return
         slot = self._filled(group) or self._fill(group)
         assert slot.copied is not None
         self._device.compute_waits_for(slot.copied)
-        offsets = _offsets(group)
-        yield bind_views(group, slot.memory, offsets)
-        slot.computed = self._device.computed()
+        views = bind_views(group, [self._lies(index, slot) for index in group.indices])
+        if not self._in_slots(group):
+            self._whole[first] = views
+        yield views
+        slot.computed = self._device.computed([value for _, value, _ in views], slot.memory)
         slot.group = None
-        self._device.discard(slot.memory)
         self._retire()
 
     def wait(self) -> bool:
@@ -79,31 +107,66 @@ class SlotLender:
         self._retire()
         return True
 
+    def drain(self) -> None:
+        """Before waiting for what has been computed: gives back what every copy holds, so that reading goes on."""
+        while self.wait():
+            pass
+
+    def _layout(self, group: Group) -> Iterator[tuple[int, int]]:
+        at = 0
+        for index in self._in_slots(group):
+            yield index, at
+            at += self._plan.parts[index].length
+
+    def _in_slots(self, group: Group) -> list[int]:
+        """Its parts that are uploaded for every sweep."""
+        return [index for index in group.indices if self._plan.parts[index].home != "vram"]
+
+    def _on_the_way(self, group: Group) -> list[int]:
+        """Its parts that are to be uploaded now."""
+        return [index for index in group.indices if index not in self._loaded]
+
+    def _lies(self, index: int, slot: Slot) -> tuple[torch.Tensor, int]:
+        part = self._plan.parts[index]
+        return (self._kept, part.home_offset) if part.home == "vram" else (slot.memory, self._in_slot[index])
+
     def _filled(self, group: Group) -> Slot | None:
         return next((slot for slot in self._slots if slot.group is group), None)
 
     def _fill(self, group: Group) -> Slot:
-        offsets = self._arrivals.await_parts(group)
-        slot = next(slot for slot in self._slots if slot.group is None)  # the one used longest ago
+        slot = self._take() if self._in_slots(group) else Slot(self._kept[:0])
+        run: _Run | None = None
+        for index in self._on_the_way(group):
+            if run is not None and not self._arrivals.here([index]):
+                self._copy(run)  # what is here does not wait for what is not
+                run = None
+            source, (memory, target) = self._arrivals.await_part(index), self._lies(index, slot)
+            if run is None or not run.goes_on_at(source, memory, target):
+                if run is not None:
+                    self._copy(run)
+                run = _Run(source, memory, target, 0, [])
+            run.length += self._plan.parts[index].length
+            run.parts.append(index)
+        if run is not None:
+            self._copy(run)
+        self._loaded.update(index for index in group.indices if self._plan.parts[index].home == "vram")
+        slot.group, slot.copied = group, self._device.copied()
+        return slot
+
+    def _take(self) -> Slot:
+        """The slot that was used longest ago; what is copied from now on waits until it has been computed from."""
+        slot = next(slot for slot in self._slots if slot.group is None)
         self._slots.remove(slot)
         self._slots.append(slot)
         if slot.computed is not None:
             self._device.copies_wait_for(slot.computed)
-        for part, source, target in zip(group.parts, offsets, _offsets(group), strict=True):
-            self._device.copy(slot.memory[target : target + part.length], self._pool[source : source + part.length])
-        slot.group, slot.copied = group, self._device.copied()
-        self._copying.append((slot.copied, group))
         return slot
+
+    def _copy(self, run: _Run) -> None:
+        self._device.copy(run.memory[run.target : run.target + run.length], self._pool[run.source : run.source + run.length])
+        self._copying.append((self._device.copied(), run.parts))
 
     def _retire(self) -> None:
         while self._copying and self._copying[0][0].query():
-            self._arrivals.release(self._copying.popleft()[1])
-
-
-def _offsets(group: Group) -> list[int]:
-    """Where each part begins in a slot."""
-    offsets, at = [], 0
-    for part in group.parts:
-        offsets.append(at)
-        at += part.length
-    return offsets
+            for index in self._copying.popleft()[1]:
+                self._arrivals.free(index)

@@ -9,7 +9,7 @@ layer computes straight from the pool; an accelerator's slots (slots.py) stand b
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +35,6 @@ class Group:
     layer: int | None
     indices: tuple[int, ...]
     parts: tuple[Part, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.length for part in self.parts)
 
 
 def groups_of(manifest: Manifest) -> list[Group]:
@@ -77,22 +73,22 @@ class Arrivals:
         #: of the reader's last pass: bytes per second of reading; None before the first is complete
         self.read_bytes_per_s: float | None = None
 
-    def await_parts(self, group: Group) -> list[int]:
-        """Pool offsets of the group's parts, as soon as all of them are there."""
-        while not all(index in self._offset for index in group.indices):
+    def await_part(self, index: int) -> int:
+        """The part's pool offset, as soon as it is there."""
+        while index not in self._offset:
             if not self._receive():
                 self._wait()
-        return [self._offset[index] for index in group.indices]
+        return self._offset[index]
 
-    def here(self, group: Group) -> bool:
+    def here(self, indices: Iterable[int]) -> bool:
         self._receive()
-        return all(index in self._offset for index in group.indices)
+        return all(index in self._offset for index in indices)
 
-    def release(self, group: Group) -> None:
-        """The streamed parts of the group are not needed any more in this sweep."""
-        for index in group.indices:
-            if self._plan.parts[index].home == "disk":
-                self._wire.send(Freed(self._offset.pop(index), self._plan.parts[index].length))
+    def free(self, index: int) -> None:
+        """The part's bytes are not needed any more, in this sweep or for good; those of a resident of the pool stay."""
+        part = self._plan.parts[index]
+        if part.home != "ram":
+            self._wire.send(Freed(self._offset.pop(index), part.length))
 
     def _receive(self) -> bool:
         came = False
@@ -106,11 +102,11 @@ class Arrivals:
         return came
 
 
-def bind_views(group: Group, base: torch.Tensor, offsets: Sequence[int]) -> list[Bound]:
-    """Views of the group's tensors in ``base`` (uint8), whose parts begin at ``offsets``."""
+def bind_views(group: Group, lying: Sequence[tuple[torch.Tensor, int]]) -> list[Bound]:
+    """Views of the group's tensors, each part of which is ``lying`` in memory (uint8) from some offset on."""
     return [
         (tensor.name, _view(base, offset, tensor), tensor.first_row)
-        for part, offset in zip(group.parts, offsets, strict=True)
+        for part, (base, offset) in zip(group.parts, lying, strict=True)
         for tensor in part.tensors
     ]
 
@@ -139,11 +135,12 @@ class PoolLender:
         if first in self._resident:
             yield self._resident[first]
             return
-        views = bind_views(group, self._base, self._arrivals.await_parts(group))
+        views = bind_views(group, [(self._base, self._arrivals.await_part(index)) for index in group.indices])
         if all(self._plan.parts[index].home == "ram" for index in group.indices):
             self._resident[first] = views
         yield views
-        self._arrivals.release(group)
+        for index in group.indices:
+            self._arrivals.free(index)
 
 
 def read_part(folder: Path, part: Part) -> list[tuple[str, torch.Tensor]]:
@@ -157,4 +154,4 @@ def read_part(folder: Path, part: Part) -> list[tuple[str, torch.Tensor]]:
             done += count
     if done != part.length or xxhash.xxh3_64_hexdigest(memory) != part.checksum:
         raise ModelDataError(f"{folder / part.file}: the part at offset {part.offset} is damaged; prepare the model again")
-    return [(name, value) for name, value, _ in bind_views(Group(None, (0,), (part,)), data, [0])]
+    return [(name, value) for name, value, _ in bind_views(Group(None, (0,), (part,)), [(data, 0)])]

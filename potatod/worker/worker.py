@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from contextlib import closing, suppress
@@ -56,19 +57,18 @@ class Worker:
         self._epoch = boot.epoch
         self._layers = manifest.layers
         self._streamed_bytes = boot.plan.streamed_bytes
-        self._all_bytes = boot.plan.resident_bytes + boot.plan.streamed_bytes
+        self._all_bytes = boot.plan.weights_bytes
         self._front = wire.sweeps_wire(stage.context, stage.directory, boot.epoch, bind=True)
         self._reader = reader = wire.bytes_wire(stage.context, stage.directory, boot.epoch, bind=True)
         self._arrivals = Arrivals(reader, boot.plan, self._wait_for_bytes)
         self._bytes_poller = _poller(reader.socket, stage.control.socket)
         self._sweeps_poller = _poller(self._front.socket, stage.control.socket)
         skeleton = skeletons.build(config, getattr(torch, manifest.dtype))
-        placement = lenders.place(
-            boot.verdict["device"].split(" ")[0], boot.settings, Pool(stage.fds["pool"]), self._arrivals, boot.plan,
+        self._placement = placement = lenders.place(
+            lenders.open_device(boot.verdict["device"].split(" ")[0]), boot.settings, Pool(stage.fds["pool"]), self._arrivals, boot.plan,
             groups_of(manifest), stage.log,
         )  # fmt: skip
         arithmetic = Arithmetic.from_json(boot.verdict["arithmetic"])
-        self._before_waiting = placement.before_waiting
         self._kernels = kernels.choose(
             boot.settings.worker.kernels, boot.verdict["batching"], skeleton.model.config, placement.torch_device, PackedAttention(),
             arithmetic,
@@ -108,17 +108,30 @@ class Worker:
         """One pass over all weights for every step of the sweep."""
         began = time.monotonic()
         self._sweep_number, self._waited_s = sweep.number, 0.0
-        pack = self._pack(sweep)
-        with self._kernels.around(pack):
-            logits = self._model.forward(pack)
-        for piece in pack.pieces:
-            piece.kv.length += piece.end - piece.first
-        rows = self._rows([step for step in sweep.steps if step.want != "nothing"], logits)
+        rows = self._computed(sweep)
         first, self._sweeps = self._sweeps == 0, self._sweeps + 1
         read_bytes = self._all_bytes if first else self._streamed_bytes
         return Rows(
-            sweep.epoch, sweep.number, rows, time.monotonic() - began, read_bytes, self._arrivals.read_bytes_per_s, self._waited_s
-        )
+            sweep.epoch, sweep.number, rows or (), time.monotonic() - began, read_bytes, self._arrivals.read_bytes_per_s, self._waited_s,
+            exhausted=rows is None,
+        )  # fmt: skip
+
+    def _computed(self, sweep: Sweep) -> tuple[Row, ...] | None:
+        """None where the card has not the memory for it: then the weights have passed by all the same, and the sweep's sequences are forgotten."""
+        try:
+            pack = self._pack(sweep)
+            with self._kernels.around(pack):
+                logits = self._model.forward(pack)
+            self._placement.finish()
+            for piece in pack.pieces:
+                piece.kv.length += piece.end - piece.first
+            return self._rows([step for step in sweep.steps if step.want != "nothing"], logits)
+        except torch.OutOfMemoryError:
+            self._model.pass_by()
+            for step in sweep.steps:
+                self.forget(Drop(step.sequence))
+        self._placement.empty_cache()  # outside the handler: an exception holds its frames, and they hold tensors
+        return None
 
     def _pack(self, sweep: Sweep) -> Pack:
         tokens: list[int] = []
@@ -141,11 +154,13 @@ class Worker:
         return kv
 
     def _rows(self, steps: list[Step], logits: torch.Tensor) -> tuple[Row, ...]:
+        if not steps:
+            return ()
         rows = []
+        best, tokens = (each.tolist() for each in logits.float().max(dim=-1))  # NaN where any value of a row is one
         for index, (step, values) in enumerate(zip(steps, logits, strict=True)):
-            best, token = values.float().max(dim=-1)  # NaN where any of them is one
-            if step.want == "argmax" and torch.isfinite(best):
-                rows.append(Row(step.sequence, token=int(token)))
+            if step.want == "argmax" and math.isfinite(best[index]):
+                rows.append(Row(step.sequence, token=tokens[index]))
             else:  # what is no number to choose by is the front's to refuse
                 self._logits[index] = values.float().cpu()
                 rows.append(Row(step.sequence, logits_row=index))
@@ -160,7 +175,7 @@ class Worker:
 
     def _wait_for_bytes(self) -> None:
         began = time.monotonic()
-        if not self._before_waiting():
+        if not self._placement.before_waiting():
             self._bytes_poller.poll(_PATIENCE_MS)
         ended = time.monotonic()
         self._waited_s += ended - began

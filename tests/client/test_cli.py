@@ -352,7 +352,7 @@ def test_status_is_words_or_json(run: Run, start: StartFront) -> None:
         "potatod 0.0.0  up; running for 1 h 6 min",
         "  model   tiny: LlamaForCausalLM, bfloat16, 30 layers; 269MB, of which 100MB resident and 169MB read for every sweep",
         "  engine  cpu, invariant kernels; epoch 1, 0 restarts, 12 sweeps",
-        "  speed   0.35 s/token now, 480MB/s read, 96% of the disk's 500MB/s",
+        "  speed   0.35 s/token now (0.34 s planned), 0.12 s of it waiting for weights, 480MB/s read, 96% of the disk's 500MB/s",
         "  queue   1 of 4 running, 2 of 64 waiting",
         "  stage            pid  state     memory        uptime",
         "  front           4242  up        90.0MB     1 h 6 min",

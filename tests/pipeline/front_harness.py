@@ -297,9 +297,9 @@ VERDICT = {
     "architecture": "EchoForCausalLM",
     "dtype": "float32",
     "layers": 4,
-    "weights_bytes": 3000,
+    "load": {"weights_bytes": 3000, "streamed_bytes": 1000, "uploaded_bytes": 0, "slots": 0, "layers": 4},
     "resident_bytes": 2000,
-    "streamed_bytes": 1000,
+    "card_bytes": 0,
     "rope_border": None,
     "rates": {"disk": 1000.0, "compute": [[1, 1500.0]], "layer_s": 0.1},
 }

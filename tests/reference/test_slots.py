@@ -2,88 +2,263 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+
 import pytest
 import torch
 from engine import Engine
 from families import by_name
 
-from potatod.manifest import Part, Tensor
-from potatod.worker.simulated import Simulated
+from potatod import manifest as manifests
+from potatod import plan as plans
+from potatod.errors import ConfigError, DoesNotFit
+from potatod.manifest import Part, Shard, Tensor
+from potatod.pool import Ring
+from potatod.worker.simulated import Fault, Simulated
 from potatod.worker.slots import SlotLender
-from potatod.worker.weights import Group
+from potatod.worker.weights import Group, groups_of
 
 from .test_families import PROMPT, expected_tokens, small_pool
 
 SIZE = 4096
+#: Which of the two takes its time: each hides faults that the other shows.
+REGIMES = {"slow copies": {"copy_s": 0.002, "compute_s": 0.0}, "slow computing": {"copy_s": 0.0001, "compute_s": 0.003}}
+regimes = pytest.mark.parametrize("regime", REGIMES.values(), ids=REGIMES.keys())
 
 
-@pytest.mark.parametrize("name", ["Llama 2", "Gemma 3", "Mixtral", "GPT-2"])
-def test_through_slots_the_tokens_are_transformers_own(tiny, name):
+def _weights(folder) -> tuple[int, int]:
+    """Bytes of all parts, and of the largest layer."""
+    lengths = [(stop, part.length) for stop, part in plans.sweep_parts(manifests.load(folder))]
+    layers = [sum(n for s, n in lengths if s == stop) for stop in range(max(s for s, _ in lengths))]
+    return sum(n for _, n in lengths), max(layers)
+
+
+@regimes
+@pytest.mark.parametrize("card", ["one slot", "two slots", "some of it stays", "all of it stays"])
+@pytest.mark.parametrize("name", ["Llama 2", "Gemma 3", "Mixtral", "GPT-2", "Qwen3-Next"])
+def test_through_a_cards_memory_the_tokens_are_transformers_own(tiny, name, card, regime):
     made = tiny(by_name(name), torch.float32)
-    tokens = expected_tokens(made.model, PROMPT[:20], 8)
-    with Engine(made.banded, small_pool(made.banded), kernels="reference", device="simulated") as engine:
-        assert engine.greedy(1, PROMPT[:20], 8) == tokens
+    tokens = expected_tokens(made.model, PROMPT[:20], 5)
+    total, layer = _weights(made.banded)
+    card_bytes = {"one slot": layer, "two slots": 2 * layer, "some of it stays": 2 * layer + (total - 2 * layer) // 2, "all of it stays": total}[card]
+    options = f"simulated:seed={len(name + card)},copy_s={regime['copy_s'] / 4},compute_s={regime['compute_s'] / 4}"
+    batching = by_name(name).batching
+    with Engine(made.banded, small_pool(made.banded), kernels="reference", batching=batching, device=options, card_bytes=card_bytes) as engine:
+        plan = engine.plan
+        assert (plan.slots, plan.card_bytes > 0) == {
+            "one slot": (1, False), "two slots": (2, False), "some of it stays": (2, True), "all of it stays": (0, True)
+        }[card]  # fmt: skip
+        assert engine.greedy(1, PROMPT[:20], 5) == tokens
 
 
-class _Pool:
-    """Stands for reader and arrivals: every group's bytes are its number; freed extents are overwritten at once, as a reader would."""
+def test_a_sweep_for_which_the_card_has_not_the_memory_passes_by_and_the_next_one_is_right(tiny):
+    made = tiny(by_name("Llama 2"), torch.float32)
+    tokens = expected_tokens(made.model, PROMPT[:20], 3)
+    with Engine(made.banded, small_pool(made.banded), kernels="reference", device="simulated", card_bytes=2 * _weights(made.banded)[1]) as engine:
+        layer = engine.worker._model._skeleton.layers[2]
+        forward = layer.forward
 
-    def __init__(self, groups: int) -> None:
-        self.memory = torch.zeros(groups * SIZE, dtype=torch.uint8)
-        for number in range(groups):
-            self.memory[number * SIZE : (number + 1) * SIZE] = number + 1
+        def too_much(*_args, **_kwargs):
+            layer.forward = forward
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
-    def await_parts(self, group: Group) -> list[int]:
-        at = group.indices[0] * SIZE
-        self.memory[at : at + SIZE] = group.indices[0] + 1
-        return [at]
-
-    def here(self, group: Group) -> bool:
-        return True
-
-    def release(self, group: Group) -> None:
-        at = group.indices[0] * SIZE
-        self.memory[at : at + SIZE] = 200
+        layer.forward = too_much
+        assert engine.sweep({1: PROMPT[:20]}, "argmax") == {}
+        assert engine.exhausted
+        assert engine.greedy(2, PROMPT[:20], 3) == tokens
+        assert not engine.exhausted
 
 
-def _group(number: int) -> Group:
-    tensor = Tensor("w", "uint8", (SIZE,), "raw", 0, SIZE)
-    return Group(number, (number,), (Part("f", 0, SIZE, "0" * 16, (tensor,)),))
+def test_a_simulated_device_says_what_it_takes():
+    with pytest.raises(ConfigError, match="seed, copy_s"):
+        Simulated.named("simulated:speed=3")
+    with pytest.raises(ConfigError, match="each with a number"):
+        Simulated.named("simulated:seed=x")
+    assert Simulated.named("simulated:vram=1e9").free_bytes() == 1_000_000_000
 
 
-def _sweep(lender: SlotLender, groups: list[Group]) -> bool:
-    """One pass as Model._sweep goes; whether every group's weights were its own while it was lent."""
-    good = True
-    for number, group in enumerate(groups):
-        lender.upload(groups[(number + 1) % len(groups)])
-        with lender.lend(group) as ((_, weights, _),):
-            good &= bool((weights == group.indices[0] + 1).all())
-    return good
+# without a model: a lender, and a stand-in for all that is before it
 
 
-@pytest.mark.parametrize("slots", [1, 2, 3])
-@pytest.mark.parametrize("seed", range(20))
-def test_whatever_the_delays_every_group_is_lent_with_its_own_bytes(slots: int, seed: int):
-    groups = [_group(number) for number in range(7)]
-    device = Simulated(seed=seed, copy_s=0.0008)
-    pool = _Pool(len(groups))
-    lender = SlotLender(device, pool.memory, pool, groups, slots)
-    assert all(_sweep(lender, groups) for _ in range(3))
+def _manifest(seed: int) -> SimpleNamespace:
+    """Seven layers of three or four parts of different sizes, a head of three bands."""
+    drawn = random.Random(seed)
+    shards = []
+    for layer in range(8):
+        lengths = [SIZE * drawn.randint(1, 4) for _ in range(3 if layer == 7 else drawn.randint(3, 4))]
+        parts, at = [], 0
+        for number, length in enumerate(lengths):
+            tensor = Tensor(f"w{number}", "uint8", (length,), "raw", 0, length)
+            parts.append(Part(f"layer.{layer}", at, length, "0" * 16, (tensor,)))
+            at += length
+        shards.append(Shard("head" if layer == 7 else "layer", 0 if layer == 7 else layer, tuple(parts)))
+    return SimpleNamespace(layers=7, shards=shards)
 
 
-@pytest.mark.parametrize("fault", ["compute before copy", "extent freed before its copy"])
-def test_a_planted_fault_in_the_protocol_is_found(fault: str):
-    groups = [_group(number) for number in range(7)]
-    found = 0
-    for seed in range(10):
-        device = Simulated(seed=seed, copy_s=0.002)
-        pool = _Pool(len(groups))
-        lender = SlotLender(device, pool.memory, pool, groups, 2)
-        if fault == "compute before copy":
-            device.compute_waits_for = lambda event: None
-        else:
-            lender._retire = lambda lender=lender: [  # everything goes back at once, landed or not
-                lender._arrivals.release(lender._copying.popleft()[1]) for _ in range(len(lender._copying))
-            ]
-        found += not all(_sweep(lender, groups) for _ in range(3))
-    assert found == 10
+class _Reader:
+    """Stands for reader and arrivals: brings parts in cyclic order as far as the ring has room. What comes back is overwritten at once."""
+
+    def __init__(self, plan: plans.Plan) -> None:
+        self._plan = plan
+        self.memory = torch.zeros(plan.pool_bytes, dtype=torch.uint8)
+        self._ring = Ring(plan.ring_offset, plan.ring_bytes)
+        streamed = [i for i, part in enumerate(plan.parts) if part.home == "disk"]
+        self._order = itertools.chain(range(len(plan.parts)), itertools.cycle(streamed) if streamed else ())
+        self._wanted: int | None = next(self._order)
+        self._here: dict[int, int] = {}
+        self._waiting: deque[tuple[int, int]] = deque()
+        #: what the worker does before it waits
+        self.before_waiting: Callable[[], bool] = lambda: False
+
+    @staticmethod
+    def byte_of(index: int) -> int:
+        return 1 + index % 190
+
+    def await_part(self, index: int) -> int:
+        while not self.here([index]):
+            assert self.before_waiting(), "nothing moves any more"
+        return self._here[index]
+
+    def here(self, indices: Iterable[int]) -> bool:
+        while self._wanted is not None and self._wanted not in self._here:
+            part = self._plan.parts[self._wanted]
+            offset = part.home_offset if part.home == "ram" else self._ring.take(part.length)
+            if offset is None:
+                break
+            self.memory[offset : offset + part.length] = self.byte_of(self._wanted)
+            self._here[self._wanted] = offset
+            self._wanted = next(self._order, None)
+        return all(index in self._here for index in indices)
+
+    def free(self, index: int) -> None:
+        part = self._plan.parts[index]
+        if part.home != "ram":
+            offset = self._here.pop(index)
+            self.memory[offset : offset + part.length] = 200
+            self._ring.give(offset)
+
+
+class _Bench:
+    """A lender of a plan of a kind, and sweeps over it as Model._sweep goes."""
+
+    def __init__(self, seed: int, card: str, regime: dict[str, float]) -> None:
+        manifest = _manifest(seed)
+        lengths = [(stop, part.length) for stop, part in plans.sweep_parts(manifest)]
+        total, layer = sum(n for _, n in lengths), max(sum(n for s, n in lengths if s == stop) for stop in range(7))
+        card_bytes = {"one slot": layer, "two slots": 2 * layer, "some stays": 2 * layer + (total - 2 * layer) // 3}[card]
+        pool = plans.smallest_pool(lengths, card=True) + random.Random(seed).choice([0, 3 * SIZE, total // 3])
+        self.plan = plans.make(manifest, pool, card_bytes)
+        self.groups = groups_of(manifest)
+        self.device = Simulated(seed=seed, **regime)
+        self.reader = _Reader(self.plan)
+        self.lender = SlotLender(self.device, self.reader.memory, self.reader, self.plan, self.groups)
+        self.reader.before_waiting = self.lender.wait
+
+    def good(self, sweeps: int = 3) -> bool:
+        """Whether every group's weights were its own while it was lent, and no slot changed under a layer."""
+        good = True
+        try:
+            for _ in range(sweeps):
+                for group, ahead in itertools.pairwise([*self.groups, self.groups[0]]):
+                    self.lender.upload(ahead)
+                    with self.lender.lend(group) as weights:
+                        good &= self._own(group, [value for _, value, _ in weights])
+                self.lender.drain()
+                self.device.finish()
+        except (Fault, AssertionError):
+            return False
+        return good
+
+    def _own(self, group: Group, values: list[torch.Tensor]) -> bool:
+        return all(bool((value == _Reader.byte_of(index)).all()) for index, value in zip(group.indices, values, strict=True))
+
+
+@regimes
+@pytest.mark.parametrize("card", ["one slot", "two slots", "some stays"])
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_the_delays_every_group_is_lent_with_its_own_bytes(card, seed, regime):
+    regime = {name: seconds / 8 for name, seconds in regime.items()}
+    assert _Bench(seed, card, regime).good()
+
+
+def _compute_before_copy(bench: _Bench) -> None:
+    bench.device.compute_waits_for = lambda event: None
+
+
+def _slot_filled_before_it_is_computed(bench: _Bench) -> None:
+    bench.device.copies_wait_for = lambda event: None
+
+
+def _extent_freed_before_its_copy(bench: _Bench) -> None:
+    lender = bench.lender
+
+    def retire() -> None:
+        while lender._copying:
+            for index in lender._copying.popleft()[1]:
+                lender._arrivals.free(index)
+
+    lender._retire = retire
+
+
+def _wrong_slot(bench: _Bench) -> None:
+    lender = bench.lender
+    lies = lender._lies
+
+    def other(index: int, slot):
+        memory, at = lies(index, slot)
+        return (memory, at) if memory is lender._kept else (next(s for s in lender._slots if s is not slot).memory, at)
+
+    lend = SlotLender.lend
+
+    def lend_wrongly(group: Group):
+        lender._filled(group) or lender._fill(group)
+        lender._lies = other
+        return lend(lender, group)
+
+    def upload_rightly(group: Group) -> None:
+        lender._lies = lies
+        SlotLender.upload(lender, group)
+
+    lender.lend, lender.upload = lend_wrongly, upload_rightly
+
+
+def _event_of_the_compute_stream_for_a_copy(bench: _Bench) -> None:
+    bench.device.copied = bench.device._compute.record
+
+
+def _event_of_the_copy_stream_for_computing(bench: _Bench) -> None:
+    computed = bench.device.computed
+
+    def wrong(read, emptied):
+        computed(read, emptied)
+        return bench.device._copies.record()
+
+    bench.device.computed = wrong
+
+
+@pytest.mark.parametrize(
+    ("plant", "shows_in"),
+    [
+        (_compute_before_copy, "slow copies"),
+        (_slot_filled_before_it_is_computed, "slow computing"),
+        (_extent_freed_before_its_copy, "slow copies"),
+        (_wrong_slot, "slow copies"),
+        (_event_of_the_compute_stream_for_a_copy, "slow copies"),
+        (_event_of_the_copy_stream_for_computing, "slow computing"),
+    ],
+)
+def test_a_planted_fault_in_the_protocol_is_found(plant, shows_in: str):
+    for seed in range(8):
+        bench = _Bench(seed, "two slots", REGIMES[shows_in])
+        plant(bench)
+        assert not bench.good(), f"not found with seed {seed}"
+
+
+def test_a_card_that_has_not_room_for_a_layer_is_said_with_the_missing_bytes():
+    manifest = _manifest(0)
+    with pytest.raises(DoesNotFit, match=r"the card has 4.1kB for weights and a layer needs .* are missing"):
+        plans.make(manifest, 1 << 20, 4096)

@@ -28,7 +28,8 @@ def minutes(beside: Beside, times: SweepTimes, seconds: float, count: int) -> li
 
 def test_what_is_expected_follows_from_the_plan_and_the_rates():
     rates = {"disk": 500.0, "compute": [[1, 3000.0], [4, 1000.0]], "layer_s": 0.1}
-    expected = expecting({"weights_bytes": 3000, "streamed_bytes": 1000, "layers": 10, "rates": rates})
+    load = {"weights_bytes": 3000, "streamed_bytes": 1000, "uploaded_bytes": 0, "slots": 0, "layers": 10}
+    expected = expecting({"load": load, "rates": rates})
     assert expected(1) == pytest.approx(2.0)  # the disk
     assert expected(4) == pytest.approx(4.0)  # computing
 

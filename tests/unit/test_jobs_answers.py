@@ -207,3 +207,16 @@ def test_when_the_daemon_stops_every_job_is_told() -> None:
     world.answers.fail_all(Refusal("stopping", "the daemon is stopping"))
     assert {(r.job, r.code, r.exit_code) for r in world.of(Refused)} == {(job, "stopping", 75) for job in jobs}
     assert world.scheduler.compose(1) is None
+
+
+def test_a_text_that_the_card_has_no_memory_for_is_refused_and_the_others_go_on() -> None:
+    world = World()
+    first, second = world.ask(b"a"), world.ask(b"b")
+    sweep = world.scheduler.compose(1)
+    assert sweep is not None
+    world.answers.taken(sweep)
+    world.answers.swept(Rows(1, sweep.number, (), 1.0, 100, 80.0, exhausted=True), no_logits)
+    assert [refused.job for refused in world.of(Refused, b"b")] == [second.job]
+    assert not world.of(Refused, b"a")
+    world.sweep()
+    assert world.of(Piece, b"a")[0].job == first.job

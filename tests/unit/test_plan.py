@@ -53,8 +53,8 @@ def test_every_pool_between_the_smallest_and_the_whole_model_gives_a_plan_that_f
 
 def _residents_do_not_overlap(made: plan.Plan) -> None:
     at = 0
-    for part in sorted((p for p in made.parts if p.home == "ram"), key=lambda p: p.pool_offset):
-        assert part.pool_offset == at
+    for part in sorted((p for p in made.parts if p.home == "ram"), key=lambda p: p.home_offset):
+        assert part.home_offset == at
         at += part.length
     assert at == made.ring_offset
 

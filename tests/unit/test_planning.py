@@ -8,16 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from potatod import cli, outline, plan_page, planning, rates
+from potatod import cli, outline, paper, plan_grid, plan_page, planning, rates
 from potatod.config import Settings
 from potatod.errors import DoesNotFit
+from potatod.manifest import Manifest, Part, Shard, Tensor
 from potatod.outline import Outline
+from potatod.planning import Machine
+from potatod.rates import Computing
 
 from .test_plan import model
 
 #: 28 layers of 84 MiB and a head of 120 MiB.
 MIB = 256
 MODEL = model([[2 * MIB, 2 * MIB, *[26 * MIB] * 3 + [2 * MIB]]] * 28, [30 * MIB] * 4)
+HERE = Computing(((1, 10e9), (16, 8e9)), 0.0005, None, "cpu")
 WEIGHTS = sum(part.length for shard in MODEL.shards for part in shard.parts)
 
 
@@ -28,26 +32,26 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(MODEL, name, value, raising=False)
     needs = Outline(MODEL, kv_bytes_per_token=28_672, state_bytes=0, max_positions=4096, worker_bytes=300_000_000)
     monkeypatch.setattr(outline, "of", lambda *_: needs)
-    monkeypatch.setattr(rates, "compute", lambda *_, **__: (((1, 10e9), (16, 8e9)), 0.0005, "cpu"))
+    monkeypatch.setattr(rates, "compute", lambda *_, **__: HERE)
     monkeypatch.setattr(rates, "disk", lambda *_, **__: 5e8)
 
 
 def test_a_given_disk_is_taken_and_a_model_folder_s_own_is_measured(tmp_path):
-    assert planning.make("m", Settings(), ram=2_500_000_000, disk=2e9).disk_is == "given"
+    assert planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=2e9)).disk_is == "given"
     (tmp_path / "manifest.json").touch()
-    planned = planning.make(str(tmp_path), Settings(), ram=2_500_000_000)
+    planned = planning.make(str(tmp_path), Settings(), Machine(ram=2_500_000_000))
     assert (planned.disk_is, planned.outlooks[0].disk_bytes_per_s) == ("measured", 5e8)
 
 
 def test_where_no_disk_is_known_several_are_supposed():
-    planned = planning.make("m", Settings(), ram=2_500_000_000)
+    planned = planning.make("m", Settings(), Machine(ram=2_500_000_000))
     assert planned.disk_is == "supposed"
     assert [outlook.disk_bytes_per_s for outlook in planned.outlooks] == list(planning.DISKS)
 
 
 def test_what_streams_is_read_for_every_sweep_and_shared_by_the_sequences_in_it():
-    planned = planning.make("m", Settings(), ram=2_500_000_000, disk=5e8)
-    one, four = planned.outlooks[0].forecasts
+    planned = planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=5e8))
+    one, four = planned.outlooks[0].forecasts[:2]
     assert 0 < planned.plan.streamed_bytes < WEIGHTS
     assert one.token_s == one.disk_s == planned.plan.streamed_bytes / 5e8
     assert four.rows == Settings().front.max_sequences == 4
@@ -55,45 +59,109 @@ def test_what_streams_is_read_for_every_sweep_and_shared_by_the_sequences_in_it(
 
 
 def test_advice_names_what_saves_most_first_and_nothing_that_saves_nothing():
-    planned = planning.make("m", Settings(), ram=2_500_000_000, disk=5e8)
+    planned = planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=5e8))
     now = planned.outlooks[0].forecasts[0].token_s
     assert [advice.token_s for advice in planned.advice] == sorted(advice.token_s for advice in planned.advice)
     assert all(advice.token_s < now for advice in planned.advice)
     assert "so that nothing streams" in planned.advice[0].what
     assert planned.advice[0].token_s == planned.outlooks[0].forecasts[0].compute_s
-    assert planning.make("m", Settings(), ram=8_000_000_000, disk=5e8).advice == ()
+    assert planning.make("m", Settings(), Machine(ram=8_000_000_000, disk=5e8)).advice == ()
 
 
 def test_advice_keeps_the_context_that_was_planned():
     """What more RAM would bring if KV took its share of it is another question."""
-    planned = planning.make("m", Settings(), ram=1_400_000_000, disk=5e8)
+    planned = planning.make("m", Settings(), Machine(ram=1_400_000_000, disk=5e8))
     assert planned.room.context < 4096
     assert planned.advice[0].token_s == planned.outlooks[0].forecasts[0].compute_s
 
 
 def test_where_the_size_is_given_nothing_is_left_alone(monkeypatch):
     settings = dataclasses.replace(Settings(), pool=dataclasses.replace(Settings().pool, size=1 << 30))
-    assert planning.make("m", settings, ram=2_500_000_000, disk=5e8).room.reserve_bytes == 0
+    assert planning.make("m", settings, Machine(ram=2_500_000_000, disk=5e8)).room.reserve_bytes == 0
 
 
-def test_a_card_is_said_to_be_one(monkeypatch):
-    monkeypatch.setattr(rates, "compute", lambda *_, **__: (((1, 1e12),), 0.0, "cuda"))
-    assert "what uploading them takes is not forecast" in plan_page.as_text(planning.make("m", Settings(), ram=2_500_000_000, disk=5e8))
+def test_a_described_card_holds_what_it_can_and_the_rest_is_uploaded_for_every_sweep():
+    planned = planning.make("m", Settings(), Machine(ram=4_000_000_000, vram=2_000_000_000, disk=5e8, pcie=4e9))
+    plan, one = planned.plan, planned.outlooks[0].forecasts[0]
+    assert 0 < plan.card_bytes < 2_000_000_000 - 2 * plan.slot_bytes
+    assert plan.slots == 2 and plan.uploaded_bytes == WEIGHTS - plan.card_bytes
+    assert one.upload_s == plan.uploaded_bytes / 4e9
+    assert one.bottleneck == "upload" and one.sweep_s == one.upload_s
+    text = plan_page.as_text(planned)
+    assert "are uploaded for every sweep" in text and "uploads to the card (uploading " in text
+    assert "The card is supposed to be a modest one, and 4.0GB/s to reach it" in text
+    assert planned.advice[0].what == "4.3GB more memory of the card"
+
+
+def test_a_card_with_room_for_one_layer_says_what_a_second_slot_would_bring():
+    kv = dataclasses.replace(Settings(), front=dataclasses.replace(Settings().front, max_context=256, max_sequences=1))
+    planned = planning.make("m", kv, Machine(ram=4_000_000_000, vram=400_000_000, disk=5e9, pcie=4e9))
+    assert planned.plan.slots == 1
+    one = planned.outlooks[0].forecasts[0]
+    assert one.sweep_s == one.upload_s + one.compute_s, "they take turns"
+    assert any("for a second slot" in advice.what for advice in planned.advice)
+
+
+def test_a_card_here_is_asked_for_its_free_memory(monkeypatch):
+    monkeypatch.setattr(rates, "compute", lambda *_, **__: Computing(((1, 1e12),), 0.0, 20e9, "cuda"))
+    monkeypatch.setattr("potatod.card.free_bytes", lambda device: {"cuda": 6 << 30}[device])
+    planned = planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=5e8))
+    assert planned.vram == 6 << 30 and planned.plan.slots == 0, "it holds everything"
+    assert planned.outlooks[0].forecasts[0].upload_s == 0
+
+
+def test_sixteen_sequences_are_forecast_with_the_memory_that_their_kv_takes():
+    planned = planning.make("m", Settings(), Machine(ram=3_200_000_000, disk=5e8))
+    one, _, sixteen = planned.outlooks[0].forecasts
+    assert sixteen.rows == 16
+    assert sixteen.disk_s > one.disk_s, "less stays resident"
+    assert "16 sequences need [front] max_sequences = 16" in plan_page.as_text(planned)
+
+
+def test_sixteen_sequences_for_which_there_is_no_memory_are_not_forecast():
+    planned = planning.make("m", Settings(), Machine(ram=1_400_000_000, disk=5e8))
+    assert [each.rows for each in planned.outlooks[0].forecasts] == [1, 4]
+
+
+def test_int4_is_planned_on_paper_and_said_to_be():
+    model_with_tensors = paper_model()
+    small = paper.as_scheme(model_with_tensors, "int4")
+    before, after = (sum(p.length for s in m.shards if s.kind == "layer" for p in s.parts) for m in (model_with_tensors, small))
+    assert after == pytest.approx(before * (0.5 + 4 / 32) / 2, rel=0.02)
+    assert small.dtype == "int4 of bfloat16"
+    norm = small.shards[0].parts[1]
+    assert norm.length == 4096, "what is no matrix stays"
+
+
+def paper_model():
+    weight = Tensor("w", "bfloat16", (1024, 1024), "raw", 0, 2 << 20)
+    norm = Tensor("n", "bfloat16", (1024,), "raw", 0, 2048)
+    layer = Shard("layer", 0, (Part("f", 0, 2 << 20, "0" * 16, (weight,)), Part("f", 2 << 20, 4096, "0" * 16, (norm,))))
+    return Manifest(1, "", "", "X", "x", "bfloat16", 1, "l", "e", "h", False, "", {"f": 3 << 20}, (layer,), {})
+
+
+def test_a_grid_is_a_table_for_each_scheme(monkeypatch):
+    planner = planning.Planner("m", Settings())
+    text = plan_grid.as_text("m", [("bfloat16", planner)])
+    lines = text.splitlines()
+    assert lines[0].startswith("m in bfloat16, ")
+    assert len(lines) == 2 + len(plan_grid.RAMS) * len(plan_grid.VRAMS) + 1
+    assert lines[2].split()[:3] == ["16", "GiB", "none"]
 
 
 def test_a_model_that_fits_waits_for_computing_and_reads_nothing():
-    planned = planning.make("m", Settings(), ram=8_000_000_000, disk=5e8)
+    planned = planning.make("m", Settings(), Machine(ram=8_000_000_000, disk=5e8))
     assert planned.plan.streamed_bytes == 0
     assert "holds all weights" in plan_page.as_text(planned)
 
 
 def test_what_does_not_fit_says_what_is_missing():
     with pytest.raises(DoesNotFit, match="more than the"):
-        planning.make("m", Settings(), ram=500_000_000, disk=5e8)
+        planning.make("m", Settings(), Machine(ram=500_000_000, disk=5e8))
 
 
 def test_the_page_says_what_stays_what_streams_and_what_it_waits_for():
-    text = plan_page.as_text(planning.make("m", Settings(), ram=2_500_000_000, disk=5e8))
+    text = plan_page.as_text(planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=5e8)))
     lines = text.splitlines()
     assert lines[0].startswith("model   m: LlamaForCausalLM, bfloat16, 28 layers; ")
     assert lines[1].startswith("RAM     2.5GB: ") and "4 × 4096 tokens" in lines[1]
@@ -104,30 +172,36 @@ def test_the_page_says_what_stays_what_streams_and_what_it_waits_for():
 
 
 def test_as_json_it_is_one_object_in_bytes_and_seconds():
-    planned = planning.make("m", Settings(), ram=2_500_000_000, disk=5e8)
+    planned = planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=5e8))
     page = json.loads(plan_page.as_json(planned))
     assert page["resident_bytes"] + page["streamed_bytes_per_sweep"] == page["weights_bytes"] == WEIGHTS
     assert page["pool_bytes"] == page["resident_bytes"] + page["ring_bytes"]
     taken = page["pool_bytes"] + page["kv_bytes"] + page["process_bytes"] + page["reserve_bytes"]
     assert taken <= page["available_bytes"]
     assert taken + page["pool_bytes"] / 160 == pytest.approx(page["available_bytes"], abs=4096), "the kernel's own is for the pool"
-    assert [each["sequences"] for each in page["outlooks"][0]["forecasts"]] == [1, 4]
+    assert [each["sequences"] for each in page["outlooks"][0]["forecasts"]][:2] == [1, 4]
 
 
 def test_the_command_takes_sizes_rates_and_the_daemon_s_own_settings(monkeypatch, capsys, tmp_path):
     seen = {}
 
-    def make(source, settings, **options):
-        assert options.pop("notice") and options.pop("anew") is False
-        seen.update(options, source=source, context=settings.front.max_context, sequences=settings.front.max_sequences)
-        raise DoesNotFit("no")
+    class Planner:
+        def __init__(self, source, settings, **options):
+            assert options.pop("notice") and options.pop("anew") is False
+            seen.update(options, source=source, context=settings.front.max_context, sequences=settings.front.max_sequences)
 
-    monkeypatch.setattr(planning, "make", make)
-    words = ["plan", "a/b", "--ram", "16GiB", "--disk", "3.5GB/s", "--context", "8192", "--sequences", "2", "--dtype", "float16"]
+        def plan(self, machine):
+            seen.update(dataclasses.asdict(machine))
+            raise DoesNotFit("no")
+
+    monkeypatch.setattr(planning, "Planner", Planner)
+    words = ["plan", "a/b", "--ram", "16GiB", "--disk", "3.5GB/s", "--vram", "8GiB", "--pcie", "12GB/s",
+             "--context", "8192", "--sequences", "2", "--dtype", "float16"]  # fmt: skip
     assert cli.main(words) == 71
     assert capsys.readouterr().err == "potatod: no\n"
     assert seen == {
         "source": "a/b", "ram": 16 << 30, "disk": 3_500_000_000, "context": 8192, "sequences": 2, "dtype": "float16", "revision": None,
+        "vram": 8 << 30, "pcie": 12_000_000_000,
     }  # fmt: skip
 
 
@@ -137,6 +211,8 @@ def test_the_command_takes_sizes_rates_and_the_daemon_s_own_settings(monkeypatch
         (["--ram", "much"], 64, '--ram "much" is not a size'),
         (["--ram", "0"], 64, "must be more than nothing"),
         (["--disk", "2GB/h"], 64, '--disk "2GB/h" is not a size'),
+        (["--pcie", "12GB/s"], 64, "--pcie is the way to a card that --vram describes"),
+        (["--grid", "--ram", "8GiB"], 64, "--grid chooses machines and dtypes itself"),
         (["--context", "long"], 78, "max_context"),
         (["--sequences", "0"], 78, "max_sequences"),
     ],
@@ -154,13 +230,13 @@ def test_what_was_measured_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def run(module, *_arguments, limit_s, cancelled):
         asked.append(module)
-        return {"bytes_per_s": 1e9, "checksum_bytes_per_s": 5e9, "compute": [[1, 2e9]], "layer_s": 0.001, "device": "cpu"}
+        return {"bytes_per_s": 1e9, "checksum_bytes_per_s": 5e9, "compute": [[1, 2e9]], "layer_s": 0.001, "device": "cpu", "upload": None}
 
     monkeypatch.setattr("potatod.errand.run", run)
     told: list[str] = []
     for _ in range(2):
         assert rates.disk(tmp_path, Settings(), told.append) == 1e9
-        assert rates.compute(Settings(), "bfloat16", told.append) == (((1, 2e9),), 0.001, "cpu")
+        assert rates.compute(Settings(), "bfloat16", told.append) == Computing(((1, 2e9),), 0.001, None, "cpu")
     assert asked == ["reader.measure", "worker.measure"]
     assert len(told) == 2, "whoever waits is told, and who does not is not"
     assert rates.compute(Settings(), "float32", told.append)

@@ -143,3 +143,28 @@ def test_a_sequence_that_outgrows_the_border_of_its_rope_is_computed_anew_once()
         assert s.drops() == ((1,) if token == 4 else ())
     steps.append(composed(s).steps[0])
     assert [(step.start, step.tokens, step.known) for step in steps] == [(0, (1, 2), 2), (2, (3,), 3), (0, (1, 2, 3, 4), 4), (4, (5,), 5)]
+
+
+def test_a_sweep_that_was_too_much_for_the_card_is_computed_anew_in_pieces_half_as_large() -> None:
+    s = scheduler(running=2, chunk=64)
+    s.add(Sequence(1, list(range(100))))
+    assert s.exhausted(composed(s).number) is None
+    assert [(step.start, len(step.tokens)) for step in composed(s).steps] == [(0, 32)]
+
+
+def test_where_pieces_cannot_be_smaller_the_youngest_sequence_is_to_go() -> None:
+    s = scheduler(running=2, chunk=17)
+    s.add(Sequence(1, list(range(10))))
+    s.add(Sequence(2, list(range(10))))
+    assert s.exhausted(composed(s).number) is None
+    assert s.exhausted(composed(s).number) == 2
+    s.remove(2)
+    assert [(step.sequence, step.start) for step in composed(s).steps] == [(1, 0)]
+
+
+def test_what_a_dead_engine_says_of_its_memory_changes_nothing() -> None:
+    s = scheduler(chunk=64)
+    s.add(Sequence(1, list(range(100))))
+    sweep = composed(s)
+    assert s.exhausted(sweep.number + 1) is None
+    assert s.in_flight is sweep
