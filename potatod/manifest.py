@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import re
 import stat
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
@@ -46,7 +46,7 @@ class Tensor:
     #: bytes from the start of the part
     offset: int
     length: int
-    #: first row of a band; None where the tensor is whole
+    #: first row of a band, which is alone in its part; None where the tensor is whole
     first_row: int | None = None
 
 
@@ -98,6 +98,16 @@ class Manifest:
     shards: tuple[Shard, ...]
     #: what it was made from, for people
     provenance: dict[str, str]
+
+
+def shapes_of(shard: Shard) -> dict[str, tuple[int, ...]]:
+    """The shard's tensors by name, those in bands as wholes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part in shard.parts:
+        for tensor in part.tensors:
+            rows = (tensor.first_row or 0) + tensor.shape[0] if tensor.shape else 0
+            shapes[tensor.name] = (rows, *tensor.shape[1:]) if tensor.first_row is not None else tensor.shape
+    return shapes
 
 
 NAME: Final = "manifest.json"
@@ -256,11 +266,27 @@ def _check_parts(manifest: Manifest, shard: Shard) -> None:
     for spans in taken.values():
         _check_disjoint(spans, f"shard {label}: parts")
     if shard.kind in ("embed", "head"):
-        _check_bands(manifest, shard)
+        _check_matrix(manifest, shard)
     else:
-        names = [tensor.name for part in shard.parts for tensor in part.tensors]
-        if len(names) != len(set(names)):
-            raise ModelDataError(f"shard {label} names a tensor twice")
+        _check_names(shard)
+
+
+def _check_names(shard: Shard) -> None:
+    """Every tensor once, as a whole or in bands that follow each other."""
+    tensors = [(tensor, len(part.tensors)) for part in shard.parts for tensor in part.tensors]
+    for name, several in itertools.groupby(tensors, lambda pair: pair[0].name):
+        bands = list(several)
+        row, first = 0, bands[0][0]
+        if first.first_row is None and len(bands) > 1:
+            raise ModelDataError(f"shard {_label(shard)} names a tensor twice")
+        for band, together in bands if first.first_row is not None else ():
+            alike = band.shape[1:] == first.shape[1:] and (band.dtype, band.scheme) == (first.dtype, first.scheme)
+            if band.first_row != row or together > 1 or band.offset or not band.shape or not alike or band.shape[0] == 0:
+                raise ModelDataError(f"shard {_label(shard)}: the bands of {name} must follow each other from row 0 on")
+            row += band.shape[0]
+    names = [name for name, _ in itertools.groupby(tensor.name for tensor, _ in tensors)]
+    if len(names) != len(set(names)):
+        raise ModelDataError(f"shard {_label(shard)} names a tensor twice")
 
 
 def _check_tensors(part: Part, label: str) -> None:
@@ -281,7 +307,7 @@ def _check_tensors(part: Part, label: str) -> None:
     _check_disjoint([(t.offset, t.offset + t.length) for t in part.tensors if t.length], f"shard {label}: tensors")
 
 
-def _check_bands(manifest: Manifest, shard: Shard) -> None:
+def _check_matrix(manifest: Manifest, shard: Shard) -> None:
     """Embedding and head: bands of rows of one matrix, in order and without gaps, each but the last equally high."""
     name = manifest.embed_name if shard.kind == "embed" else manifest.head_name
     row, first = 0, shard.parts[0].tensors[0]
@@ -297,7 +323,7 @@ def _check_bands(manifest: Manifest, shard: Shard) -> None:
 
 def _check_disjoint(spans: list[tuple[int, int]], what: str) -> None:
     spans = sorted(spans)
-    for (_, end), (start, _) in pairwise(spans):
+    for (_, end), (start, _) in itertools.pairwise(spans):
         if start < end:
             raise ModelDataError(f"{what} overlap at byte {start}")
 

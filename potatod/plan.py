@@ -3,7 +3,7 @@
 A cyclic scan defeats a cache that evicts: with LRU a model 1 % too large is read whole, every sweep. So residents are chosen
 here, once, and never evicted: with R of N bytes resident exactly N − R are read per sweep. They are *spread*: of every layer
 about the same share is resident, so that reading neither outruns compute nor waits for it, and the ring need hold only
-the streamed parts of about three layers.
+the streamed parts of a few layers. Of a layer at most one matrix is resident in part: its first bands.
 
     manifest + pool bytes (+ a card's bytes) ─▶ make() ─▶ Plan: home and offset of every part, size of the ring, slots
 
@@ -25,10 +25,13 @@ from .sizes import human_size
 
 Home = Literal["vram", "ram", "disk"]
 
-#: How many layers' streamed parts the ring should hold: one computed, one complete and waiting, one being read. With slots only the last.
-LAYERS_AHEAD: Final = 3
+#: How many layers' streamed parts the ring should hold where nothing is known of rates: one computed, one complete and waiting, one being read. With
+#: slots only the last.
+LAYERS_AHEAD: Final = 3.0
 #: Parts that the ring must hold where each leaves it by itself: one copied, one read, one skipped at the ring's end.
 _PARTS_AHEAD: Final = 3
+#: The head's bands are computed with together up to so many bytes, or a layer's where those are fewer.
+HEAD_STOP_BYTES: Final = 32 << 20
 #: Slots that overlap copy and compute; more would only hold more.
 _SLOTS: Final = 2
 
@@ -37,7 +40,7 @@ _SLOTS: Final = 2
 class Placed:
     """A part and its home. Its index in :attr:`Plan.parts` is its name on the bytes wire."""
 
-    #: position in the sweep: 0 … layers − 1 are the layers, then the head
+    #: position in the sweep: 0 … layers − 1 are the layers, then pieces of the head
     stop: int
     file: str
     #: bytes, in the file
@@ -91,17 +94,27 @@ class Plan:
 
 
 def sweep_parts(manifest: Manifest) -> list[tuple[int, Part]]:
-    """``(stop, part)`` for every part that a sweep needs, in its order: layers, then the head's bands."""
+    """``(stop, part)`` for every part that a sweep needs, in its order: layers, then the head's bands, as many at a stop as make up a layer.
+
+    What is computed together does not depend on homes, or bits might.
+    """
     layers = sorted((s for s in manifest.shards if s.kind == "layer"), key=lambda s: s.layer)
-    heads = [s for s in manifest.shards if s.kind == "head"]
-    return [(stop, part) for stop, shard in enumerate([*layers, *heads]) for part in shard.parts]
+    parts = [(stop, part) for stop, shard in enumerate(layers) for part in shard.parts]
+    most = min(HEAD_STOP_BYTES, sum(part.length for _, part in parts) // max(1, len(layers)))
+    stop, taken = len(layers), 0
+    for part in (part for shard in manifest.shards if shard.kind == "head" for part in shard.parts):
+        if taken and taken + part.length > most:
+            stop, taken = stop + 1, 0
+        parts.append((stop, part))
+        taken += part.length
+    return parts
 
 
 def smallest_pool(lengths: Sequence[tuple[int, int]], card: bool = False) -> int:
     """Bytes of the smallest pool that works, for ``(stop, length)`` of every part.
 
-    A layer's parts lie in the ring together while it is computed, and one skip at the ring's end may be as large as the
-    largest part; a second one lets the reader work ahead. The head's bands pass one by one, and with a ``card`` all parts do.
+    A stop's parts lie in the ring together while it is computed, and one skip at the ring's end may be as large as the
+    largest part; a second one lets the reader work ahead. With a ``card`` parts pass one by one.
     """
     largest = max((length for _, length in lengths), default=0)
     return _PARTS_AHEAD * largest if card else _largest_group(lengths, range(len(lengths))) + 2 * largest
@@ -118,23 +131,63 @@ def enough(manifest: Manifest, pool_bytes: int, card: bool = False) -> None:
         )
 
 
-def make(manifest: Manifest, pool_bytes: int, card_bytes: int | None = None) -> Plan:
-    """The plan for a pool of at most ``pool_bytes``, and for a card that has ``card_bytes`` for weights where one computes.
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Parts that get their home together."""
+
+    #: the layer; one more than the last for all of the head
+    layer: int
+    #: bytes
+    length: int
+    #: in the order of the sweep
+    indices: tuple[int, ...]
+    #: small matrices first, and a matrix's bands after each other
+    rank: tuple[int, int]
+
+
+def _units(parts: Sequence[tuple[int, Part]], layers: int, *, whole: bool = False) -> list[_Unit]:
+    """Every part by itself; ``whole``: the bands of a matrix that are computed with together, as a card needs them."""
+    matrices: list[list[int]] = []
+    for index, (stop, part) in enumerate(parts):
+        if matrices and parts[matrices[-1][0]][0] == stop and _goes_on(parts[matrices[-1][0]][1], part):
+            matrices[-1].append(index)
+        else:
+            matrices.append([index])
+    units = []
+    for matrix in matrices:
+        layer, length = min(parts[matrix[0]][0], layers), sum(parts[index][1].length for index in matrix)
+        for indices in [tuple(matrix)] if whole else [(index,) for index in matrix]:
+            rank = (length if layer < layers else 0, indices[0])
+            units.append(_Unit(layer, sum(parts[index][1].length for index in indices), indices, rank))
+    return units
+
+
+def _goes_on(first: Part, then: Part) -> bool:
+    """Whether this is another band of the same matrix."""
+    return bool(then.tensors) and then.tensors[0].first_row is not None and first.tensors[0].name == then.tensors[0].name
+
+
+def make(
+    manifest: Manifest, pool_bytes: int, card_bytes: int | None = None, layers_ahead: float = LAYERS_AHEAD, under_way_bytes: int = 0
+) -> Plan:
+    """The plan for a pool of at most ``pool_bytes``, and for a card that has ``card_bytes`` for weights where one computes; the ring holds what streams
+    of ``layers_ahead`` layers and ``under_way_bytes`` of reads, where that is more than it must.
 
     Raises :class:`DoesNotFit` with the smallest size that works.
     """
     parts = sweep_parts(manifest)
     lengths = [(stop, part.length) for stop, part in parts]
-    card = None if card_bytes is None else _on_card(lengths, card_bytes)
+    card = None if card_bytes is None else _on_card(lengths, _units(parts, manifest.layers, whole=True), card_bytes)
     on_card = card.resident if card else set()
+    units = [unit for unit in _units(parts, manifest.layers) if unit.indices[0] not in on_card]
     others = [index for index in range(len(parts)) if index not in on_card]
     loading = _ring_needed(lengths, on_card, card is not None)
     if loading + sum(lengths[i][1] for i in others) <= pool_bytes:
         return _place(parts, set(others), loading, card)
     enough(manifest, pool_bytes, card is not None)
-    ring = _ring_for(lengths, others, pool_bytes, card is not None)
+    ring = _ring_for(lengths, others, pool_bytes, 1 if card else layers_ahead, under_way_bytes)
     while True:
-        resident = _spread(lengths, others, pool_bytes - ring)
+        resident = _spread(units, pool_bytes - ring)
         needed = _ring_needed(lengths, set(range(len(parts))) - resident, card is not None)
         if needed <= ring:
             return _place(parts, resident, pool_bytes - sum(lengths[i][1] for i in resident), card)
@@ -149,7 +202,7 @@ class _Card:
     slot_bytes: int
 
 
-def _on_card(lengths: Sequence[tuple[int, int]], budget: int) -> _Card:
+def _on_card(lengths: Sequence[tuple[int, int]], units: Sequence[_Unit], budget: int) -> _Card:
     everything = range(len(lengths))
     total = sum(length for _, length in lengths)
     if total <= budget:
@@ -165,7 +218,7 @@ def _on_card(lengths: Sequence[tuple[int, int]], budget: int) -> _Card:
     share = (budget - slots * whole) / (total - slots * whole) if total > slots * whole else 0.0
     slot = int(whole * (1 - share))
     while True:
-        resident = _spread(lengths, everything, budget - slots * slot)
+        resident = _spread(units, budget - slots * slot)
         needed = _largest_group(lengths, (i for i in everything if i not in resident))
         if needed <= slot:
             return _Card(resident, slots, needed)
@@ -173,23 +226,21 @@ def _on_card(lengths: Sequence[tuple[int, int]], budget: int) -> _Card:
 
 
 def _largest_group(lengths: Sequence[tuple[int, int]], indices: Iterable[int]) -> int:
-    """Bytes of the most that is computed with together: a layer's parts, or one band of the head."""
-    last = max((stop for stop, _ in lengths), default=0)
+    """Bytes of the most that is computed with together: the parts of one stop."""
     sums: dict[int, int] = {}
     for index in indices:
         stop, length = lengths[index]
-        key = stop if stop != last else -1 - index
-        sums[key] = sums.get(key, 0) + length
+        sums[stop] = sums.get(stop, 0) + length
     return max(sums.values(), default=0)
 
 
-def _ring_for(lengths: Sequence[tuple[int, int]], candidates: Sequence[int], pool_bytes: int, card: bool) -> int:
-    """Bytes for the streamed parts of the layers ahead, if each layer kept the same share resident; not below what must be."""
+def _ring_for(lengths: Sequence[tuple[int, int]], candidates: Sequence[int], pool_bytes: int, layers_ahead: float, under_way_bytes: int) -> int:
+    """Bytes for the streamed parts of the layers ahead, if each layer kept the same share resident, and for what is being read."""
     total = sum(lengths[i][1] for i in candidates)
     # With the share x resident the ring holds (1 − x) · ahead, and x · total + ring = pool.
-    ahead = (1 if card else LAYERS_AHEAD) * _largest_group(lengths, candidates)
+    ahead = layers_ahead * _largest_group(lengths, candidates)
     share = max(0.0, min(1.0, (pool_bytes - ahead) / max(total - ahead, 1))) if total > ahead else 0.0
-    wanted = int(ahead * (1 - share))
+    wanted = int(ahead * (1 - share)) + min(under_way_bytes, total // 8)
     return min(max(wanted, 3 * max(lengths[i][1] for i in candidates)), pool_bytes)
 
 
@@ -203,31 +254,29 @@ def _ring_needed(lengths: Sequence[tuple[int, int]], passing: set[int], card: bo
     return _largest_group(lengths, passing) + (2 if len(passing) > 1 else 1) * largest
 
 
-def _spread(lengths: Sequence[tuple[int, int]], candidates: Sequence[int], budget: int) -> set[int]:
-    """Indices of the residents: always the stop whose resident share is smallest gets its next part that fits, small parts first.
+def _spread(units: Sequence[_Unit], budget: int) -> set[int]:
+    """Indices of the residents: always the layer whose resident share is smallest gets its next unit that fits, small matrices first.
 
     Small ones first because each costs a read of its own every sweep, whatever its size.
     """
     sums: dict[int, int] = {}
-    waiting: dict[int, list[int]] = {}
-    for index in sorted(candidates, key=lambda i: (-lengths[i][1], -i)):
-        stop, length = lengths[index]
-        sums[stop] = sums.get(stop, 0) + length
-        waiting.setdefault(stop, []).append(index)  # largest first, so that pop() gives the smallest
+    waiting: dict[int, list[_Unit]] = {}
+    for unit in sorted(units, key=lambda unit: unit.rank, reverse=True):
+        sums[unit.layer] = sums.get(unit.layer, 0) + unit.length
+        waiting.setdefault(unit.layer, []).append(unit)  # so that pop() gives the first
     chosen: set[int] = set()
-    heap = [(0.0, stop) for stop in sums]
+    heap = [(0.0, layer) for layer in sums]
     heapq.heapify(heap)
     while heap:
-        share, stop = heapq.heappop(heap)
-        if not waiting[stop]:
+        share, layer = heapq.heappop(heap)
+        if not waiting[layer]:
             continue
-        index = waiting[stop].pop()
-        length = lengths[index][1]
-        if length > budget:
-            continue  # nothing smaller waits here
-        budget -= length
-        chosen.add(index)
-        heapq.heappush(heap, (share + length / sums[stop], stop))
+        unit = waiting[layer].pop()
+        if unit.length > budget:
+            continue  # a larger one would fit no better, and a later band would leave a hole
+        budget -= unit.length
+        chosen.update(unit.indices)
+        heapq.heappush(heap, (share + unit.length / sums[layer], layer))
     return chosen
 
 

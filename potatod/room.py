@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from .config import Settings
 from .errors import ConfigError, DoesNotFit
-from .manifest import Manifest
+from .manifest import Manifest, shapes_of
 from .memory import Available
 from .plan import smallest_pool, sweep_parts
 from .sizes import Auto, Percent, human_size
@@ -125,7 +125,7 @@ def activation_bytes(manifest: Manifest, tokens: int) -> int:
 
     The scores of whole attention (``fast``, ``reference``: heads × tokens × context) are not in it.
     """
-    layers = [[t.shape for part in shard.parts for t in part.tensors if len(t.shape) >= 2] for shard in manifest.shards if shard.kind == "layer"]
+    layers = [[shape for shape in shapes_of(shard).values() if len(shape) >= 2] for shard in manifest.shards if shard.kind == "layer"]
     widest = max(sum(max(shape[-2:]) * (min(shape[0], _EXPERTS) if len(shape) > 2 else 1) for shape in shapes) for shapes in layers)
     return _PER_ACTIVATION_BYTES * tokens * widest
 

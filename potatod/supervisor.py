@@ -28,7 +28,7 @@ from typing import Any, Final, NoReturn
 import setproctitle
 import zmq
 
-from . import log, pool, process, rates, run_directory, wire
+from . import log, pool, process, rates, run_directory, surroundings, wire
 from . import plan as plans
 from .config import Settings
 from .errand import Cancelled
@@ -89,6 +89,7 @@ class Supervisor:
         self._signals = 0
         self._front: Process | None = None
         self._engine: list[Process] = []
+        self._swapping = surroundings.Swapping()
         #: whether any engine has completed one
         self._swept = False
 
@@ -100,7 +101,7 @@ class Supervisor:
             self._verdict: Verdict = probe(self._settings, self._folder, self._manifest, self._directory, lambda: self._signals > 0)
         except Cancelled:
             return EXIT_OK
-        self._plan = plans.make(self._manifest, self._verdict.pool_bytes, self._verdict.card_bytes)
+        self._plan = self._verdict.plan
         expected = forecast(self._plan, self._manifest.layers, self._verdict.rates)
         log.event(
             _LOGGER, "planned", pool_bytes=self._plan.pool_bytes, resident_bytes=self._plan.resident_bytes,
@@ -108,6 +109,9 @@ class Supervisor:
             prompt_tokens_per_sweep=self._verdict.prefill_chunk, s_per_token=round(expected.token_s, 3), waits_for=expected.bottleneck,
             checked=self._verdict.findings.checked, probe_s=round(time.monotonic() - began, 1),
         )  # fmt: skip
+        warnings = surroundings.before(self._folder, self._plan.streamed_bytes, self._verdict.rates.disk, self._settings.worker.threads)
+        for sentence in warnings:
+            log.event(_LOGGER, sentence, level=logging.WARNING)
         self._logits_fd = pool.create(self._settings.front.max_sequences * self._verdict.vocabulary * 4, "potato-logits")
         self._context: zmq.Context[Any] = zmq.Context()
         self._control = wire.control_router(self._context, self._directory)
@@ -122,7 +126,7 @@ class Supervisor:
         return self._exit_code
 
     def _on_the_card(self) -> dict[str, int]:
-        if self._verdict.card_bytes is None:
+        if not self._plan.card_bytes and not self._plan.slots:
             return {}
         return {"card_bytes": self._plan.card_bytes, "uploaded_bytes": self._plan.uploaded_bytes, "slots": self._plan.slots}
 
@@ -182,6 +186,8 @@ class Supervisor:
             if self._state == "stopping":
                 return
             self._check_deadlines()
+            if (sentence := self._swapping.look(time.monotonic())) is not None:
+                log.event(_LOGGER, sentence, level=logging.WARNING)
 
     def _wait(self) -> None:
         poller = zmq.Poller()

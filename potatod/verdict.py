@@ -21,6 +21,7 @@ from .forecast import Rates
 from .json_file import MAX_CONFIG_BYTES, read_text
 from .kept import Kept, accelerators, processor
 from .manifest import Manifest, Part
+from .plan import Plan
 from .room import tokenizer_bytes, vocabulary_of
 
 #: A probe that takes longer is stuck.
@@ -60,7 +61,7 @@ class Verdict:
     layers: int
     vocabulary: int
     kernels: str
-    pool_bytes: int
+    plan: Plan
     #: tokens per sequence
     max_context: int
     #: tokens of a prompt per sweep
@@ -69,13 +70,11 @@ class Verdict:
     rates: Rates
     #: when the reader compares bytes with checksums: "always", "first" or "never"
     verify: str
-    #: bytes of a card's memory for weights; None where the cpu computes
-    card_bytes: int | None
 
     def facts(self) -> dict[str, Any]:
-        """Flat, for the stages' boot pages."""
-        mine = dataclasses.asdict(self)
-        return {**mine.pop("findings"), **mine}
+        """Flat, for the stages' boot pages; without the plan, which the engine's have beside it."""
+        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in ("findings", "plan", "rates")}
+        return {**dataclasses.asdict(self.findings), **mine, "rates": dataclasses.asdict(self.rates)}
 
 
 def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path, cancelled: Callable[[], bool]) -> Verdict:
@@ -100,12 +99,11 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         layers=manifest.layers,
         vocabulary=vocabulary_of(manifest),
         kernels=settings.worker.kernels,
-        pool_bytes=arranged.room.pool_bytes,
+        plan=arranged.plan,
         max_context=arranged.room.context,
         prefill_chunk=arranged.chunk,
         rates=speed,
         verify=verified(settings, arranged.plan, manifest.layers, speed),
-        card_bytes=arranged.room.card_bytes,
     )
 
 

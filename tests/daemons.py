@@ -58,7 +58,7 @@ def make_source(place: Path, family: str = "Llama 3", seed: int = 0, **overrides
 def make_model(place: Path, **arguments: Any) -> Path:
     from potatod.store.prepare import prepare
 
-    prepare(make_source(place, **arguments), place / "model", head_band_bytes=1 << 14)
+    prepare(make_source(place, **arguments), place / "model", band_bytes=1 << 13)
     return place / "model"
 
 

@@ -46,7 +46,7 @@ def model_folder(place: Path, family: str | Family = "Llama 2", dtype: str = "fl
 
     options.setdefault("tokenizer", True)
     source = checkpoint(place / "source", family, dtype, **options)
-    prepare(source, place / "model", head_band_bytes=1 << 14)
+    prepare(source, place / "model", band_bytes=1 << 13)
     return place / "model"
 
 

@@ -16,9 +16,7 @@ def sweep_s(made: Plan, disk: float, compute_s: Callable[[list[Placed]], float],
 
     ``disk``: bytes a second. ``compute_s``: of the parts that are computed together. ``between_s``: from the last band of a sweep to the next sweep.
     """
-    last = max(part.stop for part in made.parts)
-    groups = [[part for part in made.parts if part.stop == stop] for stop in range(last)]
-    groups += [[part] for part in made.parts if part.stop == last]
+    groups = [list(parts) for _, parts in itertools.groupby(made.parts, lambda part: part.stop)]
     streamed = [part for part in made.parts if part.home == "disk"]
     ring = Ring(made.ring_offset, made.ring_bytes)
     reads = itertools.cycle(streamed)

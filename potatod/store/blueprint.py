@@ -65,19 +65,21 @@ class Blueprint:
         yield Shard("resident", 0, () if self.resident.layout is None else self.resident.layout.parts)
 
 
-def draw(built: Skeleton, wanted: Mapping[str, torch.Tensor], head_band_bytes: int = HEAD_BAND_BYTES) -> Blueprint:
-    """``wanted``: every tensor that a folder of this model holds, by its name in the model, on meta.
+def draw(built: Skeleton, wanted: Mapping[str, torch.Tensor], band_bytes: int | None = None) -> Blueprint:
+    """``wanted``: every tensor that a folder of this model holds, by its name in the model, on meta; ``band_bytes``: of bands of the head and of
+    layers' matrices, where that does not follow from sizes.
 
-    A band of the head is lent like a layer, and one much larger than a layer would make the ring of a small model all bands: so they are about
-    a layer at most.
+    Bands of the head are read and stay by themselves, and several of them are computed with together (plan.sweep_parts): as large as a layer's
+    bands may be, they are the same there, and smaller in small models.
     """
     names, outside = cut(built, wanted)
     layers = tuple(
-        _group("layer", number, f"layer.{number:04d}.safetensors", own, f"{built.layers_name}.{number}.", wanted)
+        _group("layer", number, f"layer.{number:04d}.safetensors", own, f"{built.layers_name}.{number}.", wanted, band_bytes)
         for number, own in enumerate(names)
     )
     average = sum(group.layout.size for group in layers if group.layout is not None) // len(layers)
-    band_bytes = min(head_band_bytes, max(EMBED_BAND_BYTES, average))
+    if band_bytes is None:
+        band_bytes = min(HEAD_BAND_BYTES, max(EMBED_BAND_BYTES, average))
     embed = matrix_layout(EMBED, value_of(built.embed_name, wanted[built.embed_name]))
     head = None if built.tied else matrix_layout(HEAD, value_of(built.head_name, wanted[built.head_name]))
     return Blueprint(
@@ -86,10 +88,12 @@ def draw(built: Skeleton, wanted: Mapping[str, torch.Tensor], head_band_bytes: i
         head=head,
         head_bands=bands(HEAD if head else EMBED, head or embed, built.head_name, band_bytes),
         layers=layers,
-        resident=_group("resident", 0, RESIDENT, outside, "", wanted),
+        resident=_group("resident", 0, RESIDENT, outside, "", wanted, None),
     )
 
 
-def _group(kind: Kind, number: int, file: str, names: Sequence[str], prefix: str, wanted: Mapping[str, torch.Tensor]) -> Group:
+def _group(
+    kind: Kind, number: int, file: str, names: Sequence[str], prefix: str, wanted: Mapping[str, torch.Tensor], band_bytes: int | None
+) -> Group:
     values = [value_of(name.removeprefix(prefix), wanted[name]) for name in names]
-    return Group(kind, number, file, tuple(names), prefix, layer_layout(file, values) if values else None)
+    return Group(kind, number, file, tuple(names), prefix, layer_layout(file, values, band_bytes) if values else None)

@@ -19,7 +19,6 @@ from potatod.sizes import human_size
 from . import hub
 from .identity import key_of
 from .journal import finished
-from .layout import HEAD_BAND_BYTES
 
 #: Without a terminal a line of progress is printed no more often than this.
 _LINE_EVERY_S: Final = 5.0
@@ -68,7 +67,7 @@ def prepare(source: str | None, out: Path | None, dtype: str, force: bool, revis
         raise UsageError(f"--revision names a state of a hub id, and {source} is not one")
     else:
         where = Path(source)
-    if where.exists() and finished(out, key_of(where, dtype, HEAD_BAND_BYTES), force) is not None:
+    if where.exists() and finished(out, key_of(where, dtype, None), force) is not None:
         click.echo(f"{out} is there already, nothing to do", err=True)
         return
     _import_models()

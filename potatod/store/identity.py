@@ -17,11 +17,11 @@ from potatod.manifest import FORMAT
 _PATTERNS: Final = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 
 
-def key_of(source: Path, dtype: str, head_band_bytes: int) -> str:
+def key_of(source: Path, dtype: str, band_bytes: int | None) -> str:
     """Equal where source, options and the versions of what converts are. ``source`` is a file or a folder that is there."""
     files = sorted({path for pattern in _PATTERNS for path in source.glob(pattern)}) if source.is_dir() else [source]
     found = [(path.name, path.stat()) for path in files if path.is_file()]
     versions = [importlib.metadata.version(name) for name in ("potato-lm", "transformers")]
     identity = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
-    text = json.dumps([identity, dtype, head_band_bytes, FORMAT, versions])
+    text = json.dumps([identity, dtype, band_bytes, FORMAT, versions])
     return hashlib.sha256(text.encode()).hexdigest()[:32]

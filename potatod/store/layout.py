@@ -8,6 +8,7 @@ of a part starts at a multiple of 64. Holes are tensors too (``__pad.N``), since
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -22,8 +23,12 @@ TENSOR_ALIGNMENT: Final = 64
 OWN_PART_BYTES: Final = 64 << 10
 #: The embedding is checked in bands of about this size, when a row of one is first gathered.
 EMBED_BAND_BYTES: Final = 1 << 20
-#: The head is streamed in bands of about this size.
-HEAD_BAND_BYTES: Final = 32 << 20
+#: The head is cut into bands of about this size.
+HEAD_BAND_BYTES: Final = 4 << 20
+#: A layer's matrices are cut into bands of this size, or of a part in so many of the layer where that is more: residents come in bands, and the ring
+#: must hold two beside what of a layer streams.
+LAYER_BAND_BYTES: Final = 4 << 20
+LAYER_BANDS: Final = 24
 
 #: torch's names of dtypes ↔ safetensors'.
 SAFETENSORS_DTYPES: Final = {
@@ -64,12 +69,39 @@ class Layout:
     size: int
 
 
-def layer_layout(file: str, values: Iterable[Value]) -> Layout:
-    """A layer's file: its small tensors as one part, then each large one as a part of its own."""
+def layer_layout(file: str, values: Iterable[Value], band_bytes: int | None = None) -> Layout:
+    """A layer's file: its small tensors as one part, then each large one as a part of its own, matrices in bands.
+
+    ``band_bytes``: of a band, where it does not follow from the layer's size.
+    """
     values = list(values)
-    small = [value for value in values if value.nbytes < OWN_PART_BYTES]
-    groups = ([small] if small else []) + [[value] for value in values if value.nbytes >= OWN_PART_BYTES]
-    return _layout(file, groups)
+    own = OWN_PART_BYTES if band_bytes is None else min(OWN_PART_BYTES, band_bytes)
+    small = [value for value in values if value.nbytes < own]
+    layout = _layout(file, ([small] if small else []) + [[value] for value in values if value.nbytes >= own])
+    if band_bytes is None:
+        band_bytes = max(LAYER_BAND_BYTES, sum(value.nbytes for value in values) // LAYER_BANDS)
+    return dataclasses.replace(layout, parts=tuple(band for part in layout.parts for band in _in_bands(part, band_bytes)))
+
+
+def _in_bands(part: Part, band_bytes: int) -> Iterable[Part]:
+    """A part that is one matrix in bands that differ by little; any other as it is."""
+    (tensor, *others) = part.tensors
+    if others or len(tensor.shape) != 2 or tensor.scheme != "raw" or tensor.length <= band_bytes:
+        return (part,)
+    rows = tensor.shape[0]
+    row_bytes = tensor.length // rows
+    step = band_rows(row_bytes, -(-rows // -(-tensor.length // band_bytes)) * row_bytes)
+    return (part,) if step >= rows else _cut(part, step)
+
+
+def _cut(part: Part, step: int) -> Iterable[Part]:
+    (tensor,) = part.tensors
+    row_bytes = tensor.length // tensor.shape[0]
+    for first in range(0, tensor.shape[0], step):
+        height = min(step, tensor.shape[0] - first)
+        length = height * row_bytes
+        band = dataclasses.replace(tensor, shape=(height, *tensor.shape[1:]), length=length, first_row=first)
+        yield Part(part.file, part.offset + first * row_bytes, _round_up(length, ALIGNMENT), "", (band,))
 
 
 def matrix_layout(file: str, value: Value) -> Layout:
@@ -83,19 +115,10 @@ def bands(file: str, layout: Layout, name: str, band_bytes: int) -> tuple[Part, 
     Each band must start at a multiple of ALIGNMENT in the file, so its rows are a multiple of a number that depends on
     the width.
     """
-    (place,) = layout.places
-    value = place.value
-    rows, columns = value.shape
-    row_bytes = value.nbytes // rows
-    assert place.offset % ALIGNMENT == 0 and row_bytes * rows == value.nbytes
-    step = band_rows(row_bytes, band_bytes)
-    parts = []
-    for first in range(0, rows, step):
-        height = min(step, rows - first)
-        length = height * row_bytes
-        tensor = Tensor(name, value.dtype, (height, columns), value.scheme, 0, length, first)
-        parts.append(Part(file, place.offset + first * row_bytes, _round_up(length, ALIGNMENT), "", (tensor,)))
-    return tuple(parts)
+    (part,) = layout.parts
+    (tensor,) = part.tensors
+    whole = dataclasses.replace(part, file=file, tensors=(dataclasses.replace(tensor, name=name),))
+    return tuple(_cut(whole, band_rows(tensor.length // tensor.shape[0], band_bytes)))
 
 
 def band_rows(row_bytes: int, band_bytes: int) -> int:

@@ -21,7 +21,6 @@ from .blueprint import EMBED, HEAD, Blueprint, Group
 from .convert import Converter
 from .identity import key_of
 from .journal import Journal, finished
-from .layout import HEAD_BAND_BYTES
 from .shards import make_room, packed, write_group
 from .skeleton import Skeleton
 from .source import Source, open_source
@@ -49,12 +48,12 @@ def prepare(
     force: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     notice: Callable[[str], None] = lambda _: None,
-    head_band_bytes: int = HEAD_BAND_BYTES,
+    band_bytes: int | None = None,
 ) -> bool:
     """Makes the model folder ``out``; False where it is there already, from the same source and options.
 
-    ``notice`` gets sentences that a person should read. May be killed at any point and run again. Raises UsageError,
-    NoSuchModel, ModelDataError, UnsupportedModel, DoesNotFit or TryAgain.
+    ``notice`` gets sentences that a person should read; ``band_bytes`` is as :func:`blueprint.draw` takes it. May be killed at any point and run
+    again. Raises UsageError, NoSuchModel, ModelDataError, UnsupportedModel, DoesNotFit or TryAgain.
     """
     if dtype not in DTYPES:
         raise UsageError(f'dtype "{dtype}" is not one of {", ".join(DTYPES)}')
@@ -63,13 +62,13 @@ def prepare(
         raise UsageError(f"{out} is the source itself, which is never written to; choose another folder to make")
     transformers.logging.disable_progress_bar()
     opened = open_source(source)
-    key = key_of(source, dtype, head_band_bytes)
+    key = key_of(source, dtype, band_bytes)
     if finished(out, key, force) is not None:
         return False
     chosen = opened.default_dtype() if dtype == "auto" else getattr(torch, dtype)
     built, converter = _fitted(opened, chosen)
     with Journal(out, key) as journal:
-        _Preparation(opened, built, converter, journal, out, chosen, key, head_band_bytes, progress, notice).run()
+        _Preparation(opened, built, converter, journal, out, chosen, key, band_bytes, progress, notice).run()
         journal.close()
     return True
 
@@ -104,7 +103,7 @@ class _Preparation:
 
     def __init__(
         self, source: Source, built: Skeleton, converter: Converter, journal: Journal, out: Path, dtype: torch.dtype, key: str,
-        head_band_bytes: int, progress: Callable[[Progress], None], notice: Callable[[str], None],
+        band_bytes: int | None, progress: Callable[[Progress], None], notice: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._source = source
         self._skeleton = built
@@ -113,13 +112,13 @@ class _Preparation:
         self._out = out
         self._dtype = str(dtype).removeprefix("torch.")
         self._key = key
-        self._head_band_bytes = head_band_bytes
+        self._band_bytes = band_bytes
         self._progress = progress
         self._notice = notice
         self._before = sum(journal.files.values())
 
     def run(self) -> None:
-        drawn = blueprint.draw(self._skeleton, self._converter.wanted, self._head_band_bytes)
+        drawn = blueprint.draw(self._skeleton, self._converter.wanted, self._band_bytes)
         self._total = sum(drawn.files.values())
         make_room(self._out, self._total - self._before)
         architecture = type(self._skeleton.model).__name__
@@ -159,7 +158,7 @@ class _Preparation:
             self._done([Shard(group.kind, group.layer, ())], {})
             return
         tensors = {name.removeprefix(group.prefix): value for name, value in self._converter.group(group.names).items()}
-        parts, size = write_group(self._out, group.file, tensors)
+        parts, size = write_group(self._out, group.file, tensors, self._band_bytes if group.kind == "layer" else None)
         self._done([Shard(group.kind, group.layer, parts)], {group.file: size})
 
     def _done(self, shards: list[Shard], files: dict[str, int]) -> None:

@@ -52,9 +52,9 @@ def packed(tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
         yield schemes.get("raw").pack(tensor)
 
 
-def write_group(folder: Path, file: str, tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[Part, ...], int]:
-    """A layer's file, or one of what lies outside the layers; its parts and its size in bytes."""
-    layout = layer_layout(file, (value_of(name, tensor) for name, tensor in tensors.items()))
+def write_group(folder: Path, file: str, tensors: Mapping[str, torch.Tensor], band_bytes: int | None = None) -> tuple[tuple[Part, ...], int]:
+    """A layer's file, or one of what lies outside the layers; its parts and its size in bytes. ``band_bytes``: as :func:`layer_layout` takes it."""
+    layout = layer_layout(file, (value_of(name, tensor) for name, tensor in tensors.items()), band_bytes)
     values = (packed([tensors[place.value.name]]) for place in layout.places)
     (parts,) = shard_file.write(folder, file, layout, values, layout.parts)
     return parts, layout.size

@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 import torch
 from transformers.core_model_loading import Concatenate, MergeModulelist
 
+from potatod import manifest as manifests
 from potatod.errors import ModelDataError, UnsupportedModel
 from potatod.manifest import Kind, Manifest, Part, Shard, Tensor
 
@@ -82,18 +83,17 @@ class Plan:
         if shard.kind in ("embed", "head"):
             name = self._built.embed_name if shard.kind == "embed" else self._built.head_name
             if shard.kind == "embed" or not self._built.tied:
-                self._keep(name, Stored(_whole(self._out, shard), shard, shard.parts), wanted)
+                self._keep(name, _stored(self._out, shard, shard.parts[0].tensors[0].name), wanted)
             return
-        for part in shard.parts:
-            for tensor in part.tensors:
-                before, now = tensor.name, tensor.name
-                if shard.kind == "layer":
-                    before, now = (f"{root}.{shard.layer}.{tensor.name}" for root in (self.manifest.layers_name, self._built.layers_name))
-                stored = Stored(_tensor(self._out, part, tensor), shard, (part,))
-                if now in wanted:
-                    self._keep(now, stored, wanted)
-                else:
-                    self._loose[before] = stored
+        for name in manifests.shapes_of(shard):
+            before, now = name, name
+            if shard.kind == "layer":
+                before, now = (f"{root}.{shard.layer}.{name}" for root in (self.manifest.layers_name, self._built.layers_name))
+            stored = _stored(self._out, shard, name)
+            if now in wanted:
+                self._keep(now, stored, wanted)
+            else:
+                self._loose[before] = stored
 
     def _keep(self, name: str, stored: Stored, wanted: dict[str, torch.Tensor]) -> None:
         if tuple(wanted[name].shape) != stored.tensor.shape:
@@ -122,7 +122,7 @@ class Plan:
     def _rewrites(self) -> Iterable[Rewrite]:
         built, manifest = self._built, self.manifest
         layers, resident = cut(built, self.wanted)
-        named = {(shard.kind, shard.layer): sum(len(part.tensors) for part in shard.parts) for shard in manifest.shards}
+        named = {(shard.kind, shard.layer): len(manifests.shapes_of(shard)) for shard in manifest.shards}
         if manifest.embed_name != built.embed_name:
             yield Rewrite("embed", 0, [built.embed_name], "")
         for number, names in enumerate(layers):
@@ -152,13 +152,13 @@ def _tensor(out: Path, part: Part, tensor: Tensor) -> FileTensor:
     return FileTensor(out / part.file, tensor.name, getattr(torch, tensor.dtype), tensor.shape, part.offset + tensor.offset)
 
 
-def _whole(out: Path, shard: Shard) -> FileTensor:
-    """Embedding or head, whose bands lie behind each other in the file."""
-    bands = [_tensor(out, part, part.tensors[0]) for part in shard.parts]
-    rows, columns = sum(band.shape[0] for band in bands), bands[0].shape[1]
+def _stored(out: Path, shard: Shard, name: str) -> Stored:
+    """A tensor of the shard; its bands, where it has some, lie behind each other in the file."""
+    lies = [(part, tensor) for part in shard.parts for tensor in part.tensors if tensor.name == name]
+    bands, parts = [_tensor(out, part, tensor) for part, tensor in lies], tuple(part for part, _ in lies)
     at = bands[0].offset
-    for band in bands:
+    for band, (_, tensor) in zip(bands, lies, strict=True):
         if band.offset != at or band.path != bands[0].path:
             raise ModelDataError(f"{out}: the bands of {band.name} have gaps between them; prepare the model again from its source")
-        at += band.shape[0] * columns * band.dtype.itemsize
-    return replace(bands[0], shape=(rows, columns))
+        at += tensor.length
+    return Stored(replace(bands[0], shape=manifests.shapes_of(shard)[name]), shard, parts)

@@ -18,7 +18,7 @@ import xxhash
 from torch import nn
 
 from potatod.errors import InternalError, ModelDataError
-from potatod.manifest import Manifest, Part
+from potatod.manifest import Manifest, Part, shapes_of
 from potatod.spans import Spans
 from potatod.store import skeleton as skeletons
 from potatod.store.skeleton import Skeleton
@@ -28,7 +28,7 @@ from .lockstep import Lockstep
 from .passes import Pack
 from .places import places_of
 from .rows import unwatched
-from .weights import Bound, Lender, groups_of, read_part
+from .weights import Bound, Lender, groups_of, read_parts
 
 
 class Model:
@@ -45,7 +45,7 @@ class Model:
         self._layer_done = layer_done
         self._spans = spans
         self._groups = groups_of(manifest)
-        self._bands = sum(group.layer is None for group in self._groups)
+        self._pieces_of_the_head = sum(group.layer is None for group in self._groups)
         self._under_way: Iterator[list[Bound]] = iter(())
         self._lent: list[Bound] = []
         self._lockstep = Lockstep(self._next)
@@ -86,7 +86,7 @@ class Model:
                     self._bind(group.layer, weights)
                 began = time.monotonic()
                 yield weights
-                self._spans.add("compute", "band" if group.layer is None else f"layer {group.layer}", began, time.monotonic())
+                self._spans.add("compute", "head" if group.layer is None else f"layer {group.layer}", began, time.monotonic())
             if group.layer is not None:
                 self._layer_done(group.layer + 1)
 
@@ -104,10 +104,10 @@ class Model:
             places[name].bind(value)
 
     def _head_forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(1, rows, hidden) → (1, rows, vocabulary), band by band."""
+        """(1, rows, hidden) → (1, rows, vocabulary), piece by piece."""
         bias = self._head.bias
         bands = []
-        for _ in range(self._bands):
+        for _ in range(self._pieces_of_the_head):
             self._lockstep.arrive()
             for _name, weight, first in self._lent:
                 first = first or 0
@@ -127,7 +127,7 @@ def conform(skeleton: Skeleton, manifest: Manifest, folder: Path) -> None:
     for shard in manifest.shards:
         if shard.kind == "layer":
             own = _shapes(skeleton.layers[shard.layer])
-            found = {tensor.name: tensor.shape for part in shard.parts for tensor in part.tensors}
+            found = shapes_of(shard)
             for name in sorted(own.keys() | found.keys()):
                 if own.get(name) != found.get(name):
                     raise ModelDataError(
@@ -137,10 +137,9 @@ def conform(skeleton: Skeleton, manifest: Manifest, folder: Path) -> None:
         elif shard.kind in ("embed", "head"):
             name = manifest.embed_name if shard.kind == "embed" else manifest.head_name
             expected = tuple(skeleton.model.get_parameter(name).shape)
-            last = shard.parts[-1].tensors[0]
-            rows = (last.first_row or 0) + last.shape[0]
-            if (rows, last.shape[1]) != expected:
-                raise ModelDataError(f"{folder}: {name} has shape {(rows, last.shape[1])}, the model needs {expected}")
+            (found_shape,) = shapes_of(shard).values()
+            if found_shape != expected:
+                raise ModelDataError(f"{folder}: {name} has shape {found_shape}, the model needs {expected}")
     if skeletons.fingerprint(skeleton) != manifest.fingerprint:
         raise ModelDataError(
             f"{folder} was prepared with transformers {manifest.transformers}, and the installed one builds {manifest.architecture} otherwise; {mend}"
@@ -158,9 +157,8 @@ def bind_outside(
     places = places_of(model)
     for shard in manifest.shards:
         if shard.kind == "resident":
-            for part in shard.parts:
-                for name, value in read_part(folder, part):
-                    places[name].bind(value.to(device))
+            for name, value in read_parts(folder, shard.parts):
+                places[name].bind(value.to(device))
         elif shard.kind == "embed":
             embedding = MappedEmbedding(folder, shard.parts)
             places[skeleton.embed_name].bind(embedding.weight)

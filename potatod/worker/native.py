@@ -21,6 +21,7 @@ from torch.nn import functional
 from potatod.errors import InternalError
 
 from . import cpu
+from .banded import Banded
 from .rows import unwatched
 
 #: Outputs that a thread claims at a time: whole tiles of every kind, and few enough that threads end together.
@@ -76,10 +77,24 @@ class Product:
 
     def attempt(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor | None:
         """``torch.nn.functional.linear(input, weight, bias)``; None where it cannot give that."""
+        if type(weight) is Banded:
+            return self._by_pieces(input, weight.pieces, bias)
         if not self.suits(input, weight):
             return None
         with unwatched():
             return self(input, weight, bias)
+
+    def _by_pieces(self, x: torch.Tensor, pieces: Sequence[torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor | None:
+        """An output's bits do not depend on where the others are computed."""
+        if not all(self.suits(x, piece) for piece in pieces):
+            return None
+        outs, at = [], 0
+        with unwatched():
+            for piece in pieces:
+                end = at + piece.shape[0]
+                outs.append(self(x, piece, None if bias is None else bias[at:end]))
+                at = end
+            return torch.cat(outs, dim=-1)
 
     def linear(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """:meth:`attempt`, and torch's own where that is None."""

@@ -21,6 +21,7 @@ from potatod import errand
 from potatod import manifest as manifests
 from potatod.config import Settings
 from potatod.manifest import Manifest
+from potatod.plan import sweep_parts
 from potatod.store import skeleton as skeletons
 
 from . import arithmetic, device, selfcheck
@@ -87,8 +88,13 @@ def _touched_bytes() -> int:
 
 def weight_shapes(manifest: Manifest) -> list[tuple[int, int]]:
     """The distinct (out, in) shapes of the weight matrices that a sweep multiplies with."""
-    tensors = [t for s in manifest.shards if s.kind in ("layer", "head") for p in s.parts for t in p.tensors]
-    return sorted({(t.shape[-2], t.shape[-1]) for t in tensors if len(t.shape) >= 2})
+    layers = [shape for shard in manifest.shards if shard.kind == "layer" for shape in manifests.shapes_of(shard).values()]
+    head: dict[int, tuple[int, int]] = {}
+    for stop, part in sweep_parts(manifest):
+        if stop >= manifest.layers:
+            (band,) = part.tensors
+            head[stop] = (head.get(stop, (0, 0))[0] + band.shape[0], band.shape[1])
+    return sorted({(shape[-2], shape[-1]) for shape in (*layers, *head.values()) if len(shape) >= 2})
 
 
 def kept_bytes(config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batching: str, attention: PackedAttention) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from .lockstep import Lockstep
 from .passes import Pack
 from .places import places_of
 from .shrink import VOCABULARY, first_layer_of, shrink
-from .weights import read_part
+from .weights import read_parts
 
 #: Longer than the shrunk windows, over a border of tiles and of nothing else that is round.
 PROMPT_TOKENS: Final = 45
@@ -90,7 +90,7 @@ def check_layer(
     dtype = getattr(torch, manifest.dtype)
     skeleton = skeletons.build(first_layer_of(config), dtype)
     shard = next(shard for shard in manifest.shards if shard.kind == "layer")
-    weights = {name: value for part in shard.parts for name, value in read_part(folder, part)}
+    weights = dict(read_parts(folder, shard.parts))
     generator = torch.Generator().manual_seed(1)
     around = {
         name: torch.randn(value.shape, generator=generator).to(value.dtype) if value.dim() > 1 else torch.ones_like(value, device="cpu")

@@ -23,6 +23,7 @@ import torch
 
 from potatod.plan import Plan
 
+from .banded import Scratch
 from .device import Device, Event
 from .weights import Arrivals, Bound, Group, bind_views
 
@@ -69,6 +70,8 @@ class SlotLender:
         self._whole: dict[int, list[Bound]] = {}
         #: copies that may still be under way, oldest first, and the parts that go back when they are complete
         self._copying: deque[tuple[Event, list[int]]] = deque()
+        #: a card's homes are those of whole matrices, so that nothing has to be put together there
+        self._scratch = Scratch()
         #: the group that is lent next
         self._next = groups[0]
 
@@ -91,7 +94,7 @@ class SlotLender:
         slot = self._filled(group) or self._fill(group)
         assert slot.copied is not None
         self._device.compute_waits_for(slot.copied)
-        views = bind_views(group, [self._lies(index, slot) for index in group.indices])
+        views = bind_views(group, [self._lies(index, slot) for index in group.indices], self._scratch)
         if not self._in_slots(group):
             self._whole[first] = views
         yield views

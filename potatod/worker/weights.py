@@ -2,12 +2,14 @@
 
     Loaded(part) ─▶ lend(group) ─▶ layer computes ─▶ Freed(part)
 
-A *group* is what is computed together: one layer's parts, or one band of the head. Groups come in the order of the sweep. On the cpu the
+A *group* is what is computed together: one layer's parts, or some bands of the head. Groups come in the order of the sweep. On the cpu the
 layer computes straight from the pool; an accelerator's slots (slots.py) stand between.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,12 +28,14 @@ from potatod.plan import Plan, sweep_parts
 from potatod.pool import Pool
 from potatod.wire import Wire
 
+from .banded import Banded, Scratch
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """Parts that are computed together: indices into the plan, and the manifest's parts beside them."""
 
-    #: the layer's number; None for a band of the head
+    #: the layer's number; None for a piece of the head
     layer: int | None
     indices: tuple[int, ...]
     parts: tuple[Part, ...]
@@ -39,15 +43,15 @@ class Group:
 
 def groups_of(manifest: Manifest) -> list[Group]:
     """The groups in the order of the sweep."""
-    layers: list[list[tuple[int, Part]]] = [[] for _ in range(manifest.layers)]
-    bands: list[tuple[int, Part]] = []
-    for index, (stop, part) in enumerate(sweep_parts(manifest)):
-        (layers[stop] if stop < manifest.layers else bands).append((index, part))
-    grouped = [(number, parts) for number, parts in enumerate(layers)] + [(None, [band]) for band in bands]
-    return [Group(layer, tuple(i for i, _ in parts), tuple(p for _, p in parts)) for layer, parts in grouped]
+    groups = []
+    for stop, several in itertools.groupby(enumerate(sweep_parts(manifest)), lambda numbered: numbered[1][0]):
+        parts = list(several)
+        layer = stop if stop < manifest.layers else None
+        groups.append(Group(layer, tuple(index for index, _ in parts), tuple(part for _, (_, part) in parts)))
+    return groups
 
 
-#: (name in the layer's module or in the model, values, first row of a band)
+#: (name in the layer's module or in the model, values, first row of a piece of the head)
 Bound = tuple[str, torch.Tensor, int | None]
 
 
@@ -102,17 +106,40 @@ class Arrivals:
         return came
 
 
-def bind_views(group: Group, lying: Sequence[tuple[torch.Tensor, int]]) -> list[Bound]:
-    """Views of the group's tensors, each part of which is ``lying`` in memory (uint8) from some offset on."""
-    return [
-        (tensor.name, _view(base, offset, tensor), tensor.first_row)
-        for part, (base, offset) in zip(group.parts, lying, strict=True)
-        for tensor in part.tensors
-    ]
+def bind_views(group: Group, lying: Sequence[tuple[torch.Tensor, int]], scratch: Scratch) -> list[Bound]:
+    """Views of the group's tensors, each part of which is ``lying`` in memory (uint8) from some offset on.
+
+    A matrix whose bands lie behind each other is one view; where they do not it is :class:`Banded`.
+    """
+    bound: list[Bound] = []
+    tensors = [(base, offset + t.offset, t) for part, (base, offset) in zip(group.parts, lying, strict=True) for t in part.tensors]
+    for name, several in itertools.groupby(tensors, lambda lies: lies[2].name):
+        runs = _runs(several)
+        pieces = [_view(*run) for run in runs]
+        bound.append((name, pieces[0] if len(pieces) == 1 else Banded.of(pieces, scratch), runs[0][2].first_row if group.layer is None else None))
+    return bound
+
+
+#: Memory, an offset in it, and what lies there.
+_Lies = tuple[torch.Tensor, int, Tensor]
+
+
+def _runs(bands: Iterable[_Lies]) -> list[_Lies]:
+    """Bands that lie behind each other as one."""
+    runs: list[_Lies] = []
+    for base, offset, band in bands:
+        if runs:
+            before_base, before, above = runs[-1]
+            if base is before_base and offset == before + above.length:
+                shape = (above.shape[0] + band.shape[0], *band.shape[1:])
+                runs[-1] = base, before, dataclasses.replace(above, shape=shape, length=above.length + band.length)
+                continue
+        runs.append((base, offset, band))
+    return runs
 
 
 def _view(base: torch.Tensor, offset: int, tensor: Tensor) -> torch.Tensor:
-    lies = base[offset + tensor.offset : offset + tensor.offset + tensor.length]
+    lies = base[offset : offset + tensor.length]
     return schemes.get(tensor.scheme).view(lies, tensor.dtype, tensor.shape)
 
 
@@ -125,6 +152,7 @@ class PoolLender:
         self._plan = plan
         #: views of residents never change, so they are made once
         self._resident: dict[int, list[Bound]] = {}
+        self._scratch = Scratch()
 
     def upload(self, group: Group) -> None:
         pass
@@ -135,7 +163,8 @@ class PoolLender:
         if first in self._resident:
             yield self._resident[first]
             return
-        views = bind_views(group, [(self._base, self._arrivals.await_part(index)) for index in group.indices])
+        self._scratch.begin()
+        views = bind_views(group, [(self._base, self._arrivals.await_part(index)) for index in group.indices], self._scratch)
         if all(self._plan.parts[index].home == "ram" for index in group.indices):
             self._resident[first] = views
         yield views
@@ -143,10 +172,19 @@ class PoolLender:
             self._arrivals.free(index)
 
 
-def read_part(folder: Path, part: Part) -> list[tuple[str, torch.Tensor]]:
-    """A part's tensors by name, read and checked outside the pipeline; raises :class:`ModelDataError`."""
-    data = torch.empty(part.length, dtype=torch.uint8)  # torch's own memory is aligned, and kernels' bits depend on that
+def read_parts(folder: Path, parts: Sequence[Part]) -> list[tuple[str, torch.Tensor]]:
+    """Their tensors by name, read and checked outside the pipeline; raises :class:`ModelDataError`."""
+    data = torch.empty(sum(part.length for part in parts), dtype=torch.uint8)  # torch's own memory is aligned, and kernels' bits depend on that
     memory = memoryview(data.numpy())  # type: ignore[arg-type]  # numpy says less than it can
+    at, lying = 0, []
+    for part in parts:
+        _read(folder, part, memory[at : at + part.length])
+        lying.append((data, at))
+        at += part.length
+    return [(name, value) for name, value, _ in bind_views(Group(0, tuple(range(len(parts))), tuple(parts)), lying, Scratch())]
+
+
+def _read(folder: Path, part: Part, memory: memoryview) -> None:
     done = 0
     with open(folder / part.file, "rb") as file:
         # One call reads less than 2 GiB, and one layer's experts may be more.
@@ -154,4 +192,3 @@ def read_part(folder: Path, part: Part) -> list[tuple[str, torch.Tensor]]:
             done += count
     if done != part.length or xxhash.xxh3_64_hexdigest(memory) != part.checksum:
         raise ModelDataError(f"{folder / part.file}: the part at offset {part.offset} is damaged; prepare the model again")
-    return [(name, value) for name, value, _ in bind_views(Group(None, (0,), (part,)), [(data, 0)])]

@@ -31,7 +31,7 @@ class Tiny:
     @property
     def banded(self) -> Path:
         """The same with its head in several."""
-        return self._prepared("banded", head_band_bytes=1 << 14)
+        return self._prepared("banded", band_bytes=1 << 13)
 
     def _prepared(self, name: str, **options: int) -> Path:
         from potatod.store.prepare import prepare

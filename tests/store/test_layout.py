@@ -97,10 +97,10 @@ def test_a_long_tiling_gets_its_checksums_however_the_bytes_come(tmp_path):
 
 def test_a_real_folder_parses_and_its_head_has_as_many_bands_as_asked(tmp_path):
     source = checkpoint(tmp_path / "source", "Llama 2", "float32")
-    prepare(source, tmp_path / "out", head_band_bytes=1 << 14)
+    prepare(source, tmp_path / "out", band_bytes=1 << 13)
     manifest = manifests.load(tmp_path / "out")
     head = next(shard for shard in manifest.shards if shard.kind == "head")
-    assert [part.tensors[0].shape for part in head.parts] == [(64, 64)] * 5
+    assert [part.tensors[0].shape for part in head.parts] == [(32, 64)] * 10
     assert manifest.files["head.safetensors"] == 4096 + 320 * 64 * 4
 
 

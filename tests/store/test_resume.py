@@ -25,7 +25,7 @@ import sys, time
 from pathlib import Path
 from potatod.store.prepare import prepare
 print("go", flush=True)
-prepare(Path(sys.argv[1]), Path(sys.argv[2]), head_band_bytes=1 << 14, progress=lambda p: time.sleep(0.01))
+prepare(Path(sys.argv[1]), Path(sys.argv[2]), band_bytes=1 << 13, progress=lambda p: time.sleep(0.01))
 """
 
 
@@ -47,7 +47,7 @@ def stop_after(shards: int):
 
 def test_a_prepare_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
     source = checkpoint(tmp_path / "source", "Mixtral", "bfloat16", tokenizer=True)
-    prepare(source, tmp_path / "whole", head_band_bytes=1 << 14)
+    prepare(source, tmp_path / "whole", band_bytes=1 << 13)
     out, chance, kills = tmp_path / "out", random.Random(7), 0
     while True:
         process = subprocess.Popen([sys.executable, "-c", SLOW, source, out], stdout=subprocess.PIPE)

@@ -39,7 +39,7 @@ def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_tensor_is_the_one_from_pretrained_gives(tmp_path, family):
     source = checkpoint(tmp_path / "source", family, "bfloat16")
-    assert prepare(source, tmp_path / "out", head_band_bytes=1 << 14)
+    assert prepare(source, tmp_path / "out", band_bytes=1 << 13)
     assert_equal(tensors_of(tmp_path / "out"), loaded(source, torch.bfloat16))
     manifest = manifests.load(tmp_path / "out")
     built = skeleton.build(skeleton.load_config(tmp_path / "out"), torch.bfloat16)
@@ -73,7 +73,7 @@ def test_a_checkpoint_in_several_files_is_read_through_its_index(tmp_path):
 
 def test_a_tied_head_is_bands_of_the_embeddings_own_bytes(tmp_path):
     source = checkpoint(tmp_path / "source", "Qwen2", "bfloat16")
-    prepare(source, tmp_path / "out", head_band_bytes=1 << 13)
+    prepare(source, tmp_path / "out", band_bytes=1 << 13)
     manifest = manifests.load(tmp_path / "out")
     head = next(shard for shard in manifest.shards if shard.kind == "head")
     assert manifest.tied and not (tmp_path / "out" / "head.safetensors").exists()

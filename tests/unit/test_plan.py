@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from types import SimpleNamespace
 
@@ -62,10 +63,8 @@ def _residents_do_not_overlap(made: plan.Plan) -> None:
 def _one_sweep_goes_through(made: plan.Plan) -> None:
     """Three sweeps through the ring, the reader as far ahead as it can: what is computed together must come to lie there together."""
     ring = Ring(made.ring_offset, made.ring_bytes)
-    last = max(p.stop for p in made.parts)
     streamed = [p for p in made.parts if p.home == "disk"]
-    groups = [[p for p in streamed if p.stop == stop] for stop in sorted({p.stop for p in streamed} - {last})]
-    groups = 3 * [*groups, *([p] for p in streamed if p.stop == last)]
+    groups = 3 * [list(parts) for _, parts in itertools.groupby(streamed, lambda part: part.stop)]
     to_read = deque(p for group in groups for p in group)
     held: deque[int] = deque()
     for group in groups:

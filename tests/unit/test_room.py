@@ -77,7 +77,8 @@ def test_a_larger_vocabulary_leaves_less_for_the_pool(manifest):
 
 def test_what_is_computed_with_grows_with_the_tokens_and_the_widest_layer():
     def layer(*shapes: tuple[int, ...]) -> SimpleNamespace:
-        return SimpleNamespace(kind="layer", parts=[SimpleNamespace(tensors=[SimpleNamespace(shape=shape) for shape in shapes])])
+        tensors = [SimpleNamespace(name=str(number), shape=shape, first_row=None) for number, shape in enumerate(shapes)]
+        return SimpleNamespace(kind="layer", parts=[SimpleNamespace(tensors=tensors)])
 
     narrow, wide = layer((64, 64), (64,)), layer((64, 64), (160, 64), (64, 160))
     experts = layer((64, 64), (128, 96, 64))
