@@ -23,28 +23,46 @@ def large() -> transformers.PretrainedConfig:
     )  # fmt: skip
 
 
-def make(config: transformers.PretrainedConfig, out: Path) -> Path:
+def small() -> transformers.PretrainedConfig:
+    """0.34 billion weights: 24 layers, 1024 wide, a tied vocabulary of 32,000."""
+    return transformers.Qwen2Config(
+        hidden_size=1024, num_hidden_layers=24, intermediate_size=2816, num_attention_heads=16, num_key_value_heads=4, vocab_size=32000,
+        tie_word_embeddings=True, max_position_embeddings=32768, bos_token_id=1, eos_token_id=2, architectures=["Qwen2ForCausalLM"],
+    )  # fmt: skip
+
+
+def make(config: transformers.PretrainedConfig, out: Path, dtype: str = "bfloat16") -> Path:
     """The model folder ``out``, with a tokenizer of bytes; made once."""
     if (out / "manifest.json").exists():
         return out
-    source = out.with_name(out.name + ".source")
-    source.mkdir(parents=True, exist_ok=True)
-    (source / "config.json").write_text(json.dumps(config.to_dict(), default=str))
-    made = skeleton.build(config, torch.bfloat16)
+    source = checkpoint(config, out.with_name(out.name + ".source"), dtype)
+    prepare(source, out)
+    shutil.rmtree(source)
+    return out
+
+
+def checkpoint(config: transformers.PretrainedConfig, out: Path, dtype: str = "bfloat16") -> Path:
+    """The same weights as a Hugging Face folder, a file for each layer; made once. Its index is written last."""
+    if (out / "model.safetensors.index.json").exists():
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    kind = getattr(torch, dtype)
+    (out / "config.json").write_text(json.dumps(config.to_dict() | {"dtype": dtype}, default=str))
+    made = skeleton.build(config, kind)
     state = {n: v for n, v in made.model.state_dict().items() if not (made.tied and n == made.head_name)}
     torch.manual_seed(0)
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in state.items():
         layer = name.removeprefix(made.layers_name + ".").split(".")[0] if name.startswith(made.layers_name) else "outside"
         values = torch.ones(value.shape) if "norm" in name else torch.randn(value.shape) * 0.02
-        groups.setdefault(f"model-{layer}.safetensors", {})[name] = values.to(torch.bfloat16)
-    for file, tensors in groups.items():
-        save_file(tensors, source / file)
-    index = {name: file for file, tensors in groups.items() for name in tensors}
-    (source / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    _tokenizer(source, config.vocab_size)
-    prepare(source, out)
-    shutil.rmtree(source)
+        groups.setdefault(layer, {})[name] = values.to(kind)
+    index = {}
+    for number, tensors in enumerate(groups.values(), 1):
+        file = f"model-{number:05}-of-{len(groups):05}.safetensors"
+        save_file(tensors, out / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(tensors, file)
+    _tokenizer(out, config.vocab_size)
+    (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return out
 
 

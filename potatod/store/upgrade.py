@@ -49,8 +49,8 @@ class Outcome:
     now: str
 
 
-def upgrade(out: Path, progress: Callable[[Progress], None] = lambda _: None) -> Outcome:
-    """Raises NoSuchModel, ModelDataError (the source is needed), DoesNotFit or TryAgain.
+def upgrade(out: Path, progress: Callable[[Progress], None] = lambda _: None, band_bytes: int | None = None) -> Outcome:
+    """``band_bytes``: as :func:`prepare.prepare` takes it. Raises NoSuchModel, ModelDataError (the source is needed), DoesNotFit or TryAgain.
 
     Then the folder is the model that it was. After DoesNotFit shards that are finished lie beside it, and the next run goes on from there.
     """
@@ -66,7 +66,7 @@ def upgrade(out: Path, progress: Callable[[Progress], None] = lambda _: None) ->
         with Journal(out, key, upgrading=True) as journal:
             _tidy(out, {*manifest.files, *journal.files})
             if changed:
-                manifest = _Upgrade(out, manifest, built, plan, journal, progress).run(header)
+                manifest = _Upgrade(out, manifest, built, plan, journal, progress, band_bytes).run(header)
             _tidy(out, {*manifest.files})
             journal.close()
     return Outcome(changed, len(plan.rewrites), len(manifest.shards), plan.manifest.transformers, header["transformers"])
@@ -99,14 +99,16 @@ class _Upgrade:
     """One run: writes what is not in the journal yet, then the manifest."""
 
     def __init__(
-        self, out: Path, manifest: Manifest, built: Skeleton, plan: Plan, journal: Journal, progress: Callable[[Progress], None]
-    ) -> None:
+        self, out: Path, manifest: Manifest, built: Skeleton, plan: Plan, journal: Journal, progress: Callable[[Progress], None],
+        band_bytes: int | None,
+    ) -> None:  # fmt: skip
         self._out = out
         self._manifest = manifest
         self._built = built
         self._plan = plan
         self._journal = journal
         self._progress = progress
+        self._band_bytes = band_bytes
         self._before = sum(journal.files.values())
 
     def run(self, header: dict[str, Any]) -> Manifest:
@@ -154,7 +156,7 @@ class _Upgrade:
                 raise refusal(self._out, self._manifest, f"{name} is needed in {str(value.dtype).removeprefix('torch.')}, more than was stored")
         tensors = {name.removeprefix(rewrite.prefix): kept[name].tensor[...] if name in kept else made[name] for name in rewrite.names}
         file = self._file(rewrite)
-        parts, size = write_group(self._out, file, tensors)
+        parts, size = write_group(self._out, file, tensors, self._band_bytes if rewrite.kind == "layer" else None)
         self._journal.add([Shard(rewrite.kind, rewrite.layer, parts)], {file: size})
 
     def _matrix(self, rewrite: Rewrite) -> None:

@@ -1,0 +1,129 @@
+"""What computing costs where nothing streams, beside transformers with as many rows, the same dtype and threads."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from serving import TOKENS, answer, daemon, s_per_token
+
+from potato_client import Client
+
+#: Tokens of a long prompt.
+PROMPT = 512
+#: Those that are compared are started so often (which pages a process gets is luck), and take so many turns each time.
+STARTS, TURNS = 4, 2
+
+
+def machinery(model: Path) -> dict[str, Any]:
+    """Everything resident, one row: s/sweep of the daemon beside transformers in RAM, the same dtype and threads.
+
+    All are there at once and take turns, so that each turn's ratio is of things measured within seconds of each other.
+    """
+    import transformers
+
+    from potatod.store import skeleton
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    config = skeleton.load_config(model)
+    seconds: dict[str, list[float]] = {"transformers": [], "invariant": [], "fast": []}
+    for _ in range(STARTS):
+        with ExitStack() as running:
+            plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
+            clients = {}
+            for kernels in ("invariant", "fast"):
+                flags = ("--pool-size", "3300MB", "--front-max-context", "512", "--worker-kernels", kernels)
+                clients[kernels] = running.enter_context(daemon(model, *flags)).client
+                answer(clients[kernels], 6)  # the first sweep is the loading
+            for _ in range(TURNS):
+                seconds["transformers"].append(statistics.median(_transformers_s(plain)))
+                for kernels, client in clients.items():
+                    seconds[kernels].append(s_per_token(client, prompt="b"))
+    theirs = seconds["transformers"]
+    ratios = {
+        kernels: statistics.median(s / t for s, t in zip(seconds[kernels], theirs, strict=True)) for kernels in ("invariant", "fast")
+    }
+    return {f"{n}_s": round(statistics.median(t), 4) for n, t in seconds.items()} | {f"{n}_ratio": round(r, 3) for n, r in ratios.items()}
+
+
+@torch.inference_mode()
+def _transformers_s(model: Any) -> list[float]:
+    cache, times = None, []
+    ids = torch.tensor([list(range(3, 12))])
+    for _ in range(TOKENS):
+        began = time.monotonic()
+        out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, ids = out.past_key_values, out.logits[0, -1:].argmax(-1, keepdim=True)
+        times.append(time.monotonic() - began)
+    return times[5:]
+
+
+def rows(model: Path) -> dict[str, Any]:
+    """Everything resident: s/sweep with 16 and 64 sequences at once, and seconds for a prompt of 512 tokens, beside transformers with as many rows."""
+    import transformers
+
+    from potatod.store import skeleton
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    plain = transformers.AutoModelForCausalLM.from_config(
+        skeleton.load_config(model), dtype=torch.bfloat16, attn_implementation="sdpa"
+    ).eval()
+    result: dict[str, Any] = {}
+    flags = ("--pool-size", "3300MB", "--front-max-context", "640", "--front-max-sequences", "64")
+    with daemon(model, *flags, "--worker-kernels", "invariant") as invariant, daemon(model, *flags, "--worker-kernels", "fast") as fast:
+        ours = {"invariant": invariant.client, "fast": fast.client}
+        for client in ours.values():
+            answer(client, 6)
+        for count in (16, 64):
+            theirs = _transformers_rows_s(plain, count)
+            for name, client in ours.items():
+                seconds = _together_s(client, count)
+                result |= {f"{name}_{count}_rows_s": round(seconds, 3), f"{name}_{count}_rows_ratio": round(seconds / theirs, 3)}
+            result[f"transformers_{count}_rows_s"] = round(theirs, 3)
+        theirs = _prompt_s(plain)  # minutes, where bf16 is not native
+        for name, client in ours.items():
+            seconds = _first_piece_s(client)
+            result |= {f"{name}_prompt_s": round(seconds, 2), f"{name}_prompt_ratio": round(seconds / theirs, 3)}
+        result["transformers_prompt_s"] = round(theirs, 2)
+    return result
+
+
+@torch.inference_mode()
+def _transformers_rows_s(model: Any, count: int) -> float:
+    cache, times = None, []
+    ids = torch.arange(3, 3 + count).view(count, 1)
+    for _ in range(5):
+        began = time.monotonic()
+        out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, ids = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+        times.append(time.monotonic() - began)
+    return statistics.median(times[2:])
+
+
+@torch.inference_mode()
+def _prompt_s(model: Any) -> float:
+    began = time.monotonic()
+    model(torch.arange(3, 3 + PROMPT).view(1, PROMPT), use_cache=True, logits_to_keep=1)
+    return time.monotonic() - began
+
+
+def _together_s(client: Client, count: int) -> float:
+    """The median sweep while so many answers are under way."""
+    with ThreadPoolExecutor(count) as threads:
+        answers = [threads.submit(answer, client, 12, f"number {n}") for n in range(count)]
+        arrivals = [each.result() for each in answers]
+    begun, ended = max(times[0] for times in arrivals), min(times[-1] for times in arrivals)
+    return statistics.median(b - a for times in arrivals for a, b in itertools.pairwise(times) if a >= begun and b <= ended)
+
+
+def _first_piece_s(client: Client) -> float:
+    """Until the first token after a prompt of PROMPT tokens, which are bytes."""
+    began = time.monotonic()
+    return answer(client, 1, "a" * PROMPT)[0] - began

@@ -1,0 +1,70 @@
+"""What was planned beside what it was, and the pipeline around a card that is only simulated."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import random_model
+from limited import Limits
+from serving import daemon, s_per_token
+
+from potatod.sizes import parse_size
+
+ONE = ("--front-max-context", "512", "--front-max-sequences", "1")
+
+
+def grid(place: Path) -> dict[str, Any]:
+    """Planned and real seconds per sweep for models, dtypes, RAM and disks; the share by which the plan is off."""
+    rows = []
+    for name, model, ram, read in _points(place):
+        with Limits(parse_size(ram), parse_size(read) if read else None, model) as limits, daemon(model, *ONE, limits=limits) as served:
+            s = s_per_token(served.client, 12)
+            planned = served.client.status().engine.expected_s_per_sweep or 0.0
+        off = round(planned / s - 1, 3)
+        rows.append({"model": name, "ram": ram, "read": read or "no limit", "s": round(s, 3), "planned_s": round(planned, 3), "off": off})
+        click.echo(f"  {rows[-1]}")
+    distances = [abs(row["off"]) for row in rows]
+    within = sum(distance <= 0.15 for distance in distances)
+    return {"points": len(rows), "worst": max(distances), "median": round(statistics.median(distances), 3), "within_15_percent": within, "rows": rows}
+
+
+def _points(place: Path) -> Iterator[tuple[str, Path, str, str | None]]:
+    large = random_model.make(random_model.large(), place / "random-3gb")
+    for ram, read in itertools.product(("1.6GB", "2.5GB", "3.2GB"), ("250MB", "1GB", None)):
+        yield "3.09 GB bf16", large, ram, read
+    for dtype in ("float16", "float32"):
+        small = random_model.make(random_model.small(), place / f"random-small-{dtype}", dtype)
+        for ram, read in (("700MB", "100MB"), ("900MB", "400MB"), ("700MB", None)):
+            yield f"0.34 billion weights {dtype}", small, ram, read
+
+
+#: (disk, upload, compute) of a machine with a card, bytes a second.
+LINKS = [
+    (100e6, 400e6, 800e6), (100e6, 150e6, 800e6), (200e6, 200e6, 200e6), (400e6, 150e6, 400e6), (400e6, 200e6, 150e6), (150e6, 800e6, 300e6),
+    (400e6, 300e6, 250e6), (300e6, 600e6, 120e6),
+]  # fmt: skip
+
+
+def simulated(place: Path) -> dict[str, Any]:
+    """A model of 0.34 billion weights through the whole daemon onto a simulated card that keeps rates to the clock, the disk limited: s/sweep beside
+    the longest of its three links alone."""
+    model = random_model.make(random_model.small(), place / "random-small-bfloat16", "bfloat16")
+    rows = []
+    for disk, upload, compute in LINKS:
+        device = f"simulated:upload={upload:.0f},compute={compute:.0f},vram=200000000"
+        flags = (*ONE, "--worker-device", device, "--pool-size", "200MB", "--worker-threads", "1")
+        with Limits(None, int(disk), model) as limits, daemon(model, *flags, limits=limits) as served:
+            s = s_per_token(served.client, 14)
+            report = served.client.status().model
+        uploaded = report.weights_bytes - report.card_bytes
+        links = {"disk": report.streamed_bytes_per_sweep / disk, "upload": uploaded / upload, "compute": report.weights_bytes / compute}
+        longest = max(links.values())
+        rows.append({**{f"{n}_s": round(t, 3) for n, t in links.items()}, "s": round(s, 3), "ratio": round(s / longest, 3)})
+        click.echo(f"  {rows[-1]}")
+    ratios = [row["ratio"] for row in rows]
+    return {"points": len(rows), "median_ratio": statistics.median(ratios), "worst_ratio": max(ratios), "rows": rows}

@@ -1,0 +1,84 @@
+"""A daemon that is measured, and the client that asks it."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from limited import Limits
+
+from potato_client import Client, NoDaemon
+
+BIN = Path(sys.executable).parent
+#: The prompt has a few tokens, the answer so many: the middle ones are measured.
+TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A running daemon, a client of it, its process, its run directory, and when it was started (time.monotonic())."""
+
+    client: Client
+    process: subprocess.Popen[bytes]
+    directory: Path
+    began: float
+
+
+@contextmanager
+def daemon(model: Path, *flags: str, limits: Limits | None = None) -> Iterator[Serving]:
+    """Until the block is left."""
+    with tempfile.TemporaryDirectory(prefix="pb-") as place:
+        command = [str(BIN / "potatod"), "start", str(model), "--run-directory", f"{place}/run", "--front-socket", f"ipc://{place}/s",
+                   "--log-level", "error", *flags]  # fmt: skip
+        began = time.monotonic()
+        process = (limits.popen if limits else subprocess.Popen)(command)
+        try:
+            while True:
+                try:
+                    client = Client(f"ipc://{place}/s")
+                    client.status()
+                    break
+                except NoDaemon:
+                    if process.poll() is not None:
+                        raise SystemExit(f"the daemon ended with exit code {process.returncode}") from None
+                    time.sleep(0.1)
+            with client:
+                yield Serving(client, process, Path(place) / "run", began)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def answer(client: Client, tokens: int = TOKENS, prompt: str = "benchmark") -> list[float]:
+    """Arrival of each token, time.monotonic()."""
+    return [time.monotonic() for piece in client.generate(prompt, raw=True, max_tokens=tokens, temperature=0) if piece.token_ids]
+
+
+def gaps(arrivals: list[float]) -> list[float]:
+    """Seconds per token, the first few left out."""
+    return [b - a for a, b in itertools.pairwise(arrivals[4:])]
+
+
+def s_per_token(client: Client, tokens: int = TOKENS, prompt: str = "benchmark") -> float:
+    """The median."""
+    return statistics.median(gaps(answer(client, tokens, prompt)))
+
+
+def beside_the_pool(process: subprocess.Popen[bytes]) -> dict[str, int]:
+    """Summed PSS of all processes, and of it what is not the pool's own pages."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    total = pooled = 0
+    for one in family:
+        for region in one.memory_maps(grouped=False):
+            total += region.pss
+            pooled += region.pss if "memfd:potato-pool" in region.path else 0
+    return {"pss_bytes": total, "pss_beside_pool_bytes": total - pooled}
