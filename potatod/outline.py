@@ -30,6 +30,8 @@ class Outline:
     state_bytes: int
     #: tokens that the model was made for
     max_positions: int
+    #: as in verdict.Findings
+    in_pieces: bool
     #: resident set of a worker with this model and no KV
     worker_bytes: int
 
@@ -41,7 +43,7 @@ def of(source: str, dtype: str, revision: str | None, settings: Settings) -> Out
         index = manifest.load(folder)
         found = verdict.known(settings, folder, index)
         if found is not None:
-            return Outline(index, found.kv_bytes_per_token, found.state_bytes, found.max_positions, found.worker_bytes)
+            return Outline(index, found.kv_bytes_per_token, found.state_bytes, found.max_positions, found.in_pieces, found.worker_bytes)
     environment = process.environment()
     if "HF_HUB_OFFLINE" not in os.environ:
         del environment["HF_HUB_OFFLINE"]  # a hub id's config is fetched

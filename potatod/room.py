@@ -52,6 +52,8 @@ class Needs(Protocol):
     @property
     def max_positions(self) -> int: ...
     @property
+    def in_pieces(self) -> bool: ...
+    @property
     def worker_bytes(self) -> int: ...
 
 
@@ -105,7 +107,7 @@ def share(
             )
         pool = pool_bytes(settings, manifest, available.size_bytes, processes, reserve, card=True)
         return Room(pool, kv, processes, reserve, context, taken - kv - computing)
-    processes += computing
+    processes += computing + (0 if needs.in_pieces else put_together_bytes(manifest))
     return Room(pool_bytes(settings, manifest, available.size_bytes, kv + processes, reserve), kv, processes, reserve, context)
 
 
@@ -128,6 +130,17 @@ def activation_bytes(manifest: Manifest, tokens: int) -> int:
     layers = [[shape for shape in shapes_of(shard).values() if len(shape) >= 2] for shard in manifest.shards if shard.kind == "layer"]
     widest = max(sum(max(shape[-2:]) * (min(shape[0], _EXPERTS) if len(shape) > 2 else 1) for shape in shapes) for shapes in layers)
     return _PER_ACTIVATION_BYTES * tokens * widest
+
+
+def put_together_bytes(manifest: Manifest) -> int:
+    """Of the largest matrix in bands: where it lies in several places it needs one more to be computed with, and of a layer one such matrix does."""
+    banded: dict[tuple[int, str], int] = {}
+    for shard in manifest.shards:
+        for part in shard.parts if shard.kind == "layer" else ():
+            for tensor in part.tensors:
+                if tensor.first_row is not None:
+                    banded[shard.layer, tensor.name] = banded.get((shard.layer, tensor.name), 0) + tensor.length
+    return max(banded.values(), default=0)
 
 
 def tokenizer_bytes(folder: Path) -> int:

@@ -40,6 +40,8 @@ class Findings:
     batching: str
     #: how rows are multiplied with weights here; see worker/arithmetic.py
     arithmetic: dict[str, Any]
+    #: whether matrices that lie in several places are multiplied with where they lie; else they are put together first
+    in_pieces: bool
     kv_bytes_per_token: int
     #: kept of a sequence whatever its length: recurrent states
     state_bytes: int

@@ -26,21 +26,22 @@ from potatod.stage import Boot, Stage
 from potatod.verdict import vocabulary_of
 from potatod.worker import arithmetic
 from potatod.worker.arithmetic import Arithmetic
+from potatod.worker.lenders import torch_device
 from potatod.worker.probe import weight_shapes
 from potatod.worker.worker import Stopped, Worker
 
 _found: dict[object, Arithmetic] = {}
 
 
-def arithmetic_for(manifest: manifests.Manifest, kernels: str, batching: str, tile: int) -> Arithmetic:
+def arithmetic_for(manifest: manifests.Manifest, kernels: str, batching: str, tile: int, device: torch.device) -> Arithmetic:
     """As the probe finds it, remembered: families share shapes."""
     dtype = getattr(torch, manifest.dtype)
     shapes = weight_shapes(manifest) if (kernels, batching) == ("invariant", "packed") else []
     for shape in [None, *shapes]:
-        if (kernels, shape, dtype) not in _found:
-            _found[kernels, shape, dtype] = arithmetic.find(kernels, [shape] if shape else [], dtype, torch.device("cpu"))
-    groupings = {shape: grouping for each in shapes for shape, grouping in _found[kernels, each, dtype].groupings.items()}
-    return dataclasses.replace(_found[kernels, None, dtype], groupings=groupings, tile=tile)
+        if (kernels, shape, dtype, device) not in _found:
+            _found[kernels, shape, dtype, device] = arithmetic.find(kernels, [shape] if shape else [], dtype, device)
+    groupings = {shape: grouping for each in shapes for shape, grouping in _found[kernels, each, dtype, device].groupings.items()}
+    return dataclasses.replace(_found[kernels, None, dtype, device], groupings=groupings, tile=tile)
 
 
 class Engine:
@@ -60,7 +61,7 @@ class Engine:
         directory = Path(self._directory.name)
         verdict = {
             "batching": batching,
-            "arithmetic": arithmetic_for(manifest, kernels, batching, tile).to_json(),
+            "arithmetic": arithmetic_for(manifest, kernels, batching, tile, torch_device(device)).to_json(),
             "vocabulary": vocabulary_of(manifest),
             "device": device,
             "verify": "always",

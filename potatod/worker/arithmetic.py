@@ -29,6 +29,11 @@ class Arithmetic:
     #: what linear layers use instead of torch's product; None where torch's is the faster
     product: Product | None = None
 
+    @property
+    def in_pieces(self) -> bool:
+        """Whether matrices that lie in several places are multiplied with where they lie."""
+        return self.product is not None
+
     def to_json(self) -> dict[str, Any]:
         return {
             "groupings": [[*shape, grouping.rows, grouping.fixed] for shape, grouping in self.groupings.items()],
@@ -52,13 +57,13 @@ def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.d
     """For the kernels ``name`` and linear layers with weights of these (out, in) shapes."""
     if name == "reference":
         return PLAIN
-    product = _product(dtype) if device.type == "cpu" and _better_than_torch() else None
+    product = _product(dtype) if device.type == "cpu" and better_than_torch() else None
     others = [shape for shape in shapes if product is None or not product.takes(shape)]
     groupings = find_groupings(others, dtype, device) if name == "invariant" else {}
     return Arithmetic(groupings, find_tile(dtype, device), product)
 
 
-def _better_than_torch() -> bool:
+def better_than_torch() -> bool:
     """Measured where there are no instructions for bf16: one row in two thirds of torch's time, 64 in a fifth, and fp32 is no slower. Where there
     are, torch uses them and we do not."""
     return native.runs_here() and not cpu.multiplies(torch.bfloat16)

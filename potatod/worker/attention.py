@@ -16,6 +16,7 @@ operations on the same numbers: its bits are the same.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import Any, Final
 import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.models.llama import modeling_llama
 
 from . import cpu
 from .kv import BLOCK, AsTransformers, Batch, PackedKV, Piece
@@ -113,6 +115,7 @@ def _family_attention(cls: type) -> Callable[..., Any]:
 
 
 def attend_whole(
+    form: Form,
     eager: Callable[..., Any],
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -123,7 +126,7 @@ def attend_whole(
     batch: Batch,
     arguments: dict[str, Any],
 ) -> torch.Tensor:
-    """As transformers attends for this sequence alone. (1, heads, n, head_dim) → (1, n, heads, head_dim)."""
+    """All of a piece's rows with all keys, as transformers attends for this sequence alone. (1, heads, n, head_dim) → (1, n, heads, head_dim)."""
     count = piece.end - piece.first
     key, value = kv.read(layer)
     if isinstance(kv, AsTransformers):
@@ -137,8 +140,7 @@ def attend_whole(
         if slot not in batch.masks:
             batch.masks[slot] = rule.matrix((piece.start, count), (offset, length), query.dtype, query.device)
         mask = batch.masks[slot]
-    out: torch.Tensor = eager(module, query, key, value, mask, **arguments)[0]
-    return out
+    return form(eager, module, query, key, value, mask, arguments)
 
 
 def attend_tiled(
@@ -156,6 +158,9 @@ def attend_tiled(
     """NOTE [ invariant attention ]. (1, heads, n, head_dim) → (1, n, heads, head_dim)."""
     keys, values = kv.read(layer)
     end = piece.start + piece.end - piece.first
+    if _attends_as_llama(eager):  # else each tile's own
+        most = ((end - 1) // STEP + 1) * STEP
+        keys, values = _computed_in(keys[:, :, :most]), _computed_in(values[:, :, :most])
     tiles = []
     for at in range(piece.start - piece.start % tile, end, tile):
         low, high = max(at, piece.start), min(at + tile, end)
@@ -168,10 +173,53 @@ def attend_tiled(
             if slot not in batch.masks:
                 batch.masks[slot] = rule.matrix((at, tile), (0, visible), query.dtype, query.device)
             mask = batch.masks[slot]
-        key, value = keys[:, :, :visible].contiguous(), values[:, :, :visible].contiguous()
-        out = eager(module, rows, key, value, mask, **arguments)[0]
+        out = grouped(eager, module, rows, keys[:, :, :visible], values[:, :, :visible], mask, arguments)
         tiles.append(out[:, low - at : high - at])
     return tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=1)
+
+
+#: ``form(eager, module, query, key, value, mask, arguments)``: (1, heads, n, head_dim), (1, kv_heads, keys, head_dim) → (1, n, heads, head_dim)
+Form = Callable[..., torch.Tensor]
+
+
+def as_family(
+    eager: Callable[..., Any], module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None,
+    arguments: dict[str, Any],
+) -> torch.Tensor:  # fmt: skip
+    """Transformers' own operations."""
+    out: torch.Tensor = eager(module, query, key, value, mask, **arguments)[0]
+    return out
+
+
+def grouped(
+    eager: Callable[..., Any], module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None,
+    arguments: dict[str, Any],
+) -> torch.Tensor:  # fmt: skip
+    """The same mathematics, rounded at the same places, where a family attends as Llama does: keys and values are not repeated for the query heads of a
+    group, and products are made in fp32 where the processor has no instructions for their dtype. Other families' own operations."""
+    if not _attends_as_llama(eager):
+        return as_family(eager, module, query, key.contiguous(), value.contiguous(), mask, arguments)
+    dtype, heads, count, width = query.dtype, query.shape[1], query.shape[2], query.shape[3]
+    groups = heads // key.shape[1]
+    rows = _computed_in(query).reshape(key.shape[1], groups * count, width)  # the query heads of a group stand one below the other
+    scores = torch.bmm(rows, _computed_in(key)[0].transpose(1, 2)).to(dtype) * arguments["scaling"]
+    if mask is not None:
+        scores = scores.view(-1, groups, count, scores.shape[-1]).add_(mask[0]).view_as(scores)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(dtype)
+    out = torch.bmm(_computed_in(weights), _computed_in(value)[0])
+    return out.view(1, heads, count, -1).transpose(1, 2).to(dtype)
+
+
+def _computed_in(x: torch.Tensor) -> torch.Tensor:
+    """In fp32 where the processor has no instructions for its dtype: products of bf16 take twenty times as long there."""
+    return x.float() if x.device.type == "cpu" and not cpu.multiplies(x.dtype) else x
+
+
+@functools.cache
+def _attends_as_llama(eager: Callable[..., Any]) -> bool:
+    """Whether it is the same code: transformers writes this function anew into every family's file, most of them alike."""
+    code, llama = eager.__code__, modeling_llama.eager_attention_forward.__code__
+    return (code.co_code, code.co_consts, code.co_names) == (llama.co_code, llama.co_consts, llama.co_names)
 
 
 def find_tile(dtype: torch.dtype, device: torch.device) -> int:

@@ -76,9 +76,9 @@ def choose(
     if batching != "packed":
         return Kernels(Abreast(device, config, CUTS[batching]), linear)
     if name == "reference":
-        return Kernels(Packed(device, packed, attention.attend_whole, lambda: AsTransformers(config)), linear)
+        return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.as_family), lambda: AsTransformers(config)), linear)
     if name == "fast":
-        return Kernels(Packed(device, packed, attention.attend_whole, Grown), linear)
+        return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.grouped), Grown), linear)
     watch = Watch(arithmetic.groupings, product.attempt if product else None)
     return Kernels(
         Packed(device, packed, partial(attention.attend_tiled, arithmetic.tile), Grown), linear,

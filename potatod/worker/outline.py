@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 from potatod import errand
 from potatod.store.outline import outline
 
+from .arithmetic import better_than_torch
 from .attention import PackedAttention
 from .probe import kept_bytes, max_positions
 
@@ -34,6 +35,7 @@ def find(source: str, dtype: str, revision: str | None = None) -> dict[str, Any]
         "kv_bytes_per_token": token_bytes,
         "state_bytes": state_bytes,
         "max_positions": max_positions(config),
+        "in_pieces": better_than_torch(),
     }
 
 

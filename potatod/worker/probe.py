@@ -59,6 +59,7 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
         "device": device.describe(name),
         "batching": batching,
         "arithmetic": found.to_json(),
+        "in_pieces": found.in_pieces,
         "kv_bytes_per_token": token_bytes,
         "state_bytes": state_bytes,
         "max_positions": max_positions(config),

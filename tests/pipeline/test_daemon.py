@@ -132,7 +132,7 @@ def test_a_trace_shows_what_every_stage_did(daemon, tmp_path):
     events = json.loads(out.read_text())["traceEvents"]
     threads = {e["args"]["name"] for e in events if e["ph"] == "M"}
     assert {"reader", "worker", "front", "compute", "wait", "ring", "request 0", "sweep", "sample"} <= threads
-    assert {"layer 0", "layer 5", "band"} <= {e["name"] for e in events if e["ph"] == "X"}
+    assert {"layer 0", "layer 5", "head"} <= {e["name"] for e in events if e["ph"] == "X"}
 
 
 def test_processes_say_in_their_titles_what_they_are(daemon):

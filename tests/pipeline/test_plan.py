@@ -32,10 +32,10 @@ def planned(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_daemon_keeps_and_streams_what_was_planned(planned, tiny_model, probe_cache):
-    page, said = planned(tiny_model, "--context", "256", POTATO_POOL__SIZE="700KiB")
+    page, said = planned(tiny_model, "--context", "256", POTATO_POOL__SIZE="900KiB")
     assert page["disk_is"] == "measured" and page["outlooks"][0]["disk_bytes_per_s"] > 0
     assert "how fast this disk is" in said
-    with Daemon(tiny_model, probe_cache, "--pool-size", "700KiB", "--front-max-context", "256") as running:
+    with Daemon(tiny_model, probe_cache, "--pool-size", "900KiB", "--front-max-context", "256") as running:
         report = json.loads(running.client("status", "--json").stdout)["model"]
     for name in ("weights_bytes", "resident_bytes", "streamed_bytes_per_sweep"):
         assert report[name] == page[name] > 0

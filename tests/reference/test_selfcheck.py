@@ -14,7 +14,7 @@ from potatod.store import skeleton as skeletons
 from potatod.worker import selfcheck
 from potatod.worker.arithmetic import PLAIN
 from potatod.worker.attention import PackedAttention
-from potatod.worker.weights import read_part
+from potatod.worker.weights import read_parts
 
 from .conftest import make_tiny
 
@@ -60,10 +60,10 @@ def test_the_first_layer_with_its_real_weights_gives_what_transformers_gives(att
 def test_a_part_larger_than_one_call_reads_is_read(prepared, monkeypatch):
     _, _, manifest, folder = prepared
     part = next(shard for shard in manifest.shards if shard.kind == "layer").parts[0]
-    expected = dict(read_part(folder, part))
+    expected = dict(read_parts(folder, [part]))
     whole = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: whole(fd, [buffers[0][:1000]], offset))
-    found = dict(read_part(folder, part))
+    found = dict(read_parts(folder, [part]))
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 

@@ -6,19 +6,23 @@ import dataclasses
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulation import sweep_s
 
-from potatod.arrangement import CHUNKS, arrange, verified
+from potatod import plan
+from potatod.arrangement import CHUNKS, arrange, layers_ahead, verified
 from potatod.config import Settings
 from potatod.errors import DoesNotFit
 from potatod.forecast import Rates, forecast
 from potatod.memory import OWN_RESERVE, Available
 
-from .test_plan import model
+from .test_plan import banded, model
 
 MIB = 256
 #: 28 layers of 84 MiB and a head of 120 MiB
 MODEL = model([[2 * MIB, 2 * MIB, *[26 * MIB] * 3 + [2 * MIB]]] * 28, [30 * MIB] * 4)
-NEEDS = SimpleNamespace(kv_bytes_per_token=28_672, state_bytes=0, max_positions=4096, worker_bytes=300_000_000)
+NEEDS = SimpleNamespace(kv_bytes_per_token=28_672, state_bytes=0, max_positions=4096, in_pieces=True, worker_bytes=300_000_000)
 SETTINGS = dataclasses.replace(Settings(), front=dataclasses.replace(Settings().front, max_context=2048, max_sequences=1))
 
 
@@ -98,3 +102,26 @@ def test_every_read_is_compared_with_its_checksum_where_that_does_not_show(disk,
     assert verified(Settings(), plan, 28, rates) == expected
     never = dataclasses.replace(Settings(), reader=dataclasses.replace(Settings().reader, verify="never"))
     assert verified(never, plan, 28, rates) == "never"
+
+
+@given(share=st.floats(0.3, 0.9), compute=st.floats(0.02, 1.6))
+@settings(max_examples=60, deadline=None)
+def test_the_ring_is_large_enough_that_nothing_waits_without_need(share, compute):
+    """``compute``: seconds of computing for a second of reading."""
+    manifest = banded(28, [8, 8, 12, 12, 12], 7)
+    manifest.layers = 28
+    total = sum(part.length for _, part in plan.sweep_parts(manifest))
+
+    def made(ahead: float) -> plan.Plan:
+        return plan.make(manifest, int(share * total), layers_ahead=ahead)
+
+    disk_s = made(layers_ahead(compute)).streamed_bytes / 5e8
+    rate = total / (compute * disk_s)
+    found = sweep_s(made(layers_ahead(compute)), 5e8, lambda parts: sum(part.length for part in parts) / rate)
+    assert found <= 1.03 * max(disk_s, compute * disk_s)
+
+
+def test_the_ring_is_little_more_than_a_layer_where_the_disk_is_much_slower_and_several_where_it_is_not():
+    assert layers_ahead(0.02) == pytest.approx(1.17)
+    assert [layers_ahead(each) for each in (0.3, 0.6, 0.9)] == sorted(layers_ahead(each) for each in (0.3, 0.6, 0.9))
+    assert layers_ahead(1.0) == layers_ahead(50.0) == 4.0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from potatod import plan
 from potatod.errors import DoesNotFit
-from potatod.manifest import Part, Shard
+from potatod.manifest import Part, Shard, Tensor
 from potatod.pool import Ring
 
 KB4 = 4096
@@ -101,3 +101,65 @@ def test_small_parts_are_always_resident_before_large_ones():
     manifest = model([[2, 30, 30, 90, 90]] * 8, [80] * 2)
     made = plan.make(manifest, 8 * 100 * KB4)
     assert all(p.home == "ram" for p in made.parts if p.length == 2 * KB4)
+
+
+def banded(layers: int, matrices: list[int], bands: int) -> SimpleNamespace:
+    """Layers of matrices of so many bands of these lengths, in units of 4096 bytes; a head of one band."""
+
+    def layer(number: int) -> Shard:
+        parts, at = [], 0
+        for name, length in enumerate(matrices):
+            for band in range(bands):
+                tensor = Tensor(f"w{name}", "uint8", (length, KB4), "raw", 0, length * KB4, band * length)
+                parts.append(Part(f"layer.{number}", at * KB4, length * KB4, "0" * 16, (tensor,)))
+                at += length
+        return Shard("layer", number, tuple(parts))
+
+    head = Tensor("h", "uint8", (4, KB4), "raw", 0, 4 * KB4, 0)
+    shards = [*(layer(number) for number in range(layers)), Shard("head", 0, (Part("head", 0, 4 * KB4, "0" * 16, (head,)),))]
+    return SimpleNamespace(layers=layers, shards=shards)
+
+
+@given(st.integers(2, 8), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(2, 6), st.floats(0.1, 0.95))
+@settings(max_examples=200, deadline=None)
+def test_of_a_layer_one_matrix_at_most_is_resident_in_part_and_then_its_first_bands(layers, matrices, bands, share):
+    manifest = banded(layers, matrices, bands)
+    lengths = [(stop, part.length) for stop, part in plan.sweep_parts(manifest)]
+    total = sum(n for _, n in lengths)
+    made = plan.make(manifest, max(plan.smallest_pool(lengths), int(total * share)), layers_ahead=1.0)
+    names = [(stop, part.tensors[0].name) for stop, part in plan.sweep_parts(manifest)]
+    for layer in range(layers):
+        in_part = 0
+        for _, several in itertools.groupby(zip(names, made.parts, strict=True), lambda pair: pair[0]):
+            homes = [part.home for (stop, _), part in several if stop == layer]
+            in_part += len(set(homes)) > 1
+            assert homes == sorted(homes, key=lambda home: home != "ram"), "the first bands"
+        assert in_part <= 1
+
+
+@given(st.integers(2, 8), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 4), st.floats(0.0, 1.1), st.floats(0.2, 1.0))
+@settings(max_examples=200, deadline=None)
+def test_a_card_keeps_whole_matrices_and_slots_hold_what_is_uploaded_of_any_layer(layers, matrices, bands, vram, share):
+    manifest = banded(layers, matrices, bands)
+    lengths = [(stop, part.length) for stop, part in plan.sweep_parts(manifest)]
+    total = sum(n for _, n in lengths)
+    layer = max(sum(n for s, n in lengths if s == stop) for stop in range(layers + 1))
+    card = layer + int(vram * total)
+    made = plan.make(manifest, max(plan.smallest_pool(lengths, card=True), int(total * share)), card)
+    assert made.card_bytes + made.slots * made.slot_bytes <= card
+    assert made.card_bytes + made.resident_bytes + made.streamed_bytes == total
+    names = [(stop, part.tensors[0].name) for stop, part in plan.sweep_parts(manifest)]
+    for _, several in itertools.groupby(zip(names, made.parts, strict=True), lambda pair: pair[0]):
+        assert len({part.home == "vram" for _, part in several}) == 1
+    for stop in range(layers + 1):
+        assert sum(part.length for part in made.parts if part.stop == stop and part.home != "vram") <= made.slot_bytes
+    at = 0
+    for part in sorted((p for p in made.parts if p.home == "vram"), key=lambda p: p.home_offset):
+        assert part.home_offset == at
+        at += part.length
+
+
+def test_the_head_is_computed_with_in_pieces_of_a_layer_whatever_is_resident():
+    manifest = model([[10, 10]] * 3, [4] * 10)
+    stops = [stop for stop, _ in plan.sweep_parts(manifest)]
+    assert stops == [0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4]

@@ -10,10 +10,10 @@ import pytest
 from potatod.config import Settings
 from potatod.errors import DoesNotFit
 from potatod.memory import OWN_RESERVE, SHARED_RESERVE, Available
-from potatod.room import activation_bytes, pool_bytes, share
+from potatod.room import activation_bytes, pool_bytes, put_together_bytes, share
 from potatod.sizes import Auto, Percent
 
-from .test_plan import model
+from .test_plan import KB4, banded, model
 
 GIB = 1 << 30
 
@@ -56,7 +56,7 @@ def test_a_configured_size_is_taken_as_it_is_where_it_fits(manifest):
     assert pool_bytes(sized(Percent(25)), manifest, 8 * GIB, GIB, GIB) == 2 * GIB
 
 
-NEEDS = SimpleNamespace(kv_bytes_per_token=1000, state_bytes=0, max_positions=512, worker_bytes=1 << 20)
+NEEDS = SimpleNamespace(kv_bytes_per_token=1000, state_bytes=0, max_positions=512, in_pieces=True, worker_bytes=1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,47 @@ def test_the_kernel_s_own_for_a_large_pool_is_counted(manifest):
     with pytest.raises(DoesNotFit):
         pool_bytes(sized(need), manifest, need + need // 200, 0, 0)
     assert pool_bytes(sized(need), manifest, need + need // 100, 0, 0) == need
+
+
+def with_vram(vram, **front) -> Settings:
+    settings = Settings()
+    front = dataclasses.replace(settings.front, **front)
+    return dataclasses.replace(settings, front=front, worker=dataclasses.replace(settings.worker, vram=vram))
+
+
+def test_on_a_card_kv_and_what_is_computed_with_lie_in_its_memory(manifest):
+    on_cpu = share(with_vram(Auto()), manifest, Available(4 * GIB, OWN_RESERVE), NEEDS, 0)
+    on_card = share(with_vram(Auto()), manifest, Available(4 * GIB, OWN_RESERVE), NEEDS, 0, card=8 * GIB)
+    assert on_cpu.card_bytes is None
+    assert on_card.process_bytes < on_cpu.process_bytes, "what is computed with is not in RAM"
+    taken = 8 * GIB - 8 * GIB // 20
+    assert 0 < on_card.card_bytes < taken - on_card.kv_bytes
+
+
+@pytest.mark.parametrize(("vram", "taken"), [(GIB, GIB), (Percent(25), GIB)])
+def test_how_much_of_a_card_is_taken_is_the_users_to_say(manifest, vram, taken):
+    room = share(with_vram(vram), manifest, Available(4 * GIB, OWN_RESERVE), NEEDS, 0, card=4 * GIB)
+    assert taken - (64 << 20) < room.card_bytes + room.kv_bytes <= taken
+
+
+def test_a_card_that_is_too_small_or_too_full_is_said(manifest):
+    with pytest.raises(DoesNotFit, match=r"\[worker\] vram is 2.1GB and the card has 1.1GB free: 1.1GB are missing"):
+        share(with_vram(2 * GIB), manifest, Available(4 * GIB, OWN_RESERVE), NEEDS, 0, card=GIB)
+    with pytest.raises(DoesNotFit, match=r"of the card's memory .* may be taken, and the KV .* need"):
+        share(with_vram(1 << 20), manifest, Available(4 * GIB, OWN_RESERVE), NEEDS, 0, card=GIB)
+
+
+def test_without_a_configured_context_a_fifth_of_the_card_is_kvs(manifest):
+    needs = SimpleNamespace(kv_bytes_per_token=1 << 20, state_bytes=0, max_positions=1 << 20, in_pieces=True, worker_bytes=1 << 20)
+    room = share(with_vram(Auto(), max_sequences=1), manifest, Available(4 * GIB, OWN_RESERVE), needs, 0, card=20 * GIB)
+    assert room.context == pytest.approx(19 * 1024 / 5, rel=0.01)
+
+
+def test_where_matrices_are_put_together_the_largest_has_room_once_more():
+    cut = banded(3, [2, 7], 4)
+    assert put_together_bytes(cut) == 28 * KB4
+    assert put_together_bytes(model([[10, 20]] * 3, [5])) == 0, "wholes are computed with where they lie"
+    settings = sized(Auto())
+    needs = SimpleNamespace(**vars(NEEDS) | {"in_pieces": False})
+    available = Available(GIB, OWN_RESERVE)
+    assert share(settings, cut, available, needs, 0).process_bytes == share(settings, cut, available, NEEDS, 0).process_bytes + 28 * KB4
