@@ -56,7 +56,7 @@ def simulated(place: Path) -> dict[str, Any]:
     model = random_model.make(random_model.small(), place / "random-small-bfloat16", "bfloat16")
     rows = []
     for disk, upload, compute in LINKS:
-        device = f"simulated:upload={upload:.0f},compute={compute:.0f},vram=200000000"
+        device = f"simulated:upload={upload:.0f},compute={compute:.0f},vram=500000000"
         flags = (*ONE, "--worker-device", device, "--pool-size", "200MB", "--worker-threads", "1")
         with Limits(None, int(disk), model) as limits, daemon(model, *flags, limits=limits) as served:
             s = s_per_token(served.client, 14)

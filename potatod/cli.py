@@ -5,6 +5,7 @@ Errors end in one sentence on stderr and an exit code of errors.py; POTATO_DEBUG
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 import os
@@ -212,8 +213,9 @@ def plan(
         )
 
     if grid:
-        stored = [(name, planner(name)) for name in ("auto", *paper.SCHEMES)]
-        click.echo(plan_grid.as_text(Path(source).name or source, [(each.dtype, each) for _, each in stored]), nl=False)
+        settings = dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, device="cpu"))  # cards are described
+        planners = [planner(name) for name in ("auto", *paper.SCHEMES)]
+        click.echo(plan_grid.as_text(Path(source).name or source, [(each.dtype, each) for each in planners]), nl=False)
         return
     planned = planner(dtype).plan(planning.Machine(ram, vram, disk, pcie))
     click.echo((plan_page.as_json if as_json else plan_page.as_text)(planned), nl=False)

@@ -92,7 +92,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    device: str = _key("auto", Device(), "Where the model computes. auto takes a CUDA card where there is one.")
+    device: str = _key("auto", Device(), "Where the model computes. auto takes a card where there is one; simulated is for trials without one.")
     #: bytes where it is a number
     vram: int | Percent | Auto = _key(  # noqa: RUF009  as above
         Auto(), Share("the card's free memory"),

@@ -51,6 +51,11 @@ class Kept:
             self.path.unlink(missing_ok=True)
 
 
+def cores() -> int:
+    """That this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
 def processor() -> str:
     """What decides which kernels run, and how fast: model, instruction sets, cores."""
     try:
@@ -58,7 +63,7 @@ def processor() -> str:
     except OSError:
         return platform.processor()
     wanted = ("model name", "flags", "cpu family", "model\t", "Features")
-    return "\n".join(line for line in lines if line.startswith(wanted)) + str(os.cpu_count())
+    return "\n".join(line for line in lines if line.startswith(wanted)) + str(cores())
 
 
 def accelerators() -> list[str]:

@@ -225,7 +225,7 @@ class Device(_Text):
 
     @property
     def allowed(self) -> str:
-        return '"auto", "cpu", "cuda", or one card of several such as "cuda:1"'
+        return '"auto", "cpu", "cuda" or "xpu", one card of several such as "cuda:1", or "simulated"'
 
     def parse(self, value: object, base: Path) -> str:
         if not isinstance(value, str) or not _DEVICE.fullmatch(value):

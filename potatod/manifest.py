@@ -273,16 +273,17 @@ def _check_parts(manifest: Manifest, shard: Shard) -> None:
 
 def _check_names(shard: Shard) -> None:
     """Every tensor once, as a whole or in bands that follow each other."""
-    tensors = [(tensor, len(part.tensors)) for part in shard.parts for tensor in part.tensors]
+    tensors = [(tensor, part) for part in shard.parts for tensor in part.tensors]
     for name, several in itertools.groupby(tensors, lambda pair: pair[0].name):
         bands = list(several)
         row, first = 0, bands[0][0]
         if first.first_row is None and len(bands) > 1:
             raise ModelDataError(f"shard {_label(shard)} names a tensor twice")
-        for band, together in bands if first.first_row is not None else ():
+        for number, (band, part) in enumerate(bands if first.first_row is not None else ()):
+            fills = band.length == part.length or number == len(bands) - 1
             alike = band.shape[1:] == first.shape[1:] and (band.dtype, band.scheme) == (first.dtype, first.scheme)
-            if band.first_row != row or together > 1 or band.offset or not band.shape or not alike or band.shape[0] == 0:
-                raise ModelDataError(f"shard {_label(shard)}: the bands of {name} must follow each other from row 0 on")
+            if band.first_row != row or len(part.tensors) > 1 or band.offset or not fills or not band.shape or not alike or band.shape[0] == 0:
+                raise ModelDataError(f"shard {_label(shard)}: the bands of {name} must follow each other from row 0 on, and fill their parts")
             row += band.shape[0]
     names = [name for name, _ in itertools.groupby(tensor.name for tensor, _ in tensors)]
     if len(names) != len(set(names)):

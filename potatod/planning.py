@@ -86,7 +86,7 @@ class Planned:
     #: "given", "measured", or "supposed" where nobody knows
     disk_is: str
     outlooks: tuple[Outlook, ...]
-    #: where is computed: "cpu", an accelerator's kind, or "card" for one that is only described
+    #: where is computed: "cpu", an accelerator as torch names it, or "card" for one that is only described
     device: str
     #: of the link to the card; None where the cpu computes
     upload_bytes_per_s: float | None
@@ -116,6 +116,7 @@ class Planner:
             self._known = dataclasses.replace(known, manifest=paper.as_scheme(known.manifest, dtype))
             self._smaller = _weights(self._known) / _weights(known)
         self._computing: Computing | None = None
+        self._free: int | None = None
 
     @property
     def dtype(self) -> str:
@@ -130,7 +131,7 @@ class Planner:
             rooms.share(settings, known.manifest, available, known, self._tokenizer, CHUNKS[0], 1 << 50 if settings.worker.device != "cpu" else None)
         disk_is, disks = self._disks(machine)
         computing = self._on(machine)
-        vram = machine.vram if machine.vram is not None else None if computing.device == "cpu" else cards.free_bytes(computing.device)
+        vram = machine.vram if machine.vram is not None else self._free_bytes(computing.device)
         every = [Rates(each, computing.compute, computing.layer_s, upload=computing.upload) for each in disks]
 
         def arranged_for(settings: Settings, ram: int = 0, more_vram: int = 0, here: Rates = every[0]) -> Arrangement:
@@ -157,6 +158,12 @@ class Planner:
             except DoesNotFit:
                 pass
         return tuple(said)
+
+    def _free_bytes(self, device: str) -> int | None:
+        """Of the card here, asked once; None where the cpu computes."""
+        if self._free is None:
+            self._free = cards.free_bytes(device)
+        return self._free
 
     def _disks(self, machine: Machine) -> tuple[str, Sequence[float]]:
         if machine.disk is not None:

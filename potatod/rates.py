@@ -40,7 +40,7 @@ def _disk(folder: Path, settings: Settings, notice: Notice, anew: bool, cancelle
 
 @dataclass(frozen=True, slots=True)
 class Computing:
-    """The part of :class:`forecast.Rates` that is the worker's, and the kind of device that it is of ("cpu")."""
+    """The part of :class:`forecast.Rates` that is the worker's, and the device that it is of ("cpu", "cuda:0")."""
 
     compute: tuple[tuple[int, float], ...]
     layer_s: float

@@ -133,14 +133,18 @@ def activation_bytes(manifest: Manifest, tokens: int) -> int:
 
 
 def put_together_bytes(manifest: Manifest) -> int:
-    """Of the largest matrix in bands: where it lies in several places it needs one more to be computed with, and of a layer one such matrix does."""
+    """Of the two largest matrices in bands that a layer has: one may be resident in part and another lie around the ring's end, and each is put
+    together to be computed with."""
     banded: dict[tuple[int, str], int] = {}
     for shard in manifest.shards:
         for part in shard.parts if shard.kind == "layer" else ():
             for tensor in part.tensors:
                 if tensor.first_row is not None:
                     banded[shard.layer, tensor.name] = banded.get((shard.layer, tensor.name), 0) + tensor.length
-    return max(banded.values(), default=0)
+    layers: dict[int, list[int]] = {}
+    for (layer, _), length in banded.items():
+        layers.setdefault(layer, []).append(length)
+    return max((sum(sorted(lengths)[-2:]) for lengths in layers.values()), default=0)
 
 
 def tokenizer_bytes(folder: Path) -> int:

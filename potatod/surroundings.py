@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from . import kept
 from .sizes import human_size
 
 #: File systems that lie on another machine.
@@ -34,7 +35,7 @@ def before(
         yield f"the model lies on a network file system ({kind}), and {sweep}: copy it to a disk of this machine if it has one"
     elif streamed_bytes and disk_bytes_per_s < _TURNING_BYTES_PER_S and _turns(device, root):
         yield f"the model lies on a rotating disk ({human_size(disk_bytes_per_s)}/s), and {sweep}: an SSD gives ten times as much"
-    cores = cores if cores is not None else len(os.sched_getaffinity(0))
+    cores = cores if cores is not None else kept.cores()
     if threads > cores:
         yield f"[worker] threads is {threads} and there are {cores} cores: threads that wait for each other's core are slower; 0 takes one per core"
     if cores == 1:

@@ -59,6 +59,7 @@ class Front:
             max_queue=limits.max_queue,
             prefill_chunk=boot.verdict["prefill_chunk"],
             rope_border=boot.verdict["rope_border"],
+            may_cut=boot.settings.worker.kernels != "reference",  # its bits are those of prompts that are not cut
         )
         self._admission = Admission(Path(boot.model), boot.settings.sampling, boot.verdict["max_context"])
         self._times = SweepTimes(expecting(boot.verdict))

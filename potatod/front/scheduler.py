@@ -19,8 +19,9 @@ from typing import Final
 
 from potatod.messages import Row, Step, Sweep
 
-#: A card's memory may be too small for a prompt's share of a sweep; it is halved down to this.
+#: A card's memory may be too small for a prompt's share of a sweep; it is halved down to this, and doubled again after so many sweeps that were not.
 LEAST_CHUNK: Final = 16
+GOOD_SWEEPS: Final = 64
 
 
 class QueueFull(Exception):
@@ -47,12 +48,18 @@ class Sequence:
 class Scheduler:
     """The queue, the running sequences and the one sweep that may be under way."""
 
-    def __init__(self, *, max_sequences: int, max_queue: int, prefill_chunk: int = 512, rope_border: int | None = None) -> None:
-        """``rope_border``: a sequence that grows longer is computed anew from its first token (None: that never happens)."""
+    def __init__(
+        self, *, max_sequences: int, max_queue: int, prefill_chunk: int = 512, rope_border: int | None = None, may_cut: bool = True
+    ) -> None:  # fmt: skip
+        """``rope_border``: a sequence that grows longer is computed anew from its first token (None: that never happens); ``may_cut``: whether a prompt
+        may come in smaller pieces than ``prefill_chunk`` says."""
         self._max_sequences = max_sequences
         self._max_queue = max_queue
-        self._prefill_chunk = prefill_chunk
+        #: tokens of prompts per sweep, and what they were planned to be
+        self._prefill_chunk = self._planned_chunk = prefill_chunk
+        self._good_sweeps = 0
         self._rope_border = rope_border
+        self._may_cut = may_cut
         self._waiting: deque[Sequence] = deque()
         #: in the order of arrival
         self._running: dict[int, Sequence] = {}
@@ -134,6 +141,9 @@ class Scheduler:
         if sweep is None or sweep.number != number:
             return []
         self._in_flight = None
+        self._good_sweeps += 1
+        if self._prefill_chunk < self._planned_chunk and self._good_sweeps >= GOOD_SWEEPS:
+            self._prefill_chunk, self._good_sweeps = min(self._planned_chunk, 2 * self._prefill_chunk), 0
         for step in sweep.steps:
             if step.sequence in self._running:
                 self._running[step.sequence].held = step.start + len(step.tokens)
@@ -142,17 +152,19 @@ class Scheduler:
     def exhausted(self, number: int) -> int | None:
         """The card had not the memory for the sweep under way, and forgot its sequences: they are computed anew, prompts in pieces half as large.
 
-        Returns the youngest of them where the pieces are as small as can be: that one is to be removed.
+        Returns the youngest of them where smaller pieces are of no help: that one is to be removed.
         """
         sweep = self._in_flight
         if sweep is None or sweep.number != number:
             return None
         self._in_flight = None
+        self._good_sweeps = 0
         taken = [self._running[step.sequence] for step in sweep.steps if step.sequence in self._running]
         for sequence in taken:
             sequence.held = 0
-        if self._prefill_chunk > LEAST_CHUNK:
-            self._prefill_chunk = max(LEAST_CHUNK, self._prefill_chunk // 2)
+        longest = max(len(step.tokens) for step in sweep.steps)
+        if longest > LEAST_CHUNK and self._may_cut:
+            self._prefill_chunk = max(LEAST_CHUNK, min(self._prefill_chunk, longest) // 2)
             return None
         return taken[-1].id if taken else None
 
@@ -168,6 +180,7 @@ class Scheduler:
     def restarted(self) -> None:
         """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
         self._in_flight = None
+        self._prefill_chunk, self._good_sweeps = self._planned_chunk, 0
         self._dropped.clear()
         for sequence in self._running.values():
             sequence.held = 0

@@ -46,6 +46,8 @@ class Reader:
         self._plan = plan
         self._pool = Pool(stage.fds["pool"])
         self._ring = Ring(plan.ring_offset, plan.ring_bytes)
+        #: parts that lie in the ring or are on their way there, by pool offset
+        self._in_ring: dict[int, int] = {}
         folders = [Path(stage.boot.model), *map(Path, stage.boot.settings.model.mirrors)]
         self._sources = {name: tuple(Source(folder / name, settings.io) for folder in folders) for name in {part.file for part in plan.parts}}
         self._requests = Requests(settings.in_flight, settings.piece, stage.spans, len(folders))
@@ -68,7 +70,7 @@ class Reader:
         self._stage.ready(f"reads {how}{where}, {size}; {_COMPARED[self._verify]}")
         for number in itertools.count():
             for index, part in self._order(number):
-                offset = part.home_offset if part.home == "ram" else self._take(part.length)
+                offset = part.home_offset if part.home == "ram" else self._take(index, part.length)
                 if self._stage.stopping:
                     return
                 self._fetch(index, part, offset, number)
@@ -90,13 +92,19 @@ class Reader:
     def _every_source(self) -> Iterator[Source]:
         return itertools.chain.from_iterable(self._sources.values())
 
-    def _take(self, length: int) -> int:
-        """Room in the ring: waits until the worker has freed enough. This wait is the pipeline's back-pressure."""
+    def _take(self, index: int, length: int) -> int:
+        """Room in the ring for that part: waits until the worker has freed enough. This wait is the pipeline's back-pressure.
+
+        Where the ring holds all that streams the part itself may still lie there, from the sweep before.
+        """
         began = time.monotonic()
-        while (offset := self._ring.take(length)) is None and not self._stage.stopping:
+        while (offset := None if index in self._in_ring.values() else self._ring.take(length)) is None and not self._stage.stopping:
             self._attend(_PATIENCE_MS)
         self._stage.spans.add("ring", "full", began, time.monotonic())
-        return -1 if offset is None else offset
+        if offset is None:
+            return -1
+        self._in_ring[offset] = index
+        return offset
 
     def _fetch(self, index: int, part: Placed, offset: int, number: int) -> None:
         last = len(self._plan.parts) - 1 if number == 0 else self._streamed[-1][0]
@@ -131,6 +139,7 @@ class Reader:
         while (message := self._worker.receive()) is not None:
             assert isinstance(message, Freed)
             self._ring.give(message.offset)
+            del self._in_ring[message.offset]
         self._stage.orders()
         self._stage.beat(read_bytes=self._read_bytes)
 

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from potatod.manifest import ALIGNMENT, Part, Tensor
@@ -89,18 +90,19 @@ def _in_bands(part: Part, band_bytes: int) -> Iterable[Part]:
     if others or len(tensor.shape) != 2 or tensor.scheme != "raw" or tensor.length <= band_bytes:
         return (part,)
     rows = tensor.shape[0]
-    row_bytes = tensor.length // rows
-    step = band_rows(row_bytes, -(-rows // -(-tensor.length // band_bytes)) * row_bytes)
-    return (part,) if step >= rows else _cut(part, step)
+    least = band_rows(tensor.length // rows, 0)
+    units, count = -(-rows // least), -(-tensor.length // band_bytes)
+    count = min(count, units)
+    return _cut(part, [units * number // count * least for number in range(count)]) if count > 1 else (part,)
 
 
-def _cut(part: Part, step: int) -> Iterable[Part]:
+def _cut(part: Part, firsts: Sequence[int]) -> Iterable[Part]:
+    """The only matrix of ``part`` in bands that begin with these rows."""
     (tensor,) = part.tensors
     row_bytes = tensor.length // tensor.shape[0]
-    for first in range(0, tensor.shape[0], step):
-        height = min(step, tensor.shape[0] - first)
-        length = height * row_bytes
-        band = dataclasses.replace(tensor, shape=(height, *tensor.shape[1:]), length=length, first_row=first)
+    for first, end in pairwise([*firsts, tensor.shape[0]]):
+        length = (end - first) * row_bytes
+        band = dataclasses.replace(tensor, shape=(end - first, *tensor.shape[1:]), length=length, first_row=first)
         yield Part(part.file, part.offset + first * row_bytes, _round_up(length, ALIGNMENT), "", (band,))
 
 
@@ -118,7 +120,7 @@ def bands(file: str, layout: Layout, name: str, band_bytes: int) -> tuple[Part, 
     (part,) = layout.parts
     (tensor,) = part.tensors
     whole = dataclasses.replace(part, file=file, tensors=(dataclasses.replace(tensor, name=name),))
-    return tuple(_cut(whole, band_rows(tensor.length // tensor.shape[0], band_bytes)))
+    return tuple(_cut(whole, range(0, tensor.shape[0], band_rows(tensor.length // tensor.shape[0], band_bytes))))
 
 
 def band_rows(row_bytes: int, band_bytes: int) -> int:

@@ -8,6 +8,7 @@ is host memory behind FIFO streams that land late, for tests of the protocol wit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import torch
@@ -61,6 +62,9 @@ class Device(Protocol):
 
     def page_lock(self, pointer: int, nbytes: int) -> bool:
         """Page-locks host memory so that copies from it run beside compute; False where that fails, and copies go another way."""
+
+    def page_unlock(self, pointer: int) -> None:
+        """The other way, once nothing is copied from there any more; nothing where it is not locked."""
 
     def empty_cache(self) -> None:
         """Gives back what torch holds of the device's memory and nobody uses."""
@@ -132,8 +136,22 @@ class Accelerator:
                 pin(pointer, nbytes)
                 self._page_locked = True
             except RuntimeError:
-                pass
+                self._forget_error()
         return self._page_locked
+
+    def _forget_error(self) -> None:
+        """CUDA keeps an error that was reported, and gives it to whoever asks next: a launch that has nothing to do with it."""
+        with suppress(RuntimeError):
+            torch.zeros(1, device=self._device)
+
+    def page_unlock(self, pointer: int) -> None:
+        if self._page_locked:
+            from torch.cuda import _pin_memory_utils
+
+            self._module.synchronize(self._device)
+            unpin: Callable[[int], None] = _pin_memory_utils.unpin_memory
+            unpin(pointer)
+            self._page_locked = False
 
     def empty_cache(self) -> None:
         self._module.empty_cache()

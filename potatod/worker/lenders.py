@@ -28,10 +28,14 @@ class Placement:
     torch_device: torch.device
     #: called before the worker waits for bytes; whether something may have come of it
     before_waiting: Callable[[], bool] = lambda: False
-    #: waits for all that has been enqueued, and gives back what that held
+    #: waits for what has been computed
     finish: Callable[[], None] = lambda: None
+    #: gives back what copies that are complete have held; whether others are still under way
+    retire: Callable[[], bool] = lambda: False
     #: gives back memory of the device that nobody uses
     empty_cache: Callable[[], None] = lambda: None
+    #: when nothing is computed any more
+    close: Callable[[], None] = lambda: None
 
 
 def open_device(name: str) -> Device | None:
@@ -60,20 +64,20 @@ def place(
             missing=human_size(plan.slot_bytes),
         )  # fmt: skip
     lender = SlotLender(device, base, arrivals, plan, groups)
-
-    def finish() -> None:
-        lender.drain()
-        device.finish()
-
-    return Placement(lender, device.torch_device, lender.wait, finish, device.empty_cache)
+    return Placement(
+        lender, device.torch_device, lender.wait, device.finish, lender.retire, device.empty_cache, lambda: device.page_unlock(base.data_ptr())
+    )
 
 
 def _page_lock(device: Device, settings: Settings, base: torch.Tensor, log: Callable[..., None]) -> None:
     if settings.pool.page_lock is False or device.page_lock(base.data_ptr(), base.numel()):
         return
+    what = "the pool is not page-locked: uploads go through a small piece of locked memory, and computing waits for them"
+    if device.torch_device.type != "cuda":
+        log(what, bytes=base.numel(), hint="nothing can be done about that on this kind of card")
+        return
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     log(
-        "the pool is not page-locked: uploads take a way round through locked memory and cost the processor's time", bytes=base.numel(),
-        memlock_limit="none" if limit == resource.RLIM_INFINITY else human_size(limit),
+        what, bytes=base.numel(), memlock_limit="none" if limit == resource.RLIM_INFINITY else human_size(limit),
         hint="raise the memlock limit (ulimit -l, LimitMEMLOCK= of a unit), or set [pool] page_lock = false",
     )  # fmt: skip

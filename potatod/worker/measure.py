@@ -8,7 +8,6 @@ so give what a layer costs whatever its size.
 from __future__ import annotations
 
 import mmap
-import os
 import statistics
 import sys
 import time
@@ -21,13 +20,14 @@ from transformers.initialization import no_init_weights
 
 from potatod import errand
 from potatod.config import Settings
+from potatod.kept import cores
 
 from . import arithmetic, device, kernels
 from .attention import PackedAttention
 from .device import Device
 from .lenders import open_device
 from .selfcheck import Runner
-from .simulated import NAME, Simulated
+from .simulated import Simulated
 
 #: Sequences in a sweep, one token each.
 ROWS: Final = (1, 4, 16, 64, 256)
@@ -48,11 +48,12 @@ def main(argv: list[str]) -> int:
 
 @torch.inference_mode()
 def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
-    """``device``; ``compute``: [rows, bytes a second] each; ``layer_s``: seconds; ``upload``: bytes a second, None on a cpu."""
-    torch.set_num_threads(settings.worker.threads or os.cpu_count() or 1)
-    opened = open_device(device.find(settings.worker.device))
+    """``device``, as torch names it; ``compute``: [rows, bytes a second] each; ``layer_s``: seconds; ``upload``: bytes a second, None on a cpu."""
+    torch.set_num_threads(settings.worker.threads or cores())
+    name = device.find(settings.worker.device)
+    opened = open_device(name)
     if isinstance(opened, Simulated) and opened.compute_bytes_per_s:  # it says so itself
-        said = {"device": NAME, "layer_s": 0.0, "compute": [[1, opened.compute_bytes_per_s], [ROWS[-1], opened.compute_bytes_per_s]]}
+        said = {"device": name, "layer_s": 0.0, "compute": [[1, opened.compute_bytes_per_s], [ROWS[-1], opened.compute_bytes_per_s]]}
         return said | {"upload": opened.upload_bytes_per_s}
     where = torch.device("cpu") if opened is None else opened.torch_device
     attention = PackedAttention()
@@ -60,7 +61,7 @@ def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
     layer_s = max(many - few, 0.0) / (_MANY - _FEW)
     wide = _Timed(_model(*WIDE, _WIDE_LAYERS, dtype, where), settings.worker.kernels, where, attention)
     return {
-        "device": where.type if not isinstance(opened, Simulated) else NAME,
+        "device": name,
         "layer_s": layer_s,
         "compute": list(_by_rows(wide, few)),
         "upload": None if opened is None else _upload_rate(opened),

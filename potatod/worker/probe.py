@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potatod import errand
 from potatod import manifest as manifests
 from potatod.config import Settings
+from potatod.kept import cores
 from potatod.manifest import Manifest
 from potatod.plan import sweep_parts
 from potatod.store import skeleton as skeletons
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
 
 def find(folder: Path, settings: Settings) -> dict[str, Any]:
     """The fields of verdict.Findings."""
-    torch.set_num_threads(settings.worker.threads or os.cpu_count() or 1)
+    torch.set_num_threads(settings.worker.threads or cores())
     name = device.find(settings.worker.device)
     where = torch_device(name)  # says what is missing where it is not there
     manifest = manifests.load(folder)

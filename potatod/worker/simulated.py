@@ -192,5 +192,8 @@ class Simulated:
     def page_lock(self, pointer: int, nbytes: int) -> bool:
         return True
 
+    def page_unlock(self, pointer: int) -> None:
+        pass
+
     def empty_cache(self) -> None:
         pass

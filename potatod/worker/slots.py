@@ -77,7 +77,7 @@ class SlotLender:
 
     def upload(self, group: Group) -> None:
         """Starts the copy if the bytes are there and a slot is free; otherwise lend() will."""
-        self._retire()
+        self.retire()
         before, self._next = self._next, group
         free = sum(slot.group is None for slot in self._slots)
         if self._in_slots(before) and self._filled(before) is None:
@@ -94,26 +94,29 @@ class SlotLender:
         slot = self._filled(group) or self._fill(group)
         assert slot.copied is not None
         self._device.compute_waits_for(slot.copied)
+        self._scratch.begin()
         views = bind_views(group, [self._lies(index, slot) for index in group.indices], self._scratch)
         if not self._in_slots(group):
             self._whole[first] = views
         yield views
         slot.computed = self._device.computed([value for _, value, _ in views], slot.memory)
         slot.group = None
-        self._retire()
+        self.retire()
 
     def wait(self) -> bool:
         """Before waiting for bytes: gives back what the oldest copy holds; False where none is under way."""
         if not self._copying:
             return False
         self._copying[0][0].synchronize()
-        self._retire()
+        self.retire()
         return True
 
-    def drain(self) -> None:
-        """Before waiting for what has been computed: gives back what every copy holds, so that reading goes on."""
-        while self.wait():
-            pass
+    def retire(self) -> bool:
+        """Gives back what copies that are complete have held; whether others are still under way."""
+        while self._copying and self._copying[0][0].query():
+            for index in self._copying.popleft()[1]:
+                self._arrivals.free(index)
+        return bool(self._copying)
 
     def _layout(self, group: Group) -> Iterator[tuple[int, int]]:
         at = 0
@@ -168,8 +171,3 @@ class SlotLender:
     def _copy(self, run: _Run) -> None:
         self._device.copy(run.memory[run.target : run.target + run.length], self._pool[run.source : run.source + run.length])
         self._copying.append((self._device.copied(), run.parts))
-
-    def _retire(self) -> None:
-        while self._copying and self._copying[0][0].query():
-            for index in self._copying.popleft()[1]:
-                self._arrivals.free(index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ import zmq
 from potatod import manifest as manifests
 from potatod import wire
 from potatod.errors import InternalError
+from potatod.kept import cores
 from potatod.messages import Drop, LayerDone, Row, Rows, Step, Sweep
 from potatod.pool import Pool
 from potatod.stage import Stage
@@ -30,6 +30,8 @@ from .weights import Arrivals, groups_of
 
 #: Nothing waits longer than this without looking whether it should stop.
 _PATIENCE_MS: Final = 500
+#: Between two sweeps copies to a card become complete, and reading goes on when what they held is given back.
+_COPYING_MS: Final = 5
 #: LayerDone is said no more often than this.
 _SAY_EVERY_S: Final = 0.2
 
@@ -49,7 +51,7 @@ class Worker:
         began = time.monotonic()
         boot = stage.boot
         assert boot.plan is not None
-        torch.set_num_threads(boot.settings.worker.threads or os.cpu_count() or 1)
+        torch.set_num_threads(boot.settings.worker.threads or cores())
         folder = Path(boot.model)
         manifest = manifests.load(folder)
         config = skeletons.load_config(folder)
@@ -88,7 +90,7 @@ class Worker:
 
     def run(self) -> None:
         while not self._stage.stopping:
-            self._sweeps_poller.poll(_PATIENCE_MS)
+            self._sweeps_poller.poll(_COPYING_MS if self._placement.retire() else _PATIENCE_MS)
             self._stage.orders()
             self._stage.beat(sweeps=self._sweeps)
             while (message := self._front.receive()) is not None and not self._stage.stopping:
@@ -100,6 +102,7 @@ class Worker:
     def close(self) -> None:
         self._front.close()
         self._reader.close()
+        self._placement.close()
 
     def forget(self, drop: Drop) -> None:
         self._sequences.pop(drop.sequence, None)
@@ -119,19 +122,22 @@ class Worker:
     def _computed(self, sweep: Sweep) -> tuple[Row, ...] | None:
         """None where the card has not the memory for it: then the weights have passed by all the same, and the sweep's sequences are forgotten."""
         try:
-            pack = self._pack(sweep)
-            with self._kernels.around(pack):
-                logits = self._model.forward(pack)
-            self._placement.finish()
-            for piece in pack.pieces:
-                piece.kv.length += piece.end - piece.first
-            return self._rows([step for step in sweep.steps if step.want != "nothing"], logits)
+            return self._advanced(sweep)
         except torch.OutOfMemoryError:
             self._model.pass_by()
             for step in sweep.steps:
                 self.forget(Drop(step.sequence))
         self._placement.empty_cache()  # outside the handler: an exception holds its frames, and they hold tensors
         return None
+
+    def _advanced(self, sweep: Sweep) -> tuple[Row, ...]:
+        pack = self._pack(sweep)
+        with self._kernels.around(pack):
+            logits = self._model.forward(pack)
+        self._placement.finish()
+        for piece in pack.pieces:
+            piece.kv.length += piece.end - piece.first
+        return self._rows([step for step in sweep.steps if step.want != "nothing"], logits)
 
     def _pack(self, sweep: Sweep) -> Pack:
         tokens: list[int] = []

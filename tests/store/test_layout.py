@@ -107,3 +107,14 @@ def test_a_real_folder_parses_and_its_head_has_as_many_bands_as_asked(tmp_path):
 def test_the_factorys_folder_has_a_tokenizer_that_speaks(tmp_path):
     folder = model_folder(tmp_path)
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "manifest.json"} <= {p.name for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4864, 896), (896, 4864), (1536, 8960), (8960, 1536), (4097, 520)])
+def test_a_layers_matrix_is_cut_into_bands_that_differ_by_little(rows, columns):
+    nbytes = rows * columns * 2
+    layout = layer_layout("f", [Value("w", "bfloat16", (rows, columns), nbytes), Value("n", "bfloat16", (64,), 128)], 1 << 20)
+    bands = [part.tensors[0] for part in layout.parts if part.tensors[0].name == "w"]
+    heights = [band.shape[0] for band in bands]
+    assert sum(heights) == rows and [band.first_row for band in bands] == [sum(heights[:n]) for n in range(len(heights))]
+    assert len(heights) > 3 and min(heights) >= 0.6 * max(heights)
+    assert all(part.offset % 4096 == 0 and part.length % 4096 == 0 for part in layout.parts)

@@ -138,7 +138,7 @@ def test_sampling_ranges_are_those_of_the_client_protocol() -> None:
         ("reader.in_flight", 4.0, "not 4.0"),
         ("reader.piece", "5000", "a multiple of 4KiB"),
         ("reader.piece", "1KiB", "up to 256MiB"),
-        ("worker.device", "gpu", '"auto", "cpu", "cuda", or one card of several such as "cuda:1", not "gpu"'),
+        ("worker.device", "gpu", '"auto", "cpu", "cuda" or "xpu", one card of several such as "cuda:1", or "simulated", not "gpu"'),
         ("worker.device", "cuda:", "must be"),
         ("worker.kernels", "exact", '"invariant", "fast" or "reference", not "exact"'),
         ("sampling.temperature", -1, "a number from 0 to 100, not -1"),

@@ -103,8 +103,8 @@ def test_a_card_with_room_for_one_layer_says_what_a_second_slot_would_bring():
 
 
 def test_a_card_here_is_asked_for_its_free_memory(monkeypatch):
-    monkeypatch.setattr(rates, "compute", lambda *_, **__: Computing(((1, 1e12),), 0.0, 20e9, "cuda"))
-    monkeypatch.setattr("potatod.card.free_bytes", lambda device: {"cuda": 6 << 30}[device])
+    monkeypatch.setattr(rates, "compute", lambda *_, **__: Computing(((1, 1e12),), 0.0, 20e9, "cuda:0"))
+    monkeypatch.setattr("potatod.card.free_bytes", lambda device: {"cuda:0": 6 << 30}[device])
     planned = planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=5e8))
     assert planned.vram == 6 << 30 and planned.plan.slots == 0, "it holds everything"
     assert planned.outlooks[0].forecasts[0].upload_s == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from potatod.front.scheduler import QueueFull, Scheduler, Sequence
+from potatod.front.scheduler import GOOD_SWEEPS, QueueFull, Scheduler, Sequence
 from potatod.messages import Row, Step, Sweep
 
 
@@ -154,8 +154,8 @@ def test_a_sweep_that_was_too_much_for_the_card_is_computed_anew_in_pieces_half_
 
 def test_where_pieces_cannot_be_smaller_the_youngest_sequence_is_to_go() -> None:
     s = scheduler(running=2, chunk=17)
-    s.add(Sequence(1, list(range(10))))
-    s.add(Sequence(2, list(range(10))))
+    s.add(Sequence(1, [1]))
+    s.add(Sequence(2, list(range(40))))
     assert s.exhausted(composed(s).number) is None
     assert s.exhausted(composed(s).number) == 2
     s.remove(2)
@@ -168,3 +168,36 @@ def test_what_a_dead_engine_says_of_its_memory_changes_nothing() -> None:
     sweep = composed(s)
     assert s.exhausted(sweep.number + 1) is None
     assert s.in_flight is sweep
+
+
+def test_where_a_sweep_had_no_prompt_in_it_the_youngest_goes_at_once_and_pieces_stay_as_they_are() -> None:
+    s = scheduler(running=2, chunk=64)
+    for number in (1, 2):
+        s.add(Sequence(number, [1]))
+    assert s.exhausted(composed(s).number) == 2
+    s.remove(2)
+    s.add(Sequence(3, list(range(100))))
+    assert [len(step.tokens) for step in composed(s).steps] == [1, 64]
+
+
+def test_pieces_become_as_large_as_planned_again_after_many_good_sweeps_and_with_a_new_engine() -> None:
+    s = scheduler(running=1, queue=200, chunk=64)
+    s.add(Sequence(1, list(range(100))))
+    assert s.exhausted(composed(s).number) is None
+    sizes = []
+    for number in range(2, 2 * GOOD_SWEEPS):
+        sweep = composed(s)
+        sizes.append(len(sweep.steps[0].tokens))
+        s.completed(sweep.number, [])
+        s.remove(sweep.steps[0].sequence)
+        s.add(Sequence(number, list(range(100))))
+    assert sizes[:3] == [32, 32, 32] and sizes[-1] == 64
+    assert s.exhausted(composed(s).number) is None
+    s.restarted()
+    assert len(composed(s).steps[0].tokens) == 64
+
+
+def test_a_prompt_that_may_not_be_cut_is_refused_instead() -> None:
+    s = Scheduler(max_sequences=1, max_queue=1, prefill_chunk=200, may_cut=False)
+    s.add(Sequence(1, list(range(100))))
+    assert s.exhausted(composed(s).number) == 1
