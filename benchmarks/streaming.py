@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 from limited import Limits
-from serving import answer, beside_the_pool, daemon, gaps, s_per_token
+from serving import BIN, answer, beside_the_pool, daemon, gaps, s_per_token
 
+from potato_client import Client, ClientError
 from potatod import trace
 from potatod.config import Settings
 from potatod.sizes import parse_size
@@ -80,10 +83,6 @@ def unlimited(model: Path, ram: str = "2.5GB") -> dict[str, Any]:
 
 
 def _raw_bytes_per_s(limits: Limits, model: Path) -> float:
-    import subprocess
-
-    from serving import BIN
-
     command = [BIN / "python", "-m", "potatod.reader.measure", model, Settings().to_json()]
     with limits.popen(command, stdout=subprocess.PIPE) as process:
         out, _ = process.communicate()
@@ -106,13 +105,18 @@ def bubble(model: Path, ram: str = "2.5GB", read: str = "500MB", seconds: float 
     """A minute of decode, watched: how much of it the reader had room and read nothing, and the worker had weights and computed nothing."""
     with Limits(parse_size(ram), parse_size(read), model) as limits, daemon(model, *ONE, limits=limits) as served:
         answer(served.client, 4)
-        asked = threading.Thread(target=answer, args=(served.client, 200, "bubble"), daemon=True)
+        asked = threading.Thread(target=_ask_until_closed, args=(served.client,), daemon=True)
         asked.start()
         stages = trace.collect(served.directory, seconds)
         found = trace.shares(stages)
         served.client.close()
     Path("bench-out/bubble.trace.json").write_text(trace.as_chrome(stages))
     return {f"{stage}_{name}": round(getattr(share, name), 4) for stage, share in found.items() for name in ("busy", "held", "lost")}
+
+
+def _ask_until_closed(client: Client) -> None:
+    with suppress(ClientError):  # what is asked for lasts longer than anybody watches
+        answer(client, 200, "bubble")
 
 
 def cold(model: Path, ram: str = "2.5GB", read: str = "500MB") -> dict[str, Any]:
