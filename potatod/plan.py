@@ -25,9 +25,10 @@ from .sizes import human_size
 
 Home = Literal["vram", "ram", "disk"]
 
-#: How many layers' streamed parts the ring should hold where nothing is known of rates: one computed, one complete and waiting, one being read. With
-#: slots only the last.
+#: How many layers' streamed parts the ring should hold where nothing is known of rates: one computed, one complete and waiting, one being read.
 LAYERS_AHEAD: Final = 3.0
+#: With slots: one layer's that is copied, and the next one's that comes meanwhile.
+_LAYERS_TO_A_CARD: Final = 2.0
 #: Parts that the ring must hold where each leaves it by itself: one copied, one read, one skipped at the ring's end.
 _PARTS_AHEAD: Final = 3
 #: The head's bands are computed with together up to so many bytes, or a layer's where those are fewer.
@@ -185,7 +186,7 @@ def make(
     if loading + sum(lengths[i][1] for i in others) <= pool_bytes:
         return _place(parts, set(others), loading, card)
     enough(manifest, pool_bytes, card is not None)
-    ring = _ring_for(lengths, others, pool_bytes, 1 if card else layers_ahead, under_way_bytes)
+    ring = _ring_for(lengths, others, pool_bytes, _LAYERS_TO_A_CARD if card else layers_ahead, under_way_bytes)
     while True:
         resident = _spread(units, pool_bytes - ring)
         needed = _ring_needed(lengths, set(range(len(parts))) - resident, card is not None)
