@@ -32,12 +32,12 @@ from .simulated import Simulated
 #: Sequences in a sweep, one token each.
 ROWS: Final = (1, 4, 16, 64, 256)
 #: Each is measured so often, or until it has taken so long.
-_TIMES: Final = 9
-_LIMIT_S: Final = 0.7
+_TIMES: Final = 25
+_LIMIT_S: Final = 1.0
 #: (hidden size, intermediate size): a layer has 0.15 million weights, or 45 million.
 NARROW, WIDE = (128, 256), (2048, 5632)
 #: Layers of the narrow models, and of the wide one: more than caches hold, and less than another daemon may have left.
-_FEW, _MANY, _WIDE_LAYERS = 4, 16, 2
+_FEW, _MANY, _WIDE_LAYERS = 4, 16, 3
 #: A layer of a large model.
 _UPLOADED_BYTES: Final = 256 << 20
 
@@ -117,7 +117,7 @@ class _Timed:
         self._runner = Runner(model, kernels.choose(name, "packed", model.config, where, attention, found))
 
     def seconds(self, rows: int) -> float:
-        """Of a sweep with so many rows: the lower quartile, since what else the machine does only ever makes one longer."""
+        """Of a sweep with so many rows: the median, since what else the machine and its neighbours do goes on while the model is served."""
         sequences = [self._runner.new_kv() for _ in range(rows)]
         self._runner.run([(kv, [3]) for kv in sequences], 1)
         times: list[float] = []
@@ -127,7 +127,7 @@ class _Timed:
             if self._where.type != "cpu":
                 torch.get_device_module(self._where).synchronize(self._where)
             times.append(time.perf_counter() - began)
-        return sorted(times)[len(times) // 4]
+        return statistics.median(times)
 
 
 if __name__ == "__main__":
