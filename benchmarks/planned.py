@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import click
 import random_model
 from limited import Limits
-from serving import daemon, s_per_token
+from serving import BIN, daemon, s_per_token
 
 from potatod.sizes import parse_size
 
@@ -19,12 +20,17 @@ ONE = ("--front-max-context", "512", "--front-max-sequences", "1")
 
 
 def grid(place: Path) -> dict[str, Any]:
-    """Planned and real seconds per sweep for models, dtypes, RAM and disks; the share by which the plan is off."""
+    """Planned and real seconds per sweep for models, dtypes, RAM and disks; the share by which the plan is off. The machine is tried out just before
+    each: what it shares with its neighbours changes within minutes."""
     rows = []
     for name, model, ram, read in _points(place):
-        with Limits(parse_size(ram), parse_size(read) if read else None, model) as limits, daemon(model, *ONE, limits=limits) as served:
-            s = s_per_token(served.client, 12)
-            planned = served.client.status().engine.expected_s_per_sweep or 0.0
+        with Limits(parse_size(ram), parse_size(read) if read else None, model) as limits:
+            with limits.popen([str(BIN / "potatod"), "measure", str(model)], stdout=subprocess.DEVNULL) as measuring:
+                if measuring.wait() != 0:
+                    raise SystemExit(f"`potatod measure` ended with exit code {measuring.returncode}")
+            with daemon(model, *ONE, limits=limits) as served:
+                s = s_per_token(served.client, 12)
+                planned = served.client.status().engine.expected_s_per_sweep or 0.0
         off = round(planned / s - 1, 3)
         rows.append({"model": name, "ram": ram, "read": read or "no limit", "s": round(s, 3), "planned_s": round(planned, 3), "off": off})
         click.echo(f"  {rows[-1]}")

@@ -37,10 +37,9 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """worker → reader: the use of these bytes is complete. They are the reader's again."""
+    """worker → reader: the use of the parts that lie there is complete. Their bytes are the reader's again."""
 
-    offset: int
-    length: int
+    offsets: tuple[int, ...]
 
 
 # ── sweeps: front ⇄ worker ────────────────────────────────────────────────────────────────────────────────────────────

@@ -138,8 +138,9 @@ class Reader:
                 self._pass_done()
         while (message := self._worker.receive()) is not None:
             assert isinstance(message, Freed)
-            self._ring.give(message.offset)
-            del self._in_ring[message.offset]
+            for offset in message.offsets:
+                self._ring.give(offset)
+                del self._in_ring[offset]
         self._stage.orders()
         self._stage.beat(read_bytes=self._read_bytes)
 

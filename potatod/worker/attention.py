@@ -53,13 +53,14 @@ class MaskRule:
     allows: Callable[..., torch.Tensor]
     use_vmap: bool
 
-    def matrix(self, query: tuple[int, int], key: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """(1, 1, queries, keys) of 0 and the dtype's minimum, for ``(first position, count)`` of queries and of keys."""
+    def matrix(self, query: tuple[int, int], key: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
+        """(1, 1, queries, keys) of 0 and the dtype's minimum, for ``(first position, count)`` of queries and of keys. None where a cpu sees that it
+        would hide nothing, as for the one row of a sequence that goes on; to look on a card would be to wait for it."""
         mask: torch.Tensor = eager_mask(
             batch_size=1, q_length=query[1], kv_length=key[1], q_offset=query[0], kv_offset=key[0],
             mask_function=self.allows, dtype=dtype, use_vmap=self.use_vmap, device=device,
         )  # fmt: skip
-        return mask
+        return None if device.type == "cpu" and not mask.any() else mask
 
 
 class PackedAttention:

@@ -162,7 +162,7 @@ class Batch:
     #: the attention kernel: see attention.py
     attend: Callable[..., torch.Tensor]
     #: masks that several layers share, for this sweep
-    masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+    masks: dict[Any, torch.Tensor | None] = field(default_factory=dict)
 
 
 class PackedCache(Cache):  # type: ignore[misc]  # transformers is untyped to mypy

@@ -36,8 +36,11 @@ _TIMES: Final = 25
 _LIMIT_S: Final = 1.0
 #: (hidden size, intermediate size): a layer has 0.15 million weights, or 45 million.
 NARROW, WIDE = (128, 256), (2048, 5632)
-#: Layers of the narrow models, and of the wide one: more than caches hold, and less than another daemon may have left.
-_FEW, _MANY, _WIDE_LAYERS = 4, 16, 3
+_WIDE_WEIGHTS: Final = 45_000_000
+#: Layers of the narrow models.
+_FEW, _MANY = 4, 16
+#: Weights of the wide one: more than caches hold, and little enough for the smallest machine that serves anything.
+_WIDE_BYTES: Final = 180 << 20
 #: A layer of a large model.
 _UPLOADED_BYTES: Final = 256 << 20
 
@@ -59,11 +62,12 @@ def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
     attention = PackedAttention()
     few, many = (_Timed(_model(*NARROW, layers, dtype, where), settings.worker.kernels, where, attention).seconds(1) for layers in (_FEW, _MANY))
     layer_s = max(many - few, 0.0) / (_MANY - _FEW)
-    wide = _Timed(_model(*WIDE, _WIDE_LAYERS, dtype, where), settings.worker.kernels, where, attention)
+    layers = _WIDE_BYTES // (_WIDE_WEIGHTS * dtype.itemsize)
+    wide = _Timed(_model(*WIDE, layers, dtype, where), settings.worker.kernels, where, attention)
     return {
         "device": name,
         "layer_s": layer_s,
-        "compute": list(_by_rows(wide, few)),
+        "compute": list(_by_rows(wide, max(few - (_FEW - layers) * layer_s, 0.0))),
         "upload": None if opened is None else _upload_rate(opened),
     }
 

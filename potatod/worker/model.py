@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-import xxhash
 from torch import nn
 
 from potatod.errors import InternalError, ModelDataError
@@ -28,7 +27,7 @@ from .lockstep import Lockstep
 from .passes import Pack
 from .places import places_of
 from .rows import unwatched
-from .weights import Bound, Lender, groups_of, read_parts
+from .weights import Bound, Lender, groups_of, read_part, read_parts
 
 
 class Model:
@@ -176,11 +175,11 @@ class MappedEmbedding:
     """
 
     def __init__(self, folder: Path, parts: Sequence[Part]) -> None:
-        self._path = folder / parts[0].file
+        self._folder = folder
         self._parts = parts
         self._unchecked = set(range(len(parts)))
         first, last = parts[0], parts[-1]
-        with open(self._path, "rb") as file:
+        with open(folder / first.file, "rb") as file:
             # Copy on write, which nobody does: torch takes only memory that could be written.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         self._map.madvise(mmap.MADV_RANDOM)
@@ -188,24 +187,26 @@ class MappedEmbedding:
         rows = (last.tensors[0].first_row or 0) + last.tensors[0].shape[0]
         width = tensor.shape[1]
         self._rows_per_band = tensor.shape[0]
-        flat = torch.frombuffer(
-            self._map, dtype=getattr(torch, tensor.dtype), count=rows * width, offset=first.offset + tensor.offset
-        )
+        self._offset = first.offset + tensor.offset
+        flat = torch.frombuffer(self._map, dtype=getattr(torch, tensor.dtype), count=rows * width, offset=self._offset)
         #: (vocabulary, hidden), read-only memory
         self.weight = flat.view(rows, width)
+        self._row_bytes = width * flat.itemsize
 
     def attach(self, module: nn.Module, device: torch.device) -> None:
         """Lets the embedding's own module gather from here: ids come to the cpu, rows go to the device."""
-        module.register_forward_pre_hook(lambda _module, args: (self._check(args[0].cpu()), *args[1:]))
+        module.register_forward_pre_hook(lambda _module, args: (self._bring(args[0].cpu()), *args[1:]))
         if device.type != "cpu":
             module.register_forward_hook(lambda _module, _args, rows: rows.to(device))
 
-    def _check(self, ids: torch.Tensor) -> torch.Tensor:
-        for band in {int(row) // self._rows_per_band for row in ids.flatten().tolist()} & self._unchecked:
-            part = self._parts[band]
-            with memoryview(self._map) as view:
-                found = xxhash.xxh3_64_hexdigest(view[part.offset : part.offset + part.length])
-            if found != part.checksum:
-                raise ModelDataError(f"{self._path}: the part at offset {part.offset} is damaged; prepare the model again")
+    def _bring(self, ids: torch.Tensor) -> torch.Tensor:
+        """Checks bands that no row was taken of before, and asks for all rows at once: each page that faults waits behind the reader's requests."""
+        rows = set(ids.flatten().tolist())
+        for band in {row // self._rows_per_band for row in rows} & self._unchecked:
+            read_part(self._folder, self._parts[band], memoryview(bytearray(self._parts[band].length)))
             self._unchecked.discard(band)
+        for row in rows:
+            at = self._offset + row * self._row_bytes
+            beyond = at % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, at - beyond, beyond + self._row_bytes)
         return ids

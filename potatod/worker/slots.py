@@ -114,8 +114,7 @@ class SlotLender:
     def retire(self) -> bool:
         """Gives back what copies that are complete have held; whether others are still under way."""
         while self._copying and self._copying[0][0].query():
-            for index in self._copying.popleft()[1]:
-                self._arrivals.free(index)
+            self._arrivals.free(self._copying.popleft()[1])
         return bool(self._copying)
 
     def _layout(self, group: Group) -> Iterator[tuple[int, int]]:
@@ -146,7 +145,7 @@ class SlotLender:
             if run is not None and not self._arrivals.here([index]):
                 self._copy(run)  # what is here does not wait for what is not
                 run = None
-            source, (memory, target) = self._arrivals.await_part(index), self._lies(index, slot)
+            [source], (memory, target) = self._arrivals.await_parts([index]), self._lies(index, slot)
             if run is None or not run.goes_on_at(source, memory, target):
                 if run is not None:
                     self._copy(run)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,42 +69,44 @@ class Lender(Protocol):
 class Arrivals:
     """Which parts lie in the pool, and where. Waits for those that do not yet."""
 
-    def __init__(self, wire: Wire, plan: Plan, wait: Callable[[], None]) -> None:
+    def __init__(self, wire: Wire, plan: Plan, wait: Callable[[], None], waited: Callable[[float, float], None] = lambda _began, _ended: None) -> None:
+        """``wait`` returns when something may have come, and raises where the stage is to stop; ``waited`` is told from when to when something was
+        missing (time.monotonic())."""
         self._wire = wire
         self._plan = plan
-        #: returns when something may have come; raises where the stage is to stop
         self._wait = wait
+        self._waited = waited
         self._offset: dict[int, int] = {}
         #: of the reader's last pass: bytes per second of reading; None before the first is complete
         self.read_bytes_per_s: float | None = None
 
-    def await_part(self, index: int) -> int:
-        """The part's pool offset, as soon as it is there."""
-        while index not in self._offset:
-            if not self._receive():
+    def await_parts(self, indices: Sequence[int]) -> list[int]:
+        """Their pool offsets, as soon as all are there."""
+        if not self.here(indices):
+            began = time.monotonic()
+            while not self.here(indices):
                 self._wait()
-        return self._offset[index]
+            self._waited(began, time.monotonic())
+        return [self._offset[index] for index in indices]
 
     def here(self, indices: Iterable[int]) -> bool:
-        self._receive()
+        if not all(index in self._offset for index in indices):
+            self._receive()
         return all(index in self._offset for index in indices)
 
-    def free(self, index: int) -> None:
-        """The part's bytes are not needed any more, in this sweep or for good; those of a resident of the pool stay."""
-        part = self._plan.parts[index]
-        if part.home != "ram":
-            self._wire.send(Freed(self._offset.pop(index), part.length))
+    def free(self, indices: Iterable[int]) -> None:
+        """The parts' bytes are not needed any more, in this sweep or for good; those of residents of the pool stay."""
+        offsets = tuple(self._offset.pop(index) for index in indices if self._plan.parts[index].home != "ram")
+        if offsets:
+            self._wire.send(Freed(offsets))
 
-    def _receive(self) -> bool:
-        came = False
+    def _receive(self) -> None:
         while (message := self._wire.receive()) is not None:
-            came = True
             if isinstance(message, Loaded):
                 assert message.part not in self._offset, "a part came twice: reader and worker disagree on the order"
                 self._offset[message.part] = message.offset
             elif isinstance(message, Passed) and message.busy_s > 0:
                 self.read_bytes_per_s = message.read_bytes / message.busy_s
-        return came
 
 
 def bind_views(group: Group, lying: Sequence[tuple[torch.Tensor, int]], scratch: Scratch) -> list[Bound]:
@@ -164,12 +167,11 @@ class PoolLender:
             yield self._resident[first]
             return
         self._scratch.begin()
-        views = bind_views(group, [(self._base, self._arrivals.await_part(index)) for index in group.indices], self._scratch)
+        views = bind_views(group, [(self._base, offset) for offset in self._arrivals.await_parts(group.indices)], self._scratch)
         if all(self._plan.parts[index].home == "ram" for index in group.indices):
             self._resident[first] = views
         yield views
-        for index in group.indices:
-            self._arrivals.free(index)
+        self._arrivals.free(group.indices)
 
 
 def read_parts(folder: Path, parts: Sequence[Part]) -> list[tuple[str, torch.Tensor]]:
@@ -178,13 +180,14 @@ def read_parts(folder: Path, parts: Sequence[Part]) -> list[tuple[str, torch.Ten
     memory = memoryview(data.numpy())  # type: ignore[arg-type]  # numpy says less than it can
     at, lying = 0, []
     for part in parts:
-        _read(folder, part, memory[at : at + part.length])
+        read_part(folder, part, memory[at : at + part.length])
         lying.append((data, at))
         at += part.length
     return [(name, value) for name, value, _ in bind_views(Group(0, tuple(range(len(parts))), tuple(parts)), lying, Scratch())]
 
 
-def _read(folder: Path, part: Part, memory: memoryview) -> None:
+def read_part(folder: Path, part: Part, memory: memoryview) -> None:
+    """Into ``memory``, of the part's length; raises :class:`ModelDataError` where the bytes are not what the manifest says."""
     done = 0
     with open(folder / part.file, "rb") as file:
         # One call reads less than 2 GiB, and one layer's experts may be more.

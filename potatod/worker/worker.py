@@ -62,7 +62,7 @@ class Worker:
         self._all_bytes = boot.plan.weights_bytes
         self._front = wire.sweeps_wire(stage.context, stage.directory, boot.epoch, bind=True)
         self._reader = reader = wire.bytes_wire(stage.context, stage.directory, boot.epoch, bind=True)
-        self._arrivals = Arrivals(reader, boot.plan, self._wait_for_bytes)
+        self._arrivals = Arrivals(reader, boot.plan, self._wait_for_bytes, self._waited)
         self._bytes_poller = _poller(reader.socket, stage.control.socket)
         self._sweeps_poller = _poller(self._front.socket, stage.control.socket)
         skeleton = skeletons.build(config, getattr(torch, manifest.dtype))
@@ -180,16 +180,16 @@ class Worker:
         self._stage.beat(sweeps=self._sweeps)
 
     def _wait_for_bytes(self) -> None:
-        began = time.monotonic()
         if not self._placement.before_waiting():
             self._bytes_poller.poll(_PATIENCE_MS)
-        ended = time.monotonic()
-        self._waited_s += ended - began
-        self._stage.spans.add("wait", "weights", began, ended)
         self._stage.orders()
         self._stage.beat(sweeps=self._sweeps)
         if self._stage.stopping:
             raise Stopped
+
+    def _waited(self, began: float, ended: float) -> None:
+        self._waited_s += ended - began
+        self._stage.spans.add("wait", "weights", began, ended)
 
 
 def _poller(*sockets: Any) -> zmq.Poller:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -131,10 +131,10 @@ class _Reader:
     def byte_of(index: int) -> int:
         return 1 + index % 190
 
-    def await_part(self, index: int) -> int:
-        while not self.here([index]):
+    def await_parts(self, indices: Sequence[int]) -> list[int]:
+        while not self.here(indices):
             assert self.before_waiting(), "nothing moves any more"
-        return self._here[index]
+        return [self._here[index] for index in indices]
 
     def here(self, indices: Iterable[int]) -> bool:
         while self._wanted is not None:
@@ -149,12 +149,13 @@ class _Reader:
             self._wanted = next(self._order, None)
         return all(index in self._here for index in indices)
 
-    def free(self, index: int) -> None:
-        part = self._plan.parts[index]
-        if part.home != "ram":
-            offset = self._here.pop(index)
-            self.memory[offset : offset + part.length] = 200
-            self._ring.give(offset)
+    def free(self, indices: Iterable[int]) -> None:
+        for index in indices:
+            part = self._plan.parts[index]
+            if part.home != "ram":
+                offset = self._here.pop(index)
+                self.memory[offset : offset + part.length] = 200
+                self._ring.give(offset)
 
 
 class _Bench:
@@ -214,8 +215,7 @@ def _extent_freed_before_its_copy(bench: _Bench) -> None:
 
     def retire() -> bool:
         while lender._copying:
-            for index in lender._copying.popleft()[1]:
-                lender._arrivals.free(index)
+            lender._arrivals.free(lender._copying.popleft()[1])
         return False
 
     lender.retire = retire
