@@ -18,7 +18,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import platform
 import selectors
 import signal
 import statistics
@@ -36,6 +35,7 @@ import click
 from limited import Limits
 from peers import environments
 from tokenizers import Tokenizer
+from yardstick import floor_s, machine
 
 from potatod.sizes import human_size, parse_size
 
@@ -51,8 +51,6 @@ RAM = ("1.5GB", "2.0GB", "2.5GB", "3.0GB", "3.5GB", "4.0GB")
 SKIPPED = {"ours": 4, "accelerate": 1, "accelerate-copied": 1, "llama.cpp": 1, "airllm": 1}
 #: What accelerate needs beside the copied weights: at 2.5 GB of RAM 500 and 400 MB were equally fast, 350 half as fast, 300 twenty times slower.
 COPIED_BESIDE_BYTES = 450_000_000
-#: What the floor leaves for everything beside resident weights.
-FLOOR_BESIDE_BYTES = 550_000_000
 #: A run that has not ended after so many seconds is given up as "too slow".
 DEADLINE_S = 300.0
 
@@ -236,21 +234,11 @@ def save(about: dict[str, Any], runs: list[Run], path: Path = OUT) -> None:
 
 def about_this() -> dict[str, Any]:
     """What must be the same for runs to be compared."""
-    flags = Path("/proc/cpuinfo").read_text()
-    kind = "avx512_bf16" if "avx512_bf16" in flags else "avx2" if "avx2" in flags else "other"
     weights = sum(file.stat().st_size for file in (CACHE / "random-3gb.hf").glob("*.safetensors"))
-    return {
-        "processor": f"{platform.machine()} ({kind} class)", "cores": os.cpu_count(), "weights_bytes": weights, "prompt_ids": prompt_ids(),
+    return machine() | {
+        "weights_bytes": weights, "prompt_ids": prompt_ids(),
         "versions": {name: list(pins) for name, pins in environments.PINS.items()},
     }  # fmt: skip
-
-
-def floor_s(weights_bytes: int, ram: str, read: str) -> float | None:
-    """Seconds a token that the bytes alone need; None where the disk is not limited."""
-    if read == "none":
-        return None
-    resident = (parse_size(ram) - FLOOR_BESIDE_BYTES) if ram != "none" else weights_bytes
-    return max(0.0, weights_bytes - resident) / parse_size(read)
 
 
 def medians(runs: Sequence[Run]) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -286,8 +274,8 @@ def table(about: dict[str, Any], runs: Sequence[Run]) -> None:
     click.echo(f"{about['processor']}, {about['cores']} cores, {human_size(about['weights_bytes'])} of weights\n{head}")
     found = medians(runs)
     for ram, read in dict.fromkeys((ram, read) for ram, read, _ in found):
-        floor = floor_s(about["weights_bytes"], ram, read)
-        if floor is not None:
+        if "none" not in (ram, read):
+            floor = floor_s(about["weights_bytes"], ram, read)
             click.echo(f"{ram:>6} {read:>6}  {'floor':17} {floor:8.2f}")
         for system in SYSTEMS:
             row = found.get((ram, read, system))
@@ -317,9 +305,8 @@ def plot(about: dict[str, Any], runs: Sequence[Run], read: str, out: Path) -> No
         raise click.ClickException(f"nothing was measured with --read {read}")
     rams = sorted({ram for ram, *_ in found}, key=parse_size)
     figure, axes = pyplot.subplots(figsize=(7.2, 4.4), layout="constrained")
-    floor = [(parse_size(ram) / 1e9, floor_s(about["weights_bytes"], ram, read)) for ram in rams]
-    floor = [(x, y) for x, y in floor if y]
-    if floor:
+    floor = [(parse_size(ram) / 1e9, floor_s(about["weights_bytes"], ram, read)) for ram in rams] if read != "none" else []
+    if floor := [(x, y) for x, y in floor if y]:
         axes.plot(*zip(*floor, strict=True), color="#6b7280", linestyle="--", linewidth=1.2, label="floor: what the disk alone allows")
     missing = False
     for system in reversed(SYSTEMS):

@@ -49,14 +49,17 @@ class Limits:
         return self
 
     def _set(self) -> None:
-        memory, io = self._groups[0], self._groups[-1]
         if self._ram is not None:
-            (memory / ("memory.max" if self._v2 else "memory.limit_in_bytes")).write_text(str(self._ram))
+            (self._groups[0] / ("memory.max" if self._v2 else "memory.limit_in_bytes")).write_text(str(self._ram))
         if self._read is not None:
-            if self._v2:
-                (io / "io.max").write_text(f"{self._device} rbps={self._read}")
-            else:
-                (io / "blkio.throttle.read_bps_device").write_text(f"{self._device} {self._read}")
+            self.read_at(self._read)
+
+    def read_at(self, bytes_per_s: int) -> None:
+        """From now on, the disk gives so much."""
+        if self._v2:
+            (self._groups[-1] / "io.max").write_text(f"{self._device} rbps={bytes_per_s}")
+        else:
+            (self._groups[-1] / "blkio.throttle.read_bps_device").write_text(f"{self._device} {bytes_per_s}")
 
     def enter(self) -> None:
         """Moves the calling process in; for subprocess's preexec_fn."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import planned
 import random_model
 import streaming
 import torch
+from yardstick import machine
 
 from potatod.sizes import human_size
 
@@ -34,7 +34,7 @@ STREAMING: dict[str, Table] = {
     "bubble": streaming.bubble, "cold": streaming.cold,
 }  # fmt: skip
 #: Of a folder for models.
-PLANNED: dict[str, Table] = {"grid": planned.grid, "simulated": planned.simulated}
+PLANNED: dict[str, Table] = {"grid": planned.grid, "simulated": planned.simulated, "slowing": planned.slowing}
 LIMITED = {*STREAMING, *PLANNED}
 
 
@@ -58,7 +58,7 @@ def main(model: Path, small: Path, only: tuple[str, ...]) -> None:
     tables |= {name: partial(table, model.parent) for name, table in PLANNED.items()}
     tables["first_token"] = lambda: streaming.first_token(small)
     OUT.mkdir(exist_ok=True)
-    results: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+    results: dict[str, Any] = machine() | {"torch": torch.__version__}
     click.echo(f"{results['processor']}, {results['cores']} cores, torch {results['torch']}")
     for name in only or tables:
         if name in LIMITED and os.geteuid() != 0:
@@ -71,12 +71,6 @@ def main(model: Path, small: Path, only: tuple[str, ...]) -> None:
         told = {key: value for key, value in results[name].items() if not isinstance(value, dict | list)}
         click.echo(f"{name:12} " + ", ".join(f"{k} {human_size(v) if k.endswith('bytes') else v}" for k, v in told.items()))
         _write(name, {"processor": results["processor"], name: results[name]})
-
-
-def _processor() -> str:
-    flags = Path("/proc/cpuinfo").read_text()
-    kind = "avx512_bf16" if "avx512_bf16" in flags else "avx2" if "avx2" in flags else "other"
-    return f"{platform.machine()} ({kind} class)"
 
 
 if __name__ == "__main__":

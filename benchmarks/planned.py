@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import statistics
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,9 @@ from typing import Any
 import click
 import random_model
 from limited import Limits
-from serving import BIN, daemon, s_per_token
+from serving import BIN, ONE, daemon, s_per_token
 
 from potatod.sizes import parse_size
-
-ONE = ("--front-max-context", "512", "--front-max-sequences", "1")
 
 
 def grid(place: Path) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def grid(place: Path) -> dict[str, Any]:
     each: what it shares with its neighbours changes within minutes."""
     rows = []
     for name, model, ram, read in _points(place):
-        with Limits(parse_size(ram), parse_size(read) if read else None, model) as limits:
+        with Limits(parse_size(ram), parse_size(read), model) as limits:
             with limits.popen([str(BIN / "potatod"), "measure", str(model)], stdout=subprocess.DEVNULL) as measuring:
                 if measuring.wait() != 0:
                     raise SystemExit(f"`potatod measure` ended with exit code {measuring.returncode}")
@@ -32,22 +32,53 @@ def grid(place: Path) -> dict[str, Any]:
                 s = s_per_token(served.client, 12)
                 planned = served.client.status().engine.expected_s_per_sweep or 0.0
         off = round(planned / s - 1, 3)
-        rows.append({"model": name, "ram": ram, "read": read or "no limit", "s": round(s, 3), "planned_s": round(planned, 3), "off": off})
+        rows.append({"model": name, "ram": ram, "read": read, "s": round(s, 3), "planned_s": round(planned, 3), "off": off})
         click.echo(f"  {rows[-1]}")
     distances = [abs(row["off"]) for row in rows]
     within = sum(distance <= 0.15 for distance in distances)
     return {"points": len(rows), "worst": max(distances), "median": round(statistics.median(distances), 3), "within_15_percent": within, "rows": rows}
 
 
-def _points(place: Path) -> Iterator[tuple[str, Path, str, str | None]]:
+def _points(place: Path) -> Iterator[tuple[str, Path, str, str]]:
+    """Each disk slower than the real one ever is, and RAM for a part of the weights or for all of them: then computing is the longest."""
     large = random_model.make(random_model.large(), place / "random-3gb")
-    for ram, read in itertools.product(("1.6GB", "2.5GB", "3.2GB"), ("250MB", "1GB", None)):
+    for ram, read in [*itertools.product(("1.6GB", "2.5GB", "3.2GB"), ("250MB", "400MB")), ("3.6GB", "400MB"), ("4.2GB", "400MB")]:
         yield "3.09 GB bf16", large, ram, read
     for dtype in ("float16", "float32"):
         small = random_model.make(random_model.small(), place / f"random-small-{dtype}", dtype)
-        for ram, read in (("700MB", "100MB"), ("900MB", "400MB"), ("700MB", None)):
+        for ram, read in (("700MB", "100MB"), ("900MB", "400MB"), ("2.2GB", "400MB")):
             yield f"0.34 billion weights {dtype}", small, ram, read
 
+
+def slowing(place: Path, read: int = 500_000_000) -> dict[str, Any]:
+    """The disk slows down to a tenth in the middle of an answer: s/token before and after beside what each disk allows, whether the answer stays what
+    it is, and whether the log says it."""
+    model = random_model.make(random_model.small(), place / "random-small-bfloat16", "bfloat16")
+    with tempfile.TemporaryDirectory() as where, Limits(parse_size("800MB"), read, model) as limits:
+        log = Path(where) / "log"
+        with daemon(model, *ONE, limits=limits, log=log) as served:
+            before = s_per_token(served.client, 24)
+            streamed = served.client.status().model.streamed_bytes_per_sweep
+            ids: list[int] = []
+            arrivals: list[float] = []
+            for piece in served.client.generate("benchmark", raw=True, max_tokens=24 + _SLOW_TOKENS, temperature=0):
+                ids += piece.token_ids
+                arrivals.append(time.monotonic())
+                if len(ids) == 24:
+                    limits.read_at(read // 10)
+            after = statistics.median(b - a for a, b in itertools.pairwise(arrivals[28:]))
+            limits.read_at(read)
+            again = served.client.generate("benchmark", raw=True, max_tokens=24 + _SLOW_TOKENS, temperature=0)
+            same = ids == [token for piece in again for token in piece.token_ids]
+        said = "tries out anew" in log.read_text()
+    return {
+        "before_s": round(before, 3), "before_ratio": round(before * read / streamed, 3), "after_s": round(after, 3),
+        "after_ratio": round(after * read / 10 / streamed, 3), "same_answer": same, "said": said,
+    }  # fmt: skip
+
+
+#: Tokens of the slowing disk: minutes, since it is said after two of them.
+_SLOW_TOKENS = 24
 
 #: (disk, upload, compute) of a machine with a card, bytes a second.
 LINKS = [

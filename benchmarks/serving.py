@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from potato_client import Client, NoDaemon
 BIN = Path(sys.executable).parent
 #: The prompt has a few tokens, the answer so many: the middle ones are measured.
 TOKENS = 24
+#: One text of a few tokens: what is left of the RAM is for weights.
+ONE = ("--front-max-context", "512", "--front-max-sequences", "1")
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,14 @@ class Serving:
 
 
 @contextmanager
-def daemon(model: Path, *flags: str, limits: Limits | None = None) -> Iterator[Serving]:
-    """Until the block is left."""
+def daemon(model: Path, *flags: str, limits: Limits | None = None, log: Path | None = None) -> Iterator[Serving]:
+    """Until the block is left. Its errors are seen, or all that it says goes into ``log``."""
     with tempfile.TemporaryDirectory(prefix="pb-") as place:
         command = [str(BIN / "potatod"), "start", str(model), "--run-directory", f"{place}/run", "--front-socket", f"ipc://{place}/s",
-                   "--log-level", "error", *flags]  # fmt: skip
+                   "--log-level", "info" if log else "error", *flags]  # fmt: skip
         began = time.monotonic()
-        process = (limits.popen if limits else subprocess.Popen)(command)
+        with log.open("wb") if log else nullcontext() as said:
+            process = (limits.popen if limits else subprocess.Popen)(command, stderr=said)
         try:
             while True:
                 try:

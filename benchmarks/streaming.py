@@ -12,22 +12,13 @@ from typing import Any
 
 import click
 from limited import Limits
-from serving import BIN, answer, beside_the_pool, daemon, gaps, s_per_token
+from serving import BIN, ONE, answer, beside_the_pool, daemon, gaps, s_per_token
+from yardstick import floor_s
 
 from potato_client import Client, ClientError
 from potatod import trace
 from potatod.config import Settings
 from potatod.sizes import parse_size
-
-#: One text of a few tokens: what is left of the RAM is for weights.
-ONE = ("--front-max-context", "512", "--front-max-sequences", "1")
-#: Everything beside residents, as DESIGN counts it, bytes.
-BESIDE = 550_000_000
-
-
-def floor_s(weights_bytes: int, ram: str, read: str) -> float:
-    """(weights - (RAM - 0.55 GB)) / bandwidth."""
-    return max(0.0, weights_bytes - (parse_size(ram) - BESIDE)) / parse_size(read)
 
 
 def reading(model: Path, ram: str = "2.5GB", read: str = "500MB") -> dict[str, Any]:

@@ -65,7 +65,8 @@ class Pool:
     )  # fmt: skip
     page_lock: bool | Literal["auto"] = _key(
         "auto", Choice(("auto", True, False)),
-        "Whether the pool is page-locked for CUDA, so that uploads run beside the computation. No effect on a CPU.",
+        "Whether the pool is page-locked for CUDA, so that uploads run beside the computation: auto where it can be, true or not at all. "
+        "No effect on a CPU.",
     )  # fmt: skip
 
 

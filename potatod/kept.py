@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import platform
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -45,32 +44,6 @@ class Kept:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
 
-
     def forget(self) -> None:
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
-
-
-def cores() -> int:
-    """That this process may run on."""
-    return len(os.sched_getaffinity(0))
-
-
-def processor() -> str:
-    """What decides which kernels run, and how fast: model, instruction sets, cores."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        return platform.processor()
-    wanted = ("model name", "flags", "cpu family", "model\t", "Features")
-    return "\n".join(line for line in lines if line.startswith(wanted)) + str(cores())
-
-
-def accelerators() -> list[str]:
-    """The device nodes and drivers that are there: "auto" finds something else when they change."""
-    nodes = [str(path) for pattern in ("nvidia*", "kfd", "dri/renderD*") for path in Path("/dev").glob(pattern)]
-    try:
-        driver = Path("/proc/driver/nvidia/version").read_text()
-    except OSError:
-        driver = ""
-    return [*sorted(nodes), driver]

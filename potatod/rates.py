@@ -13,7 +13,8 @@ from . import errand
 from .cgroups import read_limits
 from .config import Settings
 from .forecast import Rates
-from .kept import Kept, accelerators, processor
+from .kept import Kept
+from .machine import Disk, accelerators, processor
 
 #: Trying out takes seconds, and importing torch some more.
 _LIMIT_S: Final = 300.0
@@ -74,14 +75,14 @@ def forget(settings: Settings, folder: Path, dtype: str) -> None:
 
 def kept_disk(folder: Path, settings: Settings) -> Kept:
     reader = settings.reader
-    disks = [[_disk_of(each), read_limits(os.stat(each).st_dev)] for each in (folder, *map(Path, settings.model.mirrors))]
+    disks = [[Disk.below(each).identity, read_limits(os.stat(each).st_dev)] for each in (folder, *map(Path, settings.model.mirrors))]
     return Kept("disk", [importlib.metadata.version("potato-lm"), disks, reader.io, reader.in_flight, reader.piece])
 
 
 def kept_compute(settings: Settings, dtype: str) -> Kept:
     versions = [importlib.metadata.version(name) for name in ("torch", "transformers", "potato-lm")]
     worker = settings.worker
-    return Kept("compute", [versions, processor(), accelerators(), worker.device, worker.threads, worker.kernels, dtype])
+    return Kept("compute", [versions, processor(), accelerators(), worker.device, worker.threads, worker.kernels, settings.pool.page_lock, dtype])
 
 
 def _tried(kept: Kept, notice: Notice, cancelled: Cancelled, what: str, module: str, *arguments: str) -> dict[str, Any]:
@@ -89,20 +90,3 @@ def _tried(kept: Kept, notice: Notice, cancelled: Cancelled, what: str, module: 
     found = errand.run(module, *arguments, limit_s=_LIMIT_S, cancelled=cancelled)
     kept.put(found)
     return found
-
-
-def _disk_of(folder: Path) -> list[str]:
-    """What names a disk from one start to the next: its device number, size and model, and what is mounted of it."""
-    number = os.stat(folder).st_dev
-    device = f"{os.major(number)}:{os.minor(number)}"
-    about = Path("/sys/dev/block") / device
-    named = [_word(place) for place in (about / "size", about / "device/model", about / "../device/model", about / "device/serial")]
-    mounts = [line.split() for line in _word(Path("/proc/self/mountinfo")).splitlines()]
-    return [device, *named, *sorted({" ".join(fields[fields.index("-") + 1 :][:2]) for fields in mounts if fields[2] == device})]
-
-
-def _word(file: Path) -> str:
-    try:
-        return file.read_text(errors="replace").strip()
-    except OSError:
-        return ""

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from . import kept
+from . import machine
+from .machine import Disk
 from .sizes import human_size
 
 #: File systems that lie on another machine.
 _NETWORK: Final = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.rclone", "fuse.s3fs", "virtiofs",
 })  # fmt: skip
-#: A disk that turns gives less; some that do not turn say that they do (virtual ones).
+#: A disk that turns gives less.
 _TURNING_BYTES_PER_S: Final = 300e6
 #: So many pages a minute that come back from swap are some.
 _SWAPPED_PAGES: Final = 4096
@@ -30,44 +31,19 @@ def before(
 ) -> Iterator[str]:
     """``streamed_bytes``: read from the disk of ``folder`` for every sweep; ``threads``: [worker] threads, 0 for one per core."""
     sweep = f"every sweep reads {human_size(streamed_bytes)} from it"
-    kind, device = _file_system(folder, root)
+    disk = Disk.below(folder, root)
+    kind = next((kind for kind, _ in disk.mounts), "")
     if streamed_bytes and kind in _NETWORK:
         yield f"the model lies on a network file system ({kind}), and {sweep}: copy it to a disk of this machine if it has one"
-    elif streamed_bytes and disk_bytes_per_s < _TURNING_BYTES_PER_S and _turns(device, root):
+    elif streamed_bytes and disk_bytes_per_s < _TURNING_BYTES_PER_S and disk.turns:
         yield f"the model lies on a rotating disk ({human_size(disk_bytes_per_s)}/s), and {sweep}: an SSD gives ten times as much"
-    cores = cores if cores is not None else kept.cores()
+    cores = cores if cores is not None else machine.cores()
     if threads > cores:
         yield f"[worker] threads is {threads} and there are {cores} cores: threads that wait for each other's core are slower; 0 takes one per core"
     if cores == 1:
         yield "there is one core: reading, checksums and computing take turns on it"
-    if (flags := _flags(root)) and "avx2" not in flags and "asimd" not in flags:
+    if (flags := machine.flags(root)) and "avx2" not in flags and "asimd" not in flags:
         yield "this processor has no AVX2: computing takes several times as long as on one that has"
-
-
-def _file_system(folder: Path, root: Path) -> tuple[str, str]:
-    """Type of the file system that ``folder`` lies on, and its device as major:minor."""
-    number = os.stat(folder).st_dev
-    device = f"{os.major(number)}:{os.minor(number)}"
-    with suppress(OSError, ValueError, IndexError):
-        for line in (root / "proc/self/mountinfo").read_text().splitlines():
-            fields = line.split()
-            if fields[2] == device:
-                return fields[fields.index("-") + 1], device
-    return "", device
-
-
-def _turns(device: str, root: Path) -> bool:
-    place = root / "sys/dev/block" / device
-    for queue in (place / "queue/rotational", place.resolve().parent / "queue/rotational"):  # of a disk, or of the one that a partition is of
-        with suppress(OSError):
-            return queue.read_text().strip() == "1"
-    return False
-
-
-def _flags(root: Path) -> frozenset[str]:
-    with suppress(OSError):
-        return frozenset((root / "proc/cpuinfo").read_text().split("\n\n")[0].split())
-    return frozenset()
 
 
 @dataclass(slots=True)

@@ -19,7 +19,8 @@ from .arrangement import arrange, verified
 from .config import Settings
 from .forecast import Rates
 from .json_file import MAX_CONFIG_BYTES, read_text
-from .kept import Kept, accelerators, processor
+from .kept import Kept
+from .machine import accelerators, processor
 from .manifest import Manifest, Part
 from .plan import Plan
 from .room import tokenizer_bytes, vocabulary_of

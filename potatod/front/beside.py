@@ -15,6 +15,9 @@ EVERY_S: Final = 60.0
 APART: Final = 0.2
 #: … and for so many minutes in which something was computed.
 FOR_MINUTES: Final = 10
+#: Where one is more than this many times the other, so many minutes are enough: a disk that slows down to a tenth is no passing noise.
+FAR: Final = 2.0
+FOR_MINUTES_FAR: Final = 2
 
 
 def expecting(verdict: dict[str, Any]) -> Callable[[int], float]:
@@ -35,7 +38,7 @@ class Minute:
     waited_s: float
     #: bytes a second from disk, wall time
     read: float
-    #: expected and real have been apart for FOR_MINUTES; true once
+    #: expected and real have been apart for long, or far apart; true once
     parted: bool
 
 
@@ -44,7 +47,7 @@ class Beside:
         self._times = times
         self._next = now + EVERY_S
         self._sweeps = 0
-        self._apart = 0
+        self._apart = self._far = 0
         self._told = False
 
     def look(self, now: float) -> Minute | None:
@@ -58,6 +61,7 @@ class Beside:
         if not sweeps or real is None or expected is None:
             return None
         self._apart = self._apart + 1 if abs(real / expected - 1) > APART else 0
-        parted = self._apart >= FOR_MINUTES and not self._told
+        self._far = self._far + 1 if not 1 / FAR <= real / expected <= FAR else 0
+        parted = (self._apart >= FOR_MINUTES or self._far >= FOR_MINUTES_FAR) and not self._told
         self._told |= parted
         return Minute(sweeps, real, expected, times.waited_s_per_sweep or 0.0, times.disk_bytes_per_s or 0.0, parted)

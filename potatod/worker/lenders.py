@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from potatod.config import Settings
+from potatod.errors import Unavailable
 from potatod.plan import Plan
 from potatod.pool import Pool
 from potatod.sizes import human_size
@@ -73,11 +74,13 @@ def _page_lock(device: Device, settings: Settings, base: torch.Tensor, log: Call
     if settings.pool.page_lock is False or device.page_lock(base.data_ptr(), base.numel()):
         return
     what = "the pool is not page-locked: uploads go through a small piece of locked memory, and computing waits for them"
-    if device.torch_device.type != "cuda":
+    if device.torch_device.type != "cuda" and settings.pool.page_lock is not True:
         log(what, bytes=base.numel(), hint="nothing can be done about that on this kind of card")
         return
-    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    log(
-        what, bytes=base.numel(), memlock_limit="none" if limit == resource.RLIM_INFINITY else human_size(limit),
-        hint="raise the memlock limit (ulimit -l, LimitMEMLOCK= of a unit), or set [pool] page_lock = false",
-    )  # fmt: skip
+    most, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    limit = "none" if most == resource.RLIM_INFINITY else human_size(most)
+    raising = "raise the memlock limit (ulimit -l, LimitMEMLOCK= of a unit)"
+    if settings.pool.page_lock is True:
+        size = human_size(base.numel())
+        raise Unavailable(f'the pool of {size} could not be page-locked (memlock limit: {limit}); {raising}, or set [pool] page_lock = "auto"')
+    log(what, bytes=base.numel(), memlock_limit=limit, hint=f"{raising}, or set [pool] page_lock = false")

@@ -20,7 +20,7 @@ from transformers.initialization import no_init_weights
 
 from potatod import errand
 from potatod.config import Settings
-from potatod.kept import cores
+from potatod.machine import cores
 
 from . import arithmetic, device, kernels
 from .attention import PackedAttention
@@ -68,16 +68,17 @@ def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
         "device": name,
         "layer_s": layer_s,
         "compute": list(_by_rows(wide, max(few - (_FEW - layers) * layer_s, 0.0))),
-        "upload": None if opened is None else _upload_rate(opened),
+        "upload": None if opened is None else _upload_rate(opened, settings.pool.page_lock is not False),
     }
 
 
-def _upload_rate(opened: Device) -> float:
-    """Bytes a second from page-locked memory, where that can be had, to the device: copies as slots.py makes them, one layer after the other."""
+def _upload_rate(opened: Device, page_lock: bool) -> float:
+    """Bytes a second from memory, page-locked where it is to be and can be, to the device: copies as slots.py makes them, one layer after the other."""
     memory = mmap.mmap(-1, _UPLOADED_BYTES)
     source = torch.frombuffer(memory, dtype=torch.uint8)
     source.fill_(1)  # pages that are there
-    opened.page_lock(source.data_ptr(), source.numel())
+    if page_lock:
+        opened.page_lock(source.data_ptr(), source.numel())
     target = opened.empty(_UPLOADED_BYTES)
     times = []
     for _ in range(_TIMES):

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from potatod import machine
 from potatod.errors import InternalError
 
-from . import cpu
 from .banded import Banded
 from .rows import unwatched
 
@@ -136,7 +136,7 @@ def runs_here() -> bool:
         _executable(b"\xc3").close()
     except (InternalError, OSError):  # or a system that lets nobody run what it has made
         return False
-    return cpu.flags() >= FLAGS
+    return machine.flags() >= FLAGS
 
 
 @cache

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potatod import errand
 from potatod import manifest as manifests
 from potatod.config import Settings
-from potatod.kept import cores
+from potatod.machine import cores
 from potatod.manifest import Manifest
 from potatod.plan import sweep_parts
 from potatod.store import skeleton as skeletons

@@ -12,10 +12,11 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -40,6 +41,14 @@ class Group:
     layer: int | None
     indices: tuple[int, ...]
     parts: tuple[Part, ...]
+    #: each tensor's name, and its bands: which of ``parts`` and what of it
+    tensors: tuple[tuple[str, tuple[tuple[int, Tensor], ...]], ...]
+
+    @classmethod
+    def of(cls, layer: int | None, indices: Sequence[int], parts: Sequence[Part]) -> Group:
+        every = [(number, tensor) for number, part in enumerate(parts) for tensor in part.tensors]
+        tensors = tuple((name, tuple(bands)) for name, bands in itertools.groupby(every, lambda one: one[1].name))
+        return cls(layer, tuple(indices), tuple(parts), tensors)
 
 
 def groups_of(manifest: Manifest) -> list[Group]:
@@ -48,7 +57,7 @@ def groups_of(manifest: Manifest) -> list[Group]:
     for stop, several in itertools.groupby(enumerate(sweep_parts(manifest)), lambda numbered: numbered[1][0]):
         parts = list(several)
         layer = stop if stop < manifest.layers else None
-        groups.append(Group(layer, tuple(index for index, _ in parts), tuple(part for _, (_, part) in parts)))
+        groups.append(Group.of(layer, [index for index, _ in parts], [part for _, (_, part) in parts]))
     return groups
 
 
@@ -109,15 +118,19 @@ class Arrivals:
                 self.read_bytes_per_s = message.read_bytes / message.busy_s
 
 
-def bind_views(group: Group, lying: Sequence[tuple[torch.Tensor, int]], scratch: Scratch) -> list[Bound]:
-    """Views of the group's tensors, each part of which is ``lying`` in memory (uint8) from some offset on.
+def bind_views(
+    group: Group, lying: Sequence[tuple[torch.Tensor, int]], scratch: Scratch, known: Mapping[str, Bound] = MappingProxyType({})
+) -> list[Bound]:
+    """Views of the group's tensors, each part of which is ``lying`` in memory (uint8) from some offset on; those that are ``known`` as they are.
 
     A matrix whose bands lie behind each other is one view; where they do not it is :class:`Banded`.
     """
     bound: list[Bound] = []
-    tensors = [(base, offset + t.offset, t) for part, (base, offset) in zip(group.parts, lying, strict=True) for t in part.tensors]
-    for name, several in itertools.groupby(tensors, lambda lies: lies[2].name):
-        runs = _runs(several)
+    for name, bands in group.tensors:
+        if name in known:
+            bound.append(known[name])
+            continue
+        runs = _runs((lying[number][0], lying[number][1] + band.offset, band) for number, band in bands)
         pieces = [_view(*run) for run in runs]
         bound.append((name, pieces[0] if len(pieces) == 1 else Banded.of(pieces, scratch), runs[0][2].first_row if group.layer is None else None))
     return bound
@@ -153,8 +166,8 @@ class PoolLender:
         self._base = torch.frombuffer(pool.view, dtype=torch.uint8) if pool.size else torch.empty(0, dtype=torch.uint8)
         self._arrivals = arrivals
         self._plan = plan
-        #: views of residents never change, so they are made once
-        self._resident: dict[int, list[Bound]] = {}
+        #: by group and name: views of residents never change, so they are made once
+        self._resident: dict[int, dict[str, Bound]] = {}
         self._scratch = Scratch()
 
     def upload(self, group: Group) -> None:
@@ -163,15 +176,18 @@ class PoolLender:
     @contextmanager
     def lend(self, group: Group) -> Iterator[list[Bound]]:
         first = group.indices[0]
-        if first in self._resident:
-            yield self._resident[first]
-            return
+        known = self._resident.get(first, {})
+        lying = [(self._base, offset) for offset in self._arrivals.await_parts(group.indices)]
         self._scratch.begin()
-        views = bind_views(group, [(self._base, offset) for offset in self._arrivals.await_parts(group.indices)], self._scratch)
-        if all(self._plan.parts[index].home == "ram" for index in group.indices):
-            self._resident[first] = views
+        views = bind_views(group, lying, self._scratch, known)
+        if first not in self._resident:
+            pairs = zip(views, group.tensors, strict=True)
+            self._resident[first] = {view[0]: view for view, (_, bands) in pairs if self._stay(group, bands) and not isinstance(view[1], Banded)}
         yield views
         self._arrivals.free(group.indices)
+
+    def _stay(self, group: Group, bands: Sequence[tuple[int, Tensor]]) -> bool:
+        return all(self._plan.parts[group.indices[number]].home == "ram" for number, _ in bands)
 
 
 def read_parts(folder: Path, parts: Sequence[Part]) -> list[tuple[str, torch.Tensor]]:
@@ -183,7 +199,7 @@ def read_parts(folder: Path, parts: Sequence[Part]) -> list[tuple[str, torch.Ten
         read_part(folder, part, memory[at : at + part.length])
         lying.append((data, at))
         at += part.length
-    return [(name, value) for name, value, _ in bind_views(Group(0, tuple(range(len(parts))), tuple(parts)), lying, Scratch())]
+    return [(name, value) for name, value, _ in bind_views(Group.of(0, range(len(parts)), parts), lying, Scratch())]
 
 
 def read_part(folder: Path, part: Part, memory: memoryview) -> None:

@@ -14,7 +14,7 @@ import zmq
 from potatod import manifest as manifests
 from potatod import wire
 from potatod.errors import InternalError
-from potatod.kept import cores
+from potatod.machine import cores
 from potatod.messages import Drop, LayerDone, Row, Rows, Step, Sweep
 from potatod.pool import Pool
 from potatod.stage import Stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from potatod.front.beside import EVERY_S, FOR_MINUTES, Beside, expecting
+from potatod.front.beside import EVERY_S, FOR_MINUTES, FOR_MINUTES_FAR, Beside, expecting
 from potatod.front.sweep_times import SweepTimes
 from potatod.messages import Row, Rows
 
@@ -51,6 +51,14 @@ def test_what_has_parted_for_long_is_told_once():
     beside = Beside(times, now=0.0)
     assert minutes(beside, times, 2.5, FOR_MINUTES) == [*[False] * (FOR_MINUTES - 1), True]
     assert not any(minutes(beside, times, 2.5, 2 * FOR_MINUTES))
+
+
+def test_what_is_many_times_what_was_expected_is_told_sooner():
+    for seconds in (20.0, 0.2):
+        times = SweepTimes(lambda rows: 2.0)
+        beside = Beside(times, now=0.0)
+        assert not any(minutes(beside, times, 2.0, FOR_MINUTES))
+        assert minutes(beside, times, seconds, FOR_MINUTES_FAR + 1) == [*[False] * (FOR_MINUTES_FAR - 1), True, False]
 
 
 def test_what_parts_now_and_then_is_not():
