@@ -61,24 +61,27 @@ def slowing(place: Path, read: int = 500_000_000) -> dict[str, Any]:
             streamed = served.client.status().model.streamed_bytes_per_sweep
             ids: list[int] = []
             arrivals: list[float] = []
-            for piece in served.client.generate("benchmark", raw=True, max_tokens=24 + _SLOW_TOKENS, temperature=0):
+            slowed = 0.0
+            for piece in served.client.generate("benchmark", raw=True, max_tokens=_TOKENS, temperature=0):
                 ids += piece.token_ids
                 arrivals.append(time.monotonic())
-                if len(ids) == 24:
+                if not slowed and len(ids) >= 24:
                     limits.read_at(read // 10)
-            after = statistics.median(b - a for a, b in itertools.pairwise(arrivals[28:]))
+                    slowed = arrivals[-1]
+            slow = [at for at in arrivals if at > slowed]
+            after = statistics.median(b - a for a, b in itertools.pairwise(slow[4:]))
+            said = "tries out anew" in log.read_text()
             limits.read_at(read)
-            again = served.client.generate("benchmark", raw=True, max_tokens=24 + _SLOW_TOKENS, temperature=0)
+            again = served.client.generate("benchmark", raw=True, max_tokens=_TOKENS, temperature=0)
             same = ids == [token for piece in again for token in piece.token_ids]
-        said = "tries out anew" in log.read_text()
     return {
         "before_s": round(before, 3), "before_ratio": round(before * read / streamed, 3), "after_s": round(after, 3),
         "after_ratio": round(after * read / 10 / streamed, 3), "same_answer": same, "said": said,
     }  # fmt: skip
 
 
-#: Tokens of the slowing disk: minutes, since it is said after two of them.
-_SLOW_TOKENS = 24
+#: Of the answer in which the disk slows down: minutes, since it is said after two of them.
+_TOKENS = 24 + 24
 
 #: (disk, upload, compute) of a machine with a card, bytes a second.
 LINKS = [

@@ -33,6 +33,16 @@ def flags(root: Path = _ROOT) -> frozenset[str]:
     return frozenset(_first_processor(root).split())
 
 
+def cache_bytes(root: Path = _ROOT) -> int:
+    """Of the last level, those of all cores that this process may run on; 0 where nothing is said."""
+    found: dict[str, int] = {}
+    for core in os.sched_getaffinity(0):
+        levels = sorted((root / f"sys/devices/system/cpu/cpu{core}/cache").glob("index*"))
+        if levels and (size := _text(levels[-1] / "size")).endswith("K"):
+            found[_text(levels[-1] / "shared_cpu_list")] = int(size[:-1]) << 10
+    return sum(found.values())
+
+
 def accelerators() -> list[str]:
     """The device nodes and drivers that are there: "auto" finds something else when they change."""
     nodes = [str(path) for pattern in ("nvidia*", "kfd", "dri/renderD*") for path in Path("/dev").glob(pattern)]

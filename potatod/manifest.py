@@ -309,9 +309,10 @@ def _check_tensors(part: Part, label: str) -> None:
 
 
 def _check_matrix(manifest: Manifest, shard: Shard) -> None:
-    """Embedding and head: bands of rows of one matrix, in order and without gaps, each but the last equally high."""
+    """Embedding and head: bands of rows of one matrix, in order and without gaps, each but the last equally high. The embedding is mapped."""
     name = manifest.embed_name if shard.kind == "embed" else manifest.head_name
     row, first = 0, shard.parts[0].tensors[0]
+    file, at = shard.parts[0].file, shard.parts[0].offset
     for part in shard.parts:
         band = part.tensors[0]
         whole = len(part.tensors) == 1 and band.name == name and len(band.shape) == 2 and band.first_row == row
@@ -319,7 +320,9 @@ def _check_matrix(manifest: Manifest, shard: Shard) -> None:
             raise ModelDataError(f"shard {_label(shard)}: the bands of {name} must follow each other from row 0 on")
         if part is not shard.parts[-1] and band.shape[0] != first.shape[0]:
             raise ModelDataError(f"shard {_label(shard)}: only the last band of {name} may be of another height")
-        row += band.shape[0]
+        if shard.kind == "embed" and (part.file, part.offset, band.offset) != (file, at, 0):
+            raise ModelDataError(f"shard {_label(shard)}: the bands of {name} must lie behind each other in one file")
+        row, at = row + band.shape[0], at + band.length
 
 
 def _check_disjoint(spans: list[tuple[int, int]], what: str) -> None:

@@ -30,7 +30,7 @@ def expecting(verdict: dict[str, Any]) -> Callable[[int], float]:
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """Of its last sweeps, in seconds; only those count that decoded."""
+    """Seconds of its sweeps, the medians; only those count that decoded."""
 
     sweeps: int
     real_s: float
@@ -51,15 +51,15 @@ class Beside:
         self._told = False
 
     def look(self, now: float) -> Minute | None:
-        """None where the minute is not over, or nothing was computed in it."""
+        """None where the minute is not over, or no token came of it."""
         if now < self._next:
             return None
         self._next = now + EVERY_S
         times, sweeps = self._times, self._times.sweeps - self._sweeps
         self._sweeps = times.sweeps
-        real, expected = times.s_per_sweep, times.expected_s_per_sweep
-        if not sweeps or real is None or expected is None:
+        if (latest := times.take_latest()) is None:
             return None
+        real, expected = latest
         self._apart = self._apart + 1 if abs(real / expected - 1) > APART else 0
         self._far = self._far + 1 if not 1 / FAR <= real / expected <= FAR else 0
         parted = (self._apart >= FOR_MINUTES or self._far >= FOR_MINUTES_FAR) and not self._told

@@ -29,6 +29,7 @@ class SweepTimes:
         self._expected: deque[float] = deque(maxlen=_REMEMBERED)
         self._waited: deque[float] = deque(maxlen=_REMEMBERED)
         self._any: deque[float] = deque(maxlen=_REMEMBERED)
+        self._latest: list[tuple[float, float]] = []
         self._read_bytes: deque[int] = deque(maxlen=_REMEMBERED)
         self.sweeps = 0
         #: of the last one
@@ -48,6 +49,7 @@ class SweepTimes:
             self._waited.append(rows.waited_s)
             if self._expecting is not None:
                 self._expected.append(self._expecting(max(1, len(rows.rows))))
+                self._latest.append((seconds, self._expected[-1]))
         if rows.read_bytes_per_s is not None:
             self.disk_limit_bytes_per_s = max(rows.read_bytes_per_s, self.disk_limit_bytes_per_s or 0.0)
 
@@ -61,6 +63,14 @@ class SweepTimes:
     def expected_s_per_sweep(self) -> float | None:
         """What those that only decoded were planned to take, the median."""
         return statistics.median(self._expected) if self._expected else None
+
+    def take_latest(self) -> tuple[float, float] | None:
+        """Seconds that those took which only decoded since the last call, and what they were planned to take, medians; None where there was none."""
+        latest, self._latest = self._latest, []
+        if not latest:
+            return None
+        real, expected = zip(*latest, strict=True)
+        return statistics.median(real), statistics.median(expected)
 
     @property
     def waited_s_per_sweep(self) -> float | None:

@@ -53,14 +53,13 @@ class MaskRule:
     allows: Callable[..., torch.Tensor]
     use_vmap: bool
 
-    def matrix(self, query: tuple[int, int], key: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
-        """(1, 1, queries, keys) of 0 and the dtype's minimum, for ``(first position, count)`` of queries and of keys. None where a cpu sees that it
-        would hide nothing, as for the one row of a sequence that goes on; to look on a card would be to wait for it."""
+    def matrix(self, query: tuple[int, int], key: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """(1, 1, queries, keys) of 0 and the dtype's minimum, for ``(first position, count)`` of queries and of keys."""
         mask: torch.Tensor = eager_mask(
             batch_size=1, q_length=query[1], kv_length=key[1], q_offset=query[0], kv_offset=key[0],
             mask_function=self.allows, dtype=dtype, use_vmap=self.use_vmap, device=device,
         )  # fmt: skip
-        return None if device.type == "cpu" and not mask.any() else mask
+        return mask
 
 
 class PackedAttention:
@@ -139,7 +138,7 @@ def attend_whole(
     if rule is not None:
         slot = (rule, piece.start, count, length, offset)
         if slot not in batch.masks:
-            batch.masks[slot] = rule.matrix((piece.start, count), (offset, length), query.dtype, query.device)
+            batch.masks[slot] = _what_hides(rule.matrix((piece.start, count), (offset, length), query.dtype, query.device), eager)
         mask = batch.masks[slot]
     return form(eager, module, query, key, value, mask, arguments)
 
@@ -172,11 +171,17 @@ def attend_tiled(
         if rule is not None:
             slot = (rule, at)
             if slot not in batch.masks:
-                batch.masks[slot] = rule.matrix((at, tile), (0, visible), query.dtype, query.device)
+                batch.masks[slot] = _what_hides(rule.matrix((at, tile), (0, visible), query.dtype, query.device), eager)
             mask = batch.masks[slot]
         out = grouped(eager, module, rows, keys[:, :, :visible], values[:, :, :visible], mask, arguments)
         tiles.append(out[:, low - at : high - at])
     return tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=1)
+
+
+def _what_hides(mask: torch.Tensor, eager: Callable[..., Any]) -> torch.Tensor | None:
+    """None for a mask that hides nothing, as that of the one row of a sequence that goes on, where the family's attention takes None. On a card to
+    look would be to wait."""
+    return None if mask.device.type == "cpu" and _attends_as_llama(eager) and not mask.any() else mask
 
 
 #: ``form(eager, module, query, key, value, mask, arguments)``: (1, heads, n, head_dim), (1, kv_heads, keys, head_dim) → (1, n, heads, head_dim)

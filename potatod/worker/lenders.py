@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from potatod.config import Settings
-from potatod.errors import Unavailable
+from potatod.errors import ConfigError
 from potatod.plan import Plan
 from potatod.pool import Pool
 from potatod.sizes import human_size
@@ -73,14 +73,15 @@ def place(
 def _page_lock(device: Device, settings: Settings, base: torch.Tensor, log: Callable[..., None]) -> None:
     if settings.pool.page_lock is False or device.page_lock(base.data_ptr(), base.numel()):
         return
-    what = "the pool is not page-locked: uploads go through a small piece of locked memory, and computing waits for them"
-    if device.torch_device.type != "cuda" and settings.pool.page_lock is not True:
-        log(what, bytes=base.numel(), hint="nothing can be done about that on this kind of card")
-        return
-    most, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    limit = "none" if most == resource.RLIM_INFINITY else human_size(most)
-    raising = "raise the memlock limit (ulimit -l, LimitMEMLOCK= of a unit)"
+    hint = "nothing can be done about that on this kind of card"
+    if device.torch_device.type == "cuda":
+        most, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        limit = "there is no memlock limit" if most == resource.RLIM_INFINITY else f"the memlock limit is {human_size(most)}"
+        hint = f"{limit}; raise it (ulimit -l, LimitMEMLOCK= of a unit)"
     if settings.pool.page_lock is True:
         size = human_size(base.numel())
-        raise Unavailable(f'the pool of {size} could not be page-locked (memlock limit: {limit}); {raising}, or set [pool] page_lock = "auto"')
-    log(what, bytes=base.numel(), memlock_limit=limit, hint=f"{raising}, or set [pool] page_lock = false")
+        raise ConfigError(f'[pool] page_lock is true, and the pool of {size} could not be page-locked: {hint}, or set page_lock = "auto"')
+    log(
+        "the pool is not page-locked: uploads go through a small piece of locked memory, and computing waits for them",
+        bytes=base.numel(), hint=f"{hint}, or set [pool] page_lock = false",
+    )  # fmt: skip

@@ -18,9 +18,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from potatod import errand
+from potatod import errand, memory
 from potatod.config import Settings
-from potatod.machine import cores
+from potatod.machine import cache_bytes, cores
 
 from . import arithmetic, device, kernels
 from .attention import PackedAttention
@@ -39,8 +39,10 @@ NARROW, WIDE = (128, 256), (2048, 5632)
 _WIDE_WEIGHTS: Final = 45_000_000
 #: Layers of the narrow models.
 _FEW, _MANY = 4, 16
-#: Weights of the wide one: more than caches hold, and little enough for the smallest machine that serves anything.
+#: Weights of the wide one, at least: little enough for the smallest machine that serves anything. Where caches hold much of it and there is RAM, more.
 _WIDE_BYTES: Final = 180 << 20
+_CACHES: Final = 3
+_SHARE_OF_RAM: Final = 8
 #: A layer of a large model.
 _UPLOADED_BYTES: Final = 256 << 20
 
@@ -62,7 +64,7 @@ def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
     attention = PackedAttention()
     few, many = (_Timed(_model(*NARROW, layers, dtype, where), settings.worker.kernels, where, attention).seconds(1) for layers in (_FEW, _MANY))
     layer_s = max(many - few, 0.0) / (_MANY - _FEW)
-    layers = _WIDE_BYTES // (_WIDE_WEIGHTS * dtype.itemsize)
+    layers = _wide_bytes() // (_WIDE_WEIGHTS * dtype.itemsize)
     wide = _Timed(_model(*WIDE, layers, dtype, where), settings.worker.kernels, where, attention)
     return {
         "device": name,
@@ -70,6 +72,10 @@ def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
         "compute": list(_by_rows(wide, max(few - (_FEW - layers) * layer_s, 0.0))),
         "upload": None if opened is None else _upload_rate(opened, settings.pool.page_lock is not False),
     }
+
+
+def _wide_bytes() -> int:
+    return max(_WIDE_BYTES, min(_CACHES * cache_bytes(), memory.available().size_bytes // _SHARE_OF_RAM))
 
 
 def _upload_rate(opened: Device, page_lock: bool) -> float:

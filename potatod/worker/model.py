@@ -8,7 +8,9 @@ Where a sweep is several forward passes (passes.py) the step is taken when all o
 from __future__ import annotations
 
 import mmap
+import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -175,13 +177,14 @@ class MappedEmbedding:
     """
 
     def __init__(self, folder: Path, parts: Sequence[Part]) -> None:
-        self._folder = folder
         self._parts = parts
         self._unchecked = set(range(len(parts)))
         first, last = parts[0], parts[-1]
-        with open(folder / first.file, "rb") as file:
-            # Copy on write, which nobody does: torch takes only memory that could be written.
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._path = folder / first.file
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)  # what is checked is the file that is mapped, whatever has its name by then
+        weakref.finalize(self, os.close, self._fd)
+        # Copy on write, which nobody does: torch takes only memory that could be written.
+        self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_COPY)
         self._map.madvise(mmap.MADV_RANDOM)
         tensor = first.tensors[0]
         rows = (last.tensors[0].first_row or 0) + last.tensors[0].shape[0]
@@ -203,7 +206,7 @@ class MappedEmbedding:
         """Checks bands that no row was taken of before, and asks for all rows at once: each page that faults waits behind the reader's requests."""
         rows = set(ids.flatten().tolist())
         for band in {row // self._rows_per_band for row in rows} & self._unchecked:
-            read_part(self._folder, self._parts[band], memoryview(bytearray(self._parts[band].length)))
+            read_part(self._fd, self._path, self._parts[band], memoryview(bytearray(self._parts[band].length)))
             self._unchecked.discard(band)
         for row in rows:
             at = self._offset + row * self._row_bytes

@@ -196,18 +196,19 @@ def read_parts(folder: Path, parts: Sequence[Part]) -> list[tuple[str, torch.Ten
     memory = memoryview(data.numpy())  # type: ignore[arg-type]  # numpy says less than it can
     at, lying = 0, []
     for part in parts:
-        read_part(folder, part, memory[at : at + part.length])
+        with open(folder / part.file, "rb") as file:
+            read_part(file.fileno(), folder / part.file, part, memory[at : at + part.length])
         lying.append((data, at))
         at += part.length
     return [(name, value) for name, value, _ in bind_views(Group.of(0, range(len(parts)), parts), lying, Scratch())]
 
 
-def read_part(folder: Path, part: Part, memory: memoryview) -> None:
-    """Into ``memory``, of the part's length; raises :class:`ModelDataError` where the bytes are not what the manifest says."""
+def read_part(fd: int, path: Path, part: Part, memory: memoryview) -> None:
+    """From the file at ``path``, which is open as ``fd``, into ``memory``, of the part's length; raises :class:`ModelDataError` where the bytes are not
+    what the manifest says."""
     done = 0
-    with open(folder / part.file, "rb") as file:
-        # One call reads less than 2 GiB, and one layer's experts may be more.
-        while done < part.length and (count := os.preadv(file.fileno(), [memory[done:]], part.offset + done)):
-            done += count
+    # One call reads less than 2 GiB, and one layer's experts may be more.
+    while done < part.length and (count := os.preadv(fd, [memory[done:]], part.offset + done)):
+        done += count
     if done != part.length or xxhash.xxh3_64_hexdigest(memory) != part.checksum:
-        raise ModelDataError(f"{folder / part.file}: the part at offset {part.offset} is damaged; prepare the model again")
+        raise ModelDataError(f"{path}: the part at offset {part.offset} is damaged; prepare the model again")

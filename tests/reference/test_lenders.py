@@ -11,7 +11,7 @@ import pytest
 
 from potatod import pool
 from potatod.config import Settings
-from potatod.errors import Unavailable
+from potatod.errors import EXITS_THAT_STAY, ConfigError
 from potatod.worker import lenders
 from potatod.worker.simulated import Simulated
 
@@ -44,6 +44,7 @@ def test_nothing_is_said_where_it_is_not_wanted(place: Place) -> None:
     assert place(False) == []
 
 
-def test_the_start_is_refused_with_the_limit_where_it_must_be(place: Place) -> None:
-    with pytest.raises(Unavailable, match=r"4\.1kB could not be page-locked \(memlock limit: .*\); raise"):
+def test_the_start_is_refused_for_good_where_it_must_be(place: Place) -> None:
+    with pytest.raises(ConfigError, match=r"page_lock is true, and the pool of 4\.1kB could not be page-locked: .*page_lock = .auto") as refused:
         place(True)
+    assert refused.value.exit_code in EXITS_THAT_STAY, "starting again would change nothing"

@@ -61,6 +61,19 @@ def test_what_is_many_times_what_was_expected_is_told_sooner():
         assert minutes(beside, times, seconds, FOR_MINUTES_FAR + 1) == [*[False] * (FOR_MINUTES_FAR - 1), True, False]
 
 
+def test_a_minute_is_judged_by_its_own_sweeps():
+    times = SweepTimes(lambda rows: 2.0)
+    beside = Beside(times, now=0.0)
+    for _ in range(40):
+        swept(times, 2.0)
+    assert beside.look(EVERY_S) is not None
+    for minute in range(1, 1 + FOR_MINUTES_FAR):  # three sweeps a minute are enough to see that a disk has become slow
+        for _ in range(3):
+            swept(times, 20.0)
+        seen = beside.look(beside._next)
+        assert seen is not None and seen.real_s == 20.0 and seen.parted == (minute == FOR_MINUTES_FAR)
+
+
 def test_what_parts_now_and_then_is_not():
     times = SweepTimes(lambda rows: 2.0)
     beside = Beside(times, now=0.0)

@@ -42,7 +42,10 @@ def whole() -> Manifest:
     head = tuple(Part("embed.safetensors", 4096 + 8192 * n, 8192, SUM, (band("head.weight", 512 * n),)) for n in range(3))
     resident = Part("resident.safetensors", 4096, 4096, SUM, (small("norm.weight"),))
     shards = (Shard("embed", 0, embed), layer(0), layer(1), Shard("head", 0, head), Shard("resident", 0, (resident,)))
-    files = {"embed.safetensors": 4096 * 7, "layer.0000.safetensors": 16384, "layer.0001.safetensors": 16384, "resident.safetensors": 8192}
+    files = {
+        "embed.safetensors": 4096 * 9, "spare.safetensors": 4096 * 9, "layer.0000.safetensors": 16384, "layer.0001.safetensors": 16384,
+        "resident.safetensors": 8192,
+    }  # fmt: skip
     return Manifest(
         1, "0.1.0", "5.23.0", "LlamaForCausalLM", "llama", "bfloat16", 2, "model.layers", "embed.weight", "head.weight", True,
         "f" * 16, files, shards, {"source": "somewhere"},
@@ -115,6 +118,8 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a layer without parts": (lambda p: p["shards"][1].update(parts=[]), "layer 0 has no parts"),
     "bands out of order": (lambda p: p["shards"][3]["parts"].reverse(), "must follow each other from row 0"),
     "a missing band": (lambda p: p["shards"][3]["parts"].pop(1), "must follow each other from row 0"),
+    "an embedding in two files": (lambda p: p["shards"][0]["parts"][2].update(file="spare.safetensors"), "lie behind each other in one file"),
+    "an embedding with a hole": (lambda p: p["shards"][0]["parts"][2].update(offset=4096 * 7), "lie behind each other in one file"),
     "a band of another tensor": (lambda p: p["shards"][3]["parts"][1]["tensors"][0].update(name="x"), "must follow each other"),
 }  # fmt: skip
 
