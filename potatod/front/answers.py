@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from potato_client.protocol import MAX_JOBS, PROGRESS_EVERY_S, Accepted, Piece, Progress
 from potato_client.words import disk_share
 from potatod import log
+from potatod.errors import first_line
 from potatod.messages import Row, Rows, Sweep
 from potatod.sampling.sampler import needs_logits, sample
 
@@ -149,7 +150,7 @@ class Answers:
                     self._end(answer, State.FINISHED, reason)
             except Exception as error:  # a job's top: its sampler or its text may fail, the daemon lives
                 self._logger.exception("job %s failed", answer.job.id)
-                self._fail(answer, Refusal("internal", f"this answer failed: {type(error).__name__}: {error}"[:500]))
+                self._fail(answer, Refusal("internal", f"this answer failed: {type(error).__name__}: {first_line(error)}"[:500]))
 
     def _exhausted(self, number: int) -> None:
         failed = self._scheduler.exhausted(number)

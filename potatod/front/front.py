@@ -13,6 +13,7 @@ from typing import Any, Final
 import zmq
 
 from potato_client.protocol import VANISHED_S, Cancel, Generate, Status
+from potatod.errors import first_line
 from potatod.messages import Engine, LayerDone, Parted
 from potatod.sizes import human_size
 from potatod.stage import Stage
@@ -183,7 +184,7 @@ class Front:
             self._stage.log("refused", level=logging.WARNING, code=refusal.code, why=refusal.message)
         except Exception as error:  # a request's top: a prompt may break a tokenizer or a template, never the daemon
             self._stage.logger.exception("a request failed")
-            why = Refusal("internal", f"this request failed: {type(error).__name__}: {error}"[:500])
+            why = Refusal("internal", f"this request failed: {type(error).__name__}: {first_line(error)}"[:500])
             self._server.send(identity, why.to(request=request, job=job))
 
     def _generate(self, identity: bytes, ask: Generate) -> None:

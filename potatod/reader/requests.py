@@ -120,7 +120,10 @@ class Requests:
             last = fetch.pieces_left == 0
         if last:
             if fetch.error is None and fetch.checksum is not None:
-                fetch.error = _compare(fetch)
+                try:
+                    fetch.error = _compare(fetch)
+                except ModelDataError as error:  # where the bytes are damaged could not be read either
+                    fetch.error = error
                 self._spans.add(f"checksum {number}", f"part {fetch.part}", self.moved, time.monotonic())
             fetch.complete = True
             os.eventfd_write(self.wakeup, 1)

@@ -154,9 +154,7 @@ def _nothing_to_read(folder: Path) -> ModelDataError | NoSuchModel:
     if pickles := [name for name in names if name.endswith(_PICKLES)]:
         return UnsupportedModel(
             f"{folder / pickles[0]} is a pickle, and reading a pickle runs whatever code it holds: potatod never does. "
-            "Many models have "
-            "safetensors files in a newer revision; else load it once with transformers where you trust it and call "
-            "save_pretrained()"
+            "Many models have safetensors files in a newer revision; else load it once with transformers where you trust it and call save_pretrained()"
         )
     if ggufs := [name for name in names if name.endswith(".gguf")]:
         return NoSuchModel(f"{folder} holds no safetensors files; to prepare a GGUF file name it: {folder / ggufs[0]}")

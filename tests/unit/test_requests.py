@@ -87,6 +87,20 @@ def test_of_mirrors_the_one_that_differs_is_named(wrong):
 
 
 @pytest.mark.timeout(60)
+def test_a_mirror_that_fails_while_damage_is_looked_for_ends_the_read_and_no_thread():
+    class Failing(_Mirror):
+        def read_into(self, offset: int, memory: memoryview) -> None:
+            if len(memory) > PIECE:  # the whole part, to see whose bytes are damaged
+                raise ModelDataError("cannot be read")
+            super().read_into(offset, memory)
+
+    data, requests = b"z" * 3 * PIECE, Requests(1, PIECE, Spans(), mirrors=2)
+    with pytest.raises(ModelDataError, match="cannot be read"):
+        _read(requests, data, *(Failing(f"mirror {n}", bytes(3 * PIECE)) for n in range(2)), checksum=xxhash.xxh3_64_hexdigest(data))
+    assert _read(requests, data, _Mirror("mirror", data)) == data
+
+
+@pytest.mark.timeout(60)
 def test_what_has_no_checksum_is_not_compared():
     data = b"y" * 30
     memory = bytearray(30)
