@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
 import time
@@ -76,7 +77,7 @@ class Share:
 
     #: a read was under way; the worker computed
     busy: float
-    #: it had to wait for the other: the ring was full; weights were on their way
+    #: it had to wait for the other: the ring was full; weights were on their way, whatever it did meanwhile
     held: float
 
     @property
@@ -84,24 +85,41 @@ class Share:
         return max(0.0, 1 - self.busy - self.held)
 
 
-def shares(stages: dict[str, list[Span]], names: dict[str, tuple[str, str]] | None = None) -> dict[str, Share]:
+def shares(stages: dict[str, list[Span]]) -> dict[str, Share]:
     """What the reader and the worker did with their time, from the first span of any to the last. What is neither busy nor held is lost."""
     every = [span for spans in stages.values() for span in spans]
     if not every:
         return {}
     first, last = min(span.began for span in every), max(span.began + span.seconds for span in every)
+    reading, full = _of(stages["reader"], "request"), _of(stages["reader"], "ring")
+    computing = _of(stages["worker"], "compute")
+    without_weights = _since_work(computing, _of(stages["worker"], "wait"))
     found = {}
-    for stage, (busy, held) in (names or {"reader": ("request", "ring"), "worker": ("compute", "wait")}).items():
-        working = _union(span for span in stages[stage] if span.track.startswith(busy))
-        either = _union(span for span in stages[stage] if span.track.startswith((busy, held)))
-        found[stage] = Share(working / (last - first), (either - working) / (last - first))
+    for stage, busy, held in (("reader", reading, full), ("worker", computing, without_weights)):
+        working = _union(busy)
+        found[stage] = Share(working / (last - first), (_union([*busy, *held]) - working) / (last - first))
     return found
 
 
-def _union(spans: Iterable[Span]) -> float:
+#: (began, ended)
+_Interval = tuple[float, float]
+
+
+def _of(spans: Iterable[Span], track: str) -> list[_Interval]:
+    return [(span.began, span.began + span.seconds) for span in spans if span.track.startswith(track)]
+
+
+def _since_work(work: Sequence[_Interval], waits: Sequence[_Interval]) -> list[_Interval]:
+    """The waits, each from the end of the work before it on: weights that were not there when it began had not been there in between either."""
+    ends = sorted(end for _, end in work)
+    since = [ends[before - 1] if (before := bisect.bisect_right(ends, began)) else began for began, _ in waits]
+    return [(began, ended) for began, (_, ended) in zip(since, waits, strict=True)]
+
+
+def _union(intervals: Iterable[_Interval]) -> float:
     """Seconds in which any of them is."""
     total, end = 0.0, float("-inf")
-    for began, ended in sorted((span.began, span.began + span.seconds) for span in spans):
+    for began, ended in sorted(intervals):
         total += max(0.0, ended - max(began, end))
         end = max(end, ended)
     return total
@@ -114,6 +132,6 @@ def as_text(found: dict[str, Share], spans: Sequence[Span]) -> str:
     reader, worker = found["reader"], found["worker"]
     return (
         f"{len(spans)} spans\n"
-        f"  reader  {reader.busy:.1%} reading, {reader.held:.1%} held up by a full ring, {reader.lost:.1%} idle\n"
-        f"  worker  {worker.busy:.1%} computing, {worker.held:.1%} waiting for weights, {worker.lost:.1%} idle\n"
+        f"  reader  {reader.busy:.1%} reading, {reader.held:.1%} held up by a full ring, {reader.lost:.1%} idle with room in the ring\n"
+        f"  worker  {worker.busy:.1%} computing, {worker.held:.1%} waiting for weights, {worker.lost:.1%} idle with weights there\n"
     )

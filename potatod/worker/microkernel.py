@@ -34,10 +34,13 @@ PANEL: Final = 2048
 #: Rows and outputs of a block: its sums lie on the stack. Whole tiles of every kind.
 BLOCK_ROWS: Final = 48
 #: (rows, outputs) of the tiles, largest first: their sums and what they are made of fit sixteen registers.
-TILES: Final = ((6, 2), (3, 4), (2, 6), (1, 8))
+TILES: Final = ((6, 2), (3, 4), (2, 6), (1, 6))
 
 _FLOAT, _INT16, _INT32, _INT64, _VOID = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.VoidType()
 _FLOATS: Final = ir.VectorType(_FLOAT, LANES)
+_BYTES: Final = ir.IntType(8).as_pointer()
+#: To read, into the nearest cache, data.
+_READ_AND_KEEP: Final = (_INT32(0), _INT32(3), _INT32(1))
 _ENTRY: Final = "product"
 #: Of the object file; a constant or an address that is to be filled in would make others.
 _SECTIONS: Final = {None, b".text", b".strtab", b".symtab", b".note.GNU-stack"}
@@ -108,8 +111,9 @@ def _module(number: Number) -> ir.Module:
     module = ir.Module(_ENTRY)
     module.triple = llvm.get_process_triple()
     fma = ir.Function(module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fma.v{LANES}f32")
+    prefetch = ir.Function(module, ir.FunctionType(_VOID, [_BYTES, _INT32, _INT32, _INT32]), "llvm.prefetch.p0")
     function = ir.Function(module, ir.FunctionType(_VOID, [_call_type(number).as_pointer()]), _ENTRY)
-    tiles = {(rows, outputs): _tile(module, fma, number, rows, outputs) for rows, most in TILES for outputs in {most, 1}}
+    tiles = {(rows, outputs): _tile(module, fma, prefetch, number, rows, outputs) for rows, most in TILES for outputs in {most, 1}}
     _walk(function, tiles, number)
     return module
 
@@ -119,8 +123,11 @@ def _call_type(number: Number) -> ir.LiteralStructType:
     return ir.LiteralStructType([kinds.get(name, _INT64) for name, *_ in Call._fields_])
 
 
-def _tile(module: ir.Module, fma: ir.Function, number: Number, rows: int, outputs: int) -> ir.Function:
-    """``sums[r][o] += Σ x[r][k] · weight[o][k]`` for k from 0 to ``columns``; rows of x and weight are ``width`` apart, of the sums CHUNK."""
+def _tile(module: ir.Module, fma: ir.Function, prefetch: ir.Function, number: Number, rows: int, outputs: int) -> ir.Function:
+    """``sums[r][o] += Σ x[r][k] · weight[o][k]`` for k from 0 to ``columns``; rows of x and weight are ``width`` apart, of the sums CHUNK.
+
+    One row is as fast as memory is, and a processor's own guesses begin anew with each output's weights: so it is told the next tile's.
+    """
     signature = [_FLOAT.as_pointer(), number.kind.as_pointer(), _FLOAT.as_pointer(), _INT64, _INT64]
     function = ir.Function(module, ir.FunctionType(_VOID, signature), f"tile_{rows}x{outputs}")
     function.linkage = "internal"
@@ -138,6 +145,9 @@ def _tile(module: ir.Module, fma: ir.Function, number: Number, rows: int, output
     k = b.phi(_INT64)
     sums = [[b.phi(_FLOATS) for _ in ws] for _ in xs]
     weights = [number.as_floats(b, b.gep(pointer, [k])) for pointer in ws]
+    for pointer in ws if rows == 1 else ():
+        ahead = b.gep(pointer, [b.add(k, b.mul(width, _INT64(outputs)))])
+        b.call(prefetch, [b.bitcast(ahead, _BYTES), *_READ_AND_KEEP])
     added = []
     for pointer, row in zip(xs, sums, strict=True):
         values = _load(b, b.gep(pointer, [k]), _FLOAT)

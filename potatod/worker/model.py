@@ -7,11 +7,8 @@ Where a sweep is several forward passes (passes.py) the step is taken when all o
 
 from __future__ import annotations
 
-import mmap
-import os
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,24 +16,25 @@ import torch
 from torch import nn
 
 from potatod.errors import InternalError, ModelDataError
-from potatod.manifest import Manifest, Part, shapes_of
+from potatod.manifest import Manifest, shapes_of
 from potatod.spans import Spans
 from potatod.store import skeleton as skeletons
 from potatod.store.skeleton import Skeleton
 
+from .embedding import Embedding, Twins
 from .kernels import Kernels
 from .lockstep import Lockstep
 from .passes import Pack
 from .places import places_of
 from .rows import unwatched
-from .weights import Bound, Lender, groups_of, read_part, read_parts
+from .weights import Bound, Lender, groups_of, read_parts
 
 
 class Model:
     """Runs sweeps over a skeleton with the weights that a lender lends."""
 
     def __init__(
-        self, skeleton: Skeleton, manifest: Manifest, folder: Path, lender: Lender, device: torch.device,
+        self, skeleton: Skeleton, manifest: Manifest, folder: Path, lender: Lender, twins: Twins, device: torch.device,
         kernels: Kernels, layer_done: Callable[[int], None], spans: Spans,
     ) -> None:  # fmt: skip
         self._skeleton = skeleton
@@ -59,7 +57,7 @@ class Model:
         self._places = [places_of(layer) for layer in skeleton.layers]
         kernels.prepare(self._model)
         conform(skeleton, manifest, folder)
-        bind_outside(self._model, skeleton, manifest, folder, device)
+        bind_outside(self._model, skeleton, manifest, folder, device, twins, spans)
         for layer in skeleton.layers:
             layer.register_forward_pre_hook(lambda *_: self._lockstep.arrive())
         self._head.forward = self._head_forward
@@ -152,64 +150,18 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def bind_outside(
-    model: nn.Module, skeleton: Skeleton, manifest: Manifest, folder: Path, device: torch.device
+    model: nn.Module, skeleton: Skeleton, manifest: Manifest, folder: Path, device: torch.device, twins: Twins, spans: Spans
 ) -> None:
-    """Gives the model what it owns outside its layers and head: small tensors for good, the embedding as a mapped file."""
+    """Gives the model what it owns outside its layers and head: small tensors for good, the embedding row by row."""
     places = places_of(model)
     for shard in manifest.shards:
         if shard.kind == "resident":
             for name, value in read_parts(folder, shard.parts):
                 places[name].bind(value.to(device))
         elif shard.kind == "embed":
-            embedding = MappedEmbedding(folder, shard.parts)
-            places[skeleton.embed_name].bind(embedding.weight)
-            embedding.attach(model.get_submodule(skeleton.embed_name.rpartition(".")[0]), device)
+            embedding = Embedding(folder, shard.parts, twins)
+            embedding.attach(model.get_submodule(skeleton.embed_name.rpartition(".")[0]), places[skeleton.embed_name], device, spans)
     layers = skeleton.layers_name + "."
     missing = [name for name, place in places.items() if place.empty and not name.startswith(layers) and name != skeleton.head_name]
     if missing:
         raise ModelDataError(f"{folder}: the model needs {missing[0]!r} and the folder does not have it; prepare it again")
-
-
-class MappedEmbedding:
-    """The input embedding, never loaded: mapped, and the page cache brings the rows that are gathered.
-
-    Each band of rows is checked against its checksum before the first row of it is used.
-    """
-
-    def __init__(self, folder: Path, parts: Sequence[Part]) -> None:
-        self._parts = parts
-        self._unchecked = set(range(len(parts)))
-        first, last = parts[0], parts[-1]
-        self._path = folder / first.file
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)  # what is checked is the file that is mapped, whatever has its name by then
-        weakref.finalize(self, os.close, self._fd)
-        # Copy on write, which nobody does: torch takes only memory that could be written.
-        self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_COPY)
-        self._map.madvise(mmap.MADV_RANDOM)
-        tensor = first.tensors[0]
-        rows = (last.tensors[0].first_row or 0) + last.tensors[0].shape[0]
-        width = tensor.shape[1]
-        self._rows_per_band = tensor.shape[0]
-        self._offset = first.offset + tensor.offset
-        flat = torch.frombuffer(self._map, dtype=getattr(torch, tensor.dtype), count=rows * width, offset=self._offset)
-        #: (vocabulary, hidden), read-only memory
-        self.weight = flat.view(rows, width)
-        self._row_bytes = width * flat.itemsize
-
-    def attach(self, module: nn.Module, device: torch.device) -> None:
-        """Lets the embedding's own module gather from here: ids come to the cpu, rows go to the device."""
-        module.register_forward_pre_hook(lambda _module, args: (self._bring(args[0].cpu()), *args[1:]))
-        if device.type != "cpu":
-            module.register_forward_hook(lambda _module, _args, rows: rows.to(device))
-
-    def _bring(self, ids: torch.Tensor) -> torch.Tensor:
-        """Checks bands that no row was taken of before, and asks for all rows at once: each page that faults waits behind the reader's requests."""
-        rows = set(ids.flatten().tolist())
-        for band in {row // self._rows_per_band for row in rows} & self._unchecked:
-            read_part(self._fd, self._path, self._parts[band], memoryview(bytearray(self._parts[band].length)))
-            self._unchecked.discard(band)
-        for row in rows:
-            at = self._offset + row * self._row_bytes
-            beyond = at % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, at - beyond, beyond + self._row_bytes)
-        return ids

@@ -86,6 +86,7 @@ class Arrivals:
         self._wait = wait
         self._waited = waited
         self._offset: dict[int, int] = {}
+        self._seen: set[int] = set()
         #: of the reader's last pass: bytes per second of reading; None before the first is complete
         self.read_bytes_per_s: float | None = None
 
@@ -103,6 +104,10 @@ class Arrivals:
             self._receive()
         return all(index in self._offset for index in indices)
 
+    def seen(self, index: int) -> bool:
+        """Whether the part has come at least once."""
+        return index in self._seen
+
     def free(self, indices: Iterable[int]) -> None:
         """The parts' bytes are not needed any more, in this sweep or for good; those of residents of the pool stay."""
         offsets = tuple(self._offset.pop(index) for index in indices if self._plan.parts[index].home != "ram")
@@ -114,6 +119,7 @@ class Arrivals:
             if isinstance(message, Loaded):
                 assert message.part not in self._offset, "a part came twice: reader and worker disagree on the order"
                 self._offset[message.part] = message.offset
+                self._seen.add(message.part)
             elif isinstance(message, Passed) and message.busy_s > 0:
                 self.read_bytes_per_s = message.read_bytes / message.busy_s
 
@@ -206,9 +212,19 @@ def read_parts(folder: Path, parts: Sequence[Part]) -> list[tuple[str, torch.Ten
 def read_part(fd: int, path: Path, part: Part, memory: memoryview) -> None:
     """From the file at ``path``, which is open as ``fd``, into ``memory``, of the part's length; raises :class:`ModelDataError` where the bytes are not
     what the manifest says."""
-    done = 0
-    # One call reads less than 2 GiB, and one layer's experts may be more.
-    while done < part.length and (count := os.preadv(fd, [memory[done:]], part.offset + done)):
-        done += count
-    if done != part.length or xxhash.xxh3_64_hexdigest(memory) != part.checksum:
+    read_bytes(fd, path, part.offset, memory)
+    if xxhash.xxh3_64_hexdigest(memory) != part.checksum:
         raise ModelDataError(f"{path}: the part at offset {part.offset} is damaged; prepare the model again")
+
+
+def read_bytes(fd: int, path: Path, offset: int, memory: memoryview) -> None:
+    """All of ``memory`` from there on; raises :class:`ModelDataError` where the disk does not give it."""
+    done = 0
+    while done < len(memory):  # one call reads less than 2 GiB, and one layer's experts may be more
+        try:
+            count = os.preadv(fd, [memory[done:]], offset + done)
+        except OSError as error:
+            raise ModelDataError(f"{path}: reading at offset {offset + done} failed: {error.strerror}") from error
+        if not count:
+            raise ModelDataError(f"{path} ends before offset {offset + len(memory)}: it was truncated")
+        done += count

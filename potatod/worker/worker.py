@@ -23,6 +23,7 @@ from potatod.store import skeleton as skeletons
 from . import kernels, lenders
 from .arithmetic import Arithmetic
 from .attention import PackedAttention
+from .embedding import Twins
 from .kv import Piece, SequenceKV
 from .model import Model
 from .passes import Pack
@@ -65,9 +66,11 @@ class Worker:
         self._arrivals = Arrivals(reader, boot.plan, self._wait_for_bytes, self._waited)
         self._bytes_poller = _poller(reader.socket, stage.control.socket)
         self._sweeps_poller = _poller(self._front.socket, stage.control.socket)
+        pool = Pool(stage.fds["pool"])
+        twins = Twins(pool, boot.plan, self._arrivals, compared=boot.verdict["verify"] != "never" and not boot.settings.model.mirrors)
         skeleton = skeletons.build(config, getattr(torch, manifest.dtype))
         self._placement = placement = lenders.place(
-            lenders.open_device(boot.verdict["device"].split(" ")[0]), boot.settings, Pool(stage.fds["pool"]), self._arrivals, boot.plan,
+            lenders.open_device(boot.verdict["device"].split(" ")[0]), boot.settings, pool, self._arrivals, boot.plan,
             groups_of(manifest), stage.log,
         )  # fmt: skip
         arithmetic = Arithmetic.from_json(boot.verdict["arithmetic"])
@@ -76,7 +79,7 @@ class Worker:
             arithmetic,
         )  # fmt: skip
         self._model = Model(
-            skeleton, manifest, folder, placement.lender, placement.torch_device, self._kernels, self._layer_done, stage.spans
+            skeleton, manifest, folder, placement.lender, twins, placement.torch_device, self._kernels, self._layer_done, stage.spans
         )
         self._logits = _logits_region(stage.fds["logits"], boot.verdict["vocabulary"])
         self._sequences: dict[int, SequenceKV] = {}

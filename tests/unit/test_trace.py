@@ -36,7 +36,15 @@ def test_shares_are_of_the_time_in_which_anything_was_done_and_what_overlaps_cou
     found = trace.shares(stages)
     assert (found["reader"].busy, found["reader"].held, found["reader"].lost) == pytest.approx((0.6, 0.2, 0.2))
     assert (found["worker"].busy, found["worker"].held, found["worker"].lost) == pytest.approx((0.25, 0.5, 0.25))
-    assert "60.0% reading, 20.0% held up by a full ring, 20.0% idle" in trace.as_text(found, [])
+    assert "60.0% reading, 20.0% held up by a full ring, 20.0% idle with room in the ring" in trace.as_text(found, [])
+
+
+def test_what_a_worker_does_between_its_work_and_a_wait_is_not_lost_for_no_weights_were_there():
+    compute = [Span("compute", "layer 0", 1.0, 1.0), Span("compute", "layer 1", 4.0, 1.0), Span("compute", "layer 2", 6.0, 2.0)]
+    worker = [Span("wait", "weights", 0.5, 0.5), compute[0], Span("embedding", "1 rows", 2.25, 0.5), Span("wait", "weights", 3.0, 0.5), *compute[1:]]
+    found = trace.shares({"reader": [Span("request 0", "part 0", 0.0, 10.0)], "worker": worker, "front": []})
+    held, lost = 0.5 + 1.5, 0.5 + 0.5 + 1.0 + 2.0  # before layer 1 it did other things for a second first; what comes before and after all is nobody's
+    assert (found["worker"].busy, found["worker"].held, found["worker"].lost) == pytest.approx((0.4, held / 10, lost / 10))
 
 
 def test_a_time_in_which_nothing_was_done_has_no_shares():
