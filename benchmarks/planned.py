@@ -80,8 +80,8 @@ def slowing(place: Path, read: int = 500_000_000) -> dict[str, Any]:
     }  # fmt: skip
 
 
-#: Of the answer in which the disk slows down: minutes, since it is said after two of them.
-_TOKENS = 24 + 24
+#: Of the answer in which the disk slows down: minutes, since it is said after two of them are over.
+_TOKENS = 24 + 44
 
 #: (disk, upload, compute) of a machine with a card, bytes a second.
 LINKS = [

@@ -309,7 +309,9 @@ def _check_tensors(part: Part, label: str) -> None:
 
 
 def _check_matrix(manifest: Manifest, shard: Shard) -> None:
-    """Embedding and head: bands of rows of one matrix, in order and without gaps, each but the last equally high. Rows of the embedding are read by where they lie in its file."""
+    """Embedding and head: bands of rows of one matrix, in order and without gaps, each but the last equally high.
+
+    Rows of the embedding are read from where they lie in its file."""
     name = manifest.embed_name if shard.kind == "embed" else manifest.head_name
     row, first = 0, shard.parts[0].tensors[0]
     file, at = shard.parts[0].file, shard.parts[0].offset

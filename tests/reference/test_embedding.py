@@ -122,7 +122,9 @@ def test_the_pool_is_not_looked_at_before_the_part_has_come(tmp_path: Path, part
     assert torch.equal(gathered(embedding, [[3]])[0, 0], matrix[3])
 
 
-def test_what_the_reader_has_compared_is_not_compared_again(tmp_path: Path, parts: list[Part], matrix: torch.Tensor, sweep: Sweep, reads: list[int]) -> None:
+def test_what_the_reader_has_compared_is_not_compared_again(
+    tmp_path: Path, parts: list[Part], matrix: torch.Tensor, sweep: Sweep, reads: list[int]
+) -> None:
     sweep.come = {0, 1}
     assert torch.equal(gathered(Embedding(tmp_path, parts, sweep.twins()), [[64]])[0, 0], matrix[64])
     assert reads == [WIDTH * 4]
