@@ -83,7 +83,7 @@ class Embedding:
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
         self._dtype: torch.dtype = getattr(torch, tensor.dtype)
         self._width = tensor.shape[1]
-        self._row_bytes = self._width * self._dtype.itemsize
+        self._row_bytes: int = self._width * self._dtype.itemsize
         self._rows_per_band = tensor.shape[0]
         self._offset = first.offset + tensor.offset
 
@@ -92,7 +92,7 @@ class Embedding:
 
         ``place`` is where its weight is bound.
         """
-        module.padding_idx = None  # counts for gradients only, and must be a row of what is bound
+        module.padding_idx = None  # type: ignore[assignment]  # counts for gradients only, and must be a row of what is bound
         place.bind(torch.zeros(1, self._width, dtype=self._dtype))
 
         def bring(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
