@@ -31,6 +31,8 @@ class Rates:
     checksum: float = 5e9
     #: bytes a second from the pool into a card's memory; None where the cpu computes
     upload: float | None = None
+    #: whether the card computes meanwhile; it does not where the pool cannot be page-locked
+    overlaps: bool = True
 
     def compute_at(self, rows: int) -> float:
         """Bytes of weights a second in a sweep of so many rows. Between two measured numbers of rows the seconds per byte lie on a line, and
@@ -102,5 +104,5 @@ def of_load(load: Load, rates: Rates, rows: int = 1) -> Forecast:
         disk_s=load.streamed_bytes / rates.disk,
         compute_s=load.weights_bytes / rates.compute_at(rows) + load.layers * rates.layer_s,
         upload_s=load.uploaded_bytes / rates.upload if rates.upload else 0.0,
-        overlapped=load.slots != 1,
+        overlapped=rates.overlaps and load.slots != 1,
     )

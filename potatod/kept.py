@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +18,11 @@ _LOGGER: Final = logging.getLogger("potatod.kept")
 
 
 class Kept:
-    """The answer to one question; ``depends_on`` is anything JSON can write."""
+    """The answer to one question; ``depends_on`` is anything JSON can write. Other code of ours may find another one, so that counts too."""
 
     def __init__(self, kind: str, depends_on: object) -> None:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
+        key = hashlib.sha256(json.dumps([_code(), depends_on]).encode()).hexdigest()[:32]
         self.path = base / "potato" / kind / f"{key}.json"
 
     def get(self, *fields: str) -> dict[str, Any] | None:
@@ -47,3 +48,13 @@ class Kept:
     def forget(self) -> None:
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
+
+
+@cache
+def _code() -> str:
+    """Of this package's own modules."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -132,7 +132,7 @@ class Planner:
         disk_is, disks = self._disks(machine)
         computing = self._on(machine)
         vram = machine.vram if machine.vram is not None else self._free_bytes(computing.device)
-        every = [Rates(each, computing.compute, computing.layer_s, upload=computing.upload) for each in disks]
+        every = [Rates(each, computing.compute, computing.layer_s, upload=computing.upload, overlaps=computing.overlaps) for each in disks]
 
         def arranged_for(settings: Settings, ram: int = 0, more_vram: int = 0, here: Rates = every[0]) -> Arrangement:
             larger = Available(available.size_bytes + ram, available.reserve_bytes)

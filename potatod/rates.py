@@ -47,15 +47,17 @@ class Computing:
     layer_s: float
     upload: float | None
     device: str
+    overlaps: bool = True
 
 
 def compute(settings: Settings, dtype: str, notice: Notice, *, anew: bool = False, cancelled: Cancelled = lambda: False) -> Computing:
     """With weights in ``dtype``."""
     kept = kept_compute(settings, dtype)
-    found = None if anew else kept.get("compute", "layer_s", "device", "upload")
+    found = None if anew else kept.get("compute", "layer_s", "device", "upload", "overlaps")
     found = found or _tried(kept, notice, cancelled, f"how fast this machine computes in {dtype}", "worker.measure", settings.to_json(), dtype)
     upload = None if found["upload"] is None else float(found["upload"])
-    return Computing(tuple((int(rows), float(rate)) for rows, rate in found["compute"]), float(found["layer_s"]), upload, str(found["device"]))
+    by_rows = tuple((int(rows), float(rate)) for rows, rate in found["compute"])
+    return Computing(by_rows, float(found["layer_s"]), upload, str(found["device"]), bool(found["overlaps"]))
 
 
 def of(
@@ -64,7 +66,7 @@ def of(
     """All of them, for a model folder."""
     found = compute(settings, dtype, notice, anew=anew, cancelled=cancelled)
     reading = _disk(folder, settings, notice, anew, cancelled)
-    return Rates(float(reading["bytes_per_s"]), found.compute, found.layer_s, float(reading["checksum_bytes_per_s"]), found.upload)
+    return Rates(float(reading["bytes_per_s"]), found.compute, found.layer_s, float(reading["checksum_bytes_per_s"]), found.upload, found.overlaps)
 
 
 def forget(settings: Settings, folder: Path, dtype: str) -> None:
@@ -76,11 +78,11 @@ def forget(settings: Settings, folder: Path, dtype: str) -> None:
 def kept_disk(folder: Path, settings: Settings) -> Kept:
     reader = settings.reader
     disks = [[Disk.below(each).identity, read_limits(os.stat(each).st_dev)] for each in (folder, *map(Path, settings.model.mirrors))]
-    return Kept("disk", [importlib.metadata.version("potato-lm"), disks, reader.io, reader.in_flight, reader.piece])
+    return Kept("disk", [disks, reader.io, reader.in_flight, reader.piece])
 
 
 def kept_compute(settings: Settings, dtype: str) -> Kept:
-    versions = [importlib.metadata.version(name) for name in ("torch", "transformers", "potato-lm")]
+    versions = [importlib.metadata.version(name) for name in ("torch", "transformers")]
     worker = settings.worker
     return Kept("compute", [versions, processor(), accelerators(), worker.device, worker.threads, worker.kernels, settings.pool.page_lock, dtype])
 

@@ -132,6 +132,6 @@ def as_text(found: dict[str, Share], spans: Sequence[Span]) -> str:
     reader, worker = found["reader"], found["worker"]
     return (
         f"{len(spans)} spans\n"
-        f"  reader  {reader.busy:.1%} reading, {reader.held:.1%} held up by a full ring, {reader.lost:.1%} idle with room in the ring\n"
-        f"  worker  {worker.busy:.1%} computing, {worker.held:.1%} waiting for weights, {worker.lost:.1%} idle with weights there\n"
+        f"  reader  {reader.busy:.1%} reading, {reader.held:.1%} held up by a full ring, {reader.lost:.1%} idle\n"
+        f"  worker  {worker.busy:.1%} computing, {worker.held:.1%} waiting for weights, {worker.lost:.1%} idle\n"
     )

@@ -123,7 +123,7 @@ def _kept(settings: Settings, folder: Path, manifest: Manifest) -> Kept:
     return Kept(
         "probe",
         [
-            [importlib.metadata.version(name) for name in ("torch", "transformers", "potato-lm")],
+            [importlib.metadata.version(name) for name in ("torch", "transformers")],
             processor(), settings.worker.device, settings.worker.threads, settings.worker.kernels,
             manifest.fingerprint, config, accelerators(), [part.checksum for part in _first_layer(manifest)],
         ],

@@ -67,9 +67,10 @@ def know_rates(cache: Path) -> None:
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(cache)
     try:
+        computing = {"device": "cpu", "layer_s": 0.001, "compute": [[1, 10e9], [64, 1e9]], "upload": None, "overlaps": True}
         for kernels, dtype in itertools.product(("reference", "invariant", "fast"), ("float32", "bfloat16", "float16")):
             settings = dataclasses.replace(Settings(), worker=dataclasses.replace(Settings().worker, kernels=kernels, threads=1))
-            rates.kept_compute(settings, dtype).put({"device": "cpu", "layer_s": 0.001, "compute": [[1, 10e9], [64, 1e9]], "upload": None})
+            rates.kept_compute(settings, dtype).put(computing)
         for io in ("auto", "direct", "buffered"):
             settings = dataclasses.replace(Settings(), reader=dataclasses.replace(Settings().reader, io=io))
             rates.kept_disk(cache, settings).put({"bytes_per_s": 1e9, "checksum_bytes_per_s": 5e9})

@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from potatod.errors import ModelDataError, NoSuchModel
+from potatod.reading import fill
 
 Io = Literal["direct", "buffered", "auto"]
-
-#: A read that fails is tried so often before the engine gives up.
-ATTEMPTS: Final = 3
 
 
 class Source:
@@ -64,28 +62,6 @@ class Source:
 
     def read_into(self, offset: int, memory: memoryview) -> None:
         """Fills ``memory`` from ``offset`` on; raises :class:`ModelDataError` naming file and offset."""
-        done = 0
-        failures = 0
-        while done < len(memory):
-            try:
-                count = os.preadv(self.fd, [memory[done:]], offset + done)
-            except OSError as error:
-                failures += 1
-                if failures < ATTEMPTS:
-                    continue
-                raise ModelDataError(
-                    f"{self.path}: reading {len(memory) - done} bytes at offset {offset + done} failed {failures} times: "
-                    f"{error.strerror}"
-                ) from error
-            if count == 0:
-                raise self._truncated(offset + done)
-            before, done = done, done + count
-            if done < len(memory) and self.direct:
-                done -= done % 4096  # a short direct read goes on from the last whole block
-                if done <= before:
-                    raise self._truncated(offset + before + count)
+        fill(self.fd, self.path, offset, memory, direct=self.direct)
         if not self.direct:
             os.posix_fadvise(self.fd, offset, len(memory), os.POSIX_FADV_DONTNEED)  # the pool is the cache
-
-    def _truncated(self, end: int) -> ModelDataError:
-        return ModelDataError(f"{self.path} ends at offset {end}, in the middle of a part: it was truncated")

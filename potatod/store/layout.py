@@ -22,7 +22,7 @@ from potatod.manifest import ALIGNMENT, Part, Tensor
 TENSOR_ALIGNMENT: Final = 64
 #: A tensor of this size is a part of its own; smaller ones of a layer share one.
 OWN_PART_BYTES: Final = 64 << 10
-#: The embedding is checked in bands of about this size, when a row of one is first gathered.
+#: The embedding is checked in bands of about this size, before a row of one is first read from the file.
 EMBED_BAND_BYTES: Final = 1 << 20
 #: The head is cut into bands of about this size.
 HEAD_BAND_BYTES: Final = 4 << 20

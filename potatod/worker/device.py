@@ -97,11 +97,7 @@ class Accelerator:
         try:
             return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
         except torch.OutOfMemoryError:
-            free = self.free_bytes()
-            raise DoesNotFit(
-                f"{self._device} has {human_size(free)} free and {human_size(nbytes)} are wanted for weights: {human_size(nbytes - free)} are missing; "
-                "something else has taken memory of the card since the plan was made"
-            ) from None
+            raise no_room(str(self._device), self.free_bytes(), nbytes) from None
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         with self._module.stream(self._copies):
@@ -155,6 +151,14 @@ class Accelerator:
 
     def empty_cache(self) -> None:
         self._module.empty_cache()
+
+
+def no_room(device: str, free_bytes: int, nbytes: int) -> DoesNotFit:
+    """Where the card's memory is not what it was when the plan was made."""
+    return DoesNotFit(
+        f"{device} has {human_size(free_bytes)} free and {human_size(nbytes)} are wanted for weights: {human_size(nbytes - free_bytes)} are missing; "
+        "something else has taken memory of the card since the plan was made"
+    )
 
 
 class _Bounce:

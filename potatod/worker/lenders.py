@@ -58,8 +58,7 @@ def place(
     if device is None:
         return Placement(PoolLender(pool, arrivals, plan), torch.device("cpu"))
     base = torch.frombuffer(pool.view, dtype=torch.uint8)
-    _page_lock(device, settings, base, log)
-    if plan.slots == 1:
+    if _overlap(device, settings, base, log) and plan.slots == 1:
         log(
             "the card has room for one layer at a time: uploads and computing take turns; with a second slot they would overlap",
             missing=human_size(plan.slot_bytes),
@@ -70,9 +69,12 @@ def place(
     )
 
 
-def _page_lock(device: Device, settings: Settings, base: torch.Tensor, log: Callable[..., None]) -> None:
-    if settings.pool.page_lock is False or device.page_lock(base.data_ptr(), base.numel()):
-        return
+def _overlap(device: Device, settings: Settings, base: torch.Tensor, log: Callable[..., None]) -> bool:
+    """Page-locks the pool, so that uploads run beside computing; whether they do."""
+    if settings.pool.page_lock is False:
+        return False
+    if device.page_lock(base.data_ptr(), base.numel()):
+        return True
     hint = "nothing can be done about that on this kind of card"
     if device.torch_device.type == "cuda":
         most, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
@@ -85,3 +87,4 @@ def _page_lock(device: Device, settings: Settings, base: torch.Tensor, log: Call
         "the pool is not page-locked: uploads go through a small piece of locked memory, and computing waits for them",
         bytes=base.numel(), hint=f"{hint}, or set [pool] page_lock = false",
     )  # fmt: skip
+    return False

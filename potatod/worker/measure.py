@@ -53,24 +53,27 @@ def main(argv: list[str]) -> int:
 
 @torch.inference_mode()
 def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
-    """``device``, as torch names it; ``compute``: [rows, bytes a second] each; ``layer_s``: seconds; ``upload``: bytes a second, None on a cpu."""
+    """``device``, as torch names it; ``compute``: [rows, bytes a second] each; ``layer_s``: seconds; ``upload``: bytes a second, None on a cpu;
+    ``overlaps``: whether uploads go on while the device computes."""
     torch.set_num_threads(settings.worker.threads or cores())
     name = device.find(settings.worker.device)
     opened = open_device(name)
     if isinstance(opened, Simulated) and opened.compute_bytes_per_s:  # it says so itself
         said = {"device": name, "layer_s": 0.0, "compute": [[1, opened.compute_bytes_per_s], [ROWS[-1], opened.compute_bytes_per_s]]}
-        return said | {"upload": opened.upload_bytes_per_s}
+        return said | {"upload": opened.upload_bytes_per_s, "overlaps": True}
     where = torch.device("cpu") if opened is None else opened.torch_device
     attention = PackedAttention()
     few, many = (_Timed(_model(*NARROW, layers, dtype, where), settings.worker.kernels, where, attention).seconds(1) for layers in (_FEW, _MANY))
     layer_s = max(many - few, 0.0) / (_MANY - _FEW)
     layers = _wide_bytes() // (_WIDE_WEIGHTS * dtype.itemsize)
     wide = _Timed(_model(*WIDE, layers, dtype, where), settings.worker.kernels, where, attention)
+    upload, overlaps = (None, True) if opened is None else _uploads(opened, settings.pool.page_lock is not False)
     return {
         "device": name,
         "layer_s": layer_s,
         "compute": list(_by_rows(wide, max(few - (_FEW - layers) * layer_s, 0.0))),
-        "upload": None if opened is None else _upload_rate(opened, settings.pool.page_lock is not False),
+        "upload": upload,
+        "overlaps": overlaps,
     }
 
 
@@ -78,21 +81,24 @@ def _wide_bytes() -> int:
     return max(_WIDE_BYTES, min(_CACHES * cache_bytes(), memory.available().size_bytes // _SHARE_OF_RAM))
 
 
-def _upload_rate(opened: Device, page_lock: bool) -> float:
-    """Bytes a second from memory, page-locked where it is to be and can be, to the device: copies as slots.py makes them, one layer after the other."""
-    memory = mmap.mmap(-1, _UPLOADED_BYTES)
+def _uploads(opened: Device, page_lock: bool) -> tuple[float, bool]:
+    """Bytes a second from memory, page-locked where it is to be and can be, to the device: copies as slots.py makes them, one layer after the other.
+
+    And whether it was page-locked: if not, whoever copies waits for it, and enqueues nothing to compute meanwhile.
+    """
+    nbytes = min(_UPLOADED_BYTES, opened.free_bytes() // 2)
+    memory = mmap.mmap(-1, nbytes)
     source = torch.frombuffer(memory, dtype=torch.uint8)
     source.fill_(1)  # pages that are there
-    if page_lock:
-        opened.page_lock(source.data_ptr(), source.numel())
-    target = opened.empty(_UPLOADED_BYTES)
+    locked = page_lock and opened.page_lock(source.data_ptr(), source.numel())
+    target = opened.empty(nbytes)
     times = []
     for _ in range(_TIMES):
         began = time.perf_counter()
         opened.copy(target, source)
         opened.copied().synchronize()
         times.append(time.perf_counter() - began)
-    return _UPLOADED_BYTES / statistics.median(times)
+    return nbytes / statistics.median(times), locked
 
 
 def _by_rows(wide: _Timed, fixed_s: float) -> Iterator[tuple[int, float]]:

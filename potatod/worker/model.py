@@ -49,10 +49,10 @@ class Model:
         self._lent: list[Bound] = []
         self._lockstep = Lockstep(self._next)
         self._head = self._model.get_submodule(skeleton.head_name.rpartition(".")[0])
-        embedding = self._model.get_submodule(skeleton.embed_name.rpartition(".")[0])  # gathers on the cpu, and scales there
+        of_embedding = set(self._model.get_submodule(skeleton.embed_name.rpartition(".")[0]).modules())  # it gathers on the cpu, and scales there
         for owner in self._model.modules():
             for name, buffer in owner._buffers.items():
-                if owner is not embedding and buffer is not None and not buffer.is_meta:
+                if owner not in of_embedding and buffer is not None and not buffer.is_meta:
                     owner._buffers[name] = buffer.to(device)
         self._places = [places_of(layer) for layer in skeleton.layers]
         kernels.prepare(self._model)
@@ -154,13 +154,14 @@ def bind_outside(
 ) -> None:
     """Gives the model what it owns outside its layers and head: small tensors for good, the embedding row by row."""
     places = places_of(model)
+    embed_module = skeleton.embed_name.rpartition(".")[0]
     for shard in manifest.shards:
         if shard.kind == "resident":
             for name, value in read_parts(folder, shard.parts):
-                places[name].bind(value.to(device))
+                places[name].bind(value if name.startswith(embed_module + ".") else value.to(device))
         elif shard.kind == "embed":
             embedding = Embedding(folder, shard.parts, twins)
-            embedding.attach(model.get_submodule(skeleton.embed_name.rpartition(".")[0]), places[skeleton.embed_name], device, spans)
+            embedding.attach(model.get_submodule(embed_module), places[skeleton.embed_name], device, spans)
     layers = skeleton.layers_name + "."
     missing = [name for name, place in places.items() if place.empty and not name.startswith(layers) and name != skeleton.head_name]
     if missing:

@@ -24,8 +24,10 @@ from potatod.errors import InternalError
 from .banded import Banded
 from .rows import unwatched
 
-#: Outputs that a thread claims at a time: whole tiles of every kind, and few enough that threads end together.
+#: Outputs that a thread claims at a time, at most: few enough that threads end together.
 CHUNK: Final = 48
+#: Outputs in a multiple of which every kind of tile is whole.
+WHOLE_TILES: Final = 12
 #: Numbers that are multiplied at the same time, a register of AVX2. A row has a multiple of so many columns.
 LANES: Final = 8
 #: What a processor must say of itself to run the code, as Linux calls it.
@@ -111,7 +113,7 @@ class Product:
             bias = bias.float()
         out = weight.new_empty(*x.shape[:-1], outputs)
         threads = torch.get_num_threads()
-        chunk = min(CHUNK, max(LANES, outputs // (2 * threads) // LANES * LANES))
+        chunk = min(CHUNK, max(WHOLE_TILES, outputs // (2 * threads) // WHOLE_TILES * WHOLE_TILES))
         call = Call(
             rows.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(), out.data_ptr(), rows.numel() // width, width, outputs, chunk, 0
         )

@@ -7,6 +7,7 @@ before its copy has landed corrupts the copy. Two regimes matter, slow copies an
 
 As ``[worker] device`` it is called ``simulated``, or with options ``simulated:upload=2e9,compute=10e9,vram=1e9,seed=7``: bytes a second, bytes.
 With rates it keeps them to the clock instead of drawing delays from the seed, and looks for no faults: that is for measuring the pipeline around it.
+Its memory can be too small: ``taken`` bytes of it are gone when weights come, and more than ``rows`` rows in one product exhaust it.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from queue import SimpleQueue
 from typing import Final
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from potatod.errors import ConfigError, InternalError
 
-from .device import Event
+from .device import Event, no_room
 
 #: What a slot is filled with that nobody may read any more: NaN in every float format.
 POISON: Final = 0xFF
 NAME: Final = "simulated"
 _PIECES: Final = 4
-_OPTIONS: Final = ("seed", "copy_s", "compute_s", "upload", "compute", "vram")
+_OPTIONS: Final = ("seed", "copy_s", "compute_s", "upload", "compute", "vram", "taken", "rows")
 
 
 class Fault(InternalError):
@@ -89,7 +92,7 @@ class Simulated:
 
     def __init__(
         self, seed: int = 0, copy_s: float = 0.0005, compute_s: float = 0.0, upload: float | None = None, compute: float | None = None,
-        vram: int = 1 << 40,
+        vram: int = 1 << 40, taken: int = 0, rows: int | None = None,
     ) -> None:  # fmt: skip
         self._random = random.Random(seed)
         self._copy_s = copy_s
@@ -97,6 +100,8 @@ class Simulated:
         self._upload = _Clock(upload) if upload else None
         self._computing = _Clock(compute) if compute else None
         self._free_bytes = int(vram)
+        self._left_bytes = int(vram - taken)
+        self._rows = rows
         self._copies = _Stream("simulated-copies")
         self._compute = _Stream("simulated-compute")
         self._fault = ""
@@ -132,11 +137,23 @@ class Simulated:
         return self._free_bytes
 
     def empty(self, nbytes: int) -> torch.Tensor:
+        if nbytes > self._left_bytes:
+            raise no_room(NAME, self._left_bytes, nbytes)
+        self._left_bytes -= nbytes
+        if self._rows is not None:
+            self._exhausted_beyond(self._rows)
+            self._rows = None
         return torch.full((nbytes,), POISON, dtype=torch.uint8)
+
+    def _exhausted_beyond(self, most: int) -> None:
+        def look(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            if isinstance(module, nn.Linear) and args[0].numel() > most * args[0].shape[-1]:
+                raise torch.OutOfMemoryError(f"simulated: more than {most} rows")
+
+        register_module_forward_pre_hook(look)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         if (clock := self._upload) is not None:
-
 
             def pass_through() -> None:
                 target.copy_(source)

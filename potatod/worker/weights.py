@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from potatod.manifest import Manifest, Part, Tensor
 from potatod.messages import Freed, Loaded, Passed
 from potatod.plan import Plan, sweep_parts
 from potatod.pool import Pool
+from potatod.reading import fill
 from potatod.wire import Wire
 
 from .banded import Banded, Scratch
@@ -212,19 +212,6 @@ def read_parts(folder: Path, parts: Sequence[Part]) -> list[tuple[str, torch.Ten
 def read_part(fd: int, path: Path, part: Part, memory: memoryview) -> None:
     """From the file at ``path``, which is open as ``fd``, into ``memory``, of the part's length; raises :class:`ModelDataError` where the bytes are not
     what the manifest says."""
-    read_bytes(fd, path, part.offset, memory)
+    fill(fd, path, part.offset, memory)
     if xxhash.xxh3_64_hexdigest(memory) != part.checksum:
         raise ModelDataError(f"{path}: the part at offset {part.offset} is damaged; prepare the model again")
-
-
-def read_bytes(fd: int, path: Path, offset: int, memory: memoryview) -> None:
-    """All of ``memory`` from there on; raises :class:`ModelDataError` where the disk does not give it."""
-    done = 0
-    while done < len(memory):  # one call reads less than 2 GiB, and one layer's experts may be more
-        try:
-            count = os.preadv(fd, [memory[done:]], offset + done)
-        except OSError as error:
-            raise ModelDataError(f"{path}: reading at offset {offset + done} failed: {error.strerror}") from error
-        if not count:
-            raise ModelDataError(f"{path} ends before offset {offset + len(memory)}: it was truncated")
-        done += count

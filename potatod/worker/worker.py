@@ -23,7 +23,7 @@ from potatod.store import skeleton as skeletons
 from . import kernels, lenders
 from .arithmetic import Arithmetic
 from .attention import PackedAttention
-from .embedding import Twins
+from .embedding import Twins, reader_compares
 from .kv import Piece, SequenceKV
 from .model import Model
 from .passes import Pack
@@ -67,7 +67,7 @@ class Worker:
         self._bytes_poller = _poller(reader.socket, stage.control.socket)
         self._sweeps_poller = _poller(self._front.socket, stage.control.socket)
         pool = Pool(stage.fds["pool"])
-        twins = Twins(pool, boot.plan, self._arrivals, compared=boot.verdict["verify"] != "never" and not boot.settings.model.mirrors)
+        twins = Twins(pool, boot.plan, self._arrivals, reader_compares(boot.verdict["verify"], boot.settings.model.mirrors))
         skeleton = skeletons.build(config, getattr(torch, manifest.dtype))
         self._placement = placement = lenders.place(
             lenders.open_device(boot.verdict["device"].split(" ")[0]), boot.settings, pool, self._arrivals, boot.plan,

@@ -35,13 +35,13 @@ PATIENCE_S = 30.0
 
 
 def byte_tokenizer(folder: Path) -> None:
-    """A tokenizer of one token per byte, and an end of text, in a model folder without weights."""
+    """A tokenizer of one token per byte, an end of text, and one more than VOCABULARY, "<beyond>", in a model folder without weights."""
     alphabet = _bytes_to_unicode()
     model = models.BPE(vocab={char: byte for byte, char in alphabet.items()}, merges=[])
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken("<end>", special=True)])
+    tokenizer.add_special_tokens([AddedToken(f"<{name}>", special=True) for name in ("end", "spare 1", "spare 2", "spare 3", "beyond")])
     folder.mkdir(exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))

@@ -11,14 +11,24 @@ from daemons import Daemon
 DEVICE = "simulated:upload=2e9,compute=5e9,vram=1e9"
 
 
-def text(running: Daemon) -> str:
-    return str(running.ask("ask", "a prompt", "--raw", "--max-tokens", "12", "--temperature", "0")["text"])
+SHORT, LONG = "a prompt", "A text of many words. " * 6
+SMALL = ("--pool-size", "300KiB", "--front-max-context", "256", "--worker-vram", "4MiB")
+
+
+def text(running: Daemon, prompt: str = SHORT) -> str:
+    return str(running.ask("ask", prompt, "--raw", "--max-tokens", "12", "--temperature", "0")["text"])
 
 
 @pytest.fixture(scope="module")
-def expected(tiny_model, probe_cache) -> str:
+def texts(tiny_model, probe_cache) -> dict[str, str]:
+    """By prompt, what a cpu answers."""
     with Daemon(tiny_model, probe_cache, "--pool-size", "700KiB", "--front-max-context", "256") as running:
-        return text(running)
+        return {prompt: text(running, prompt) for prompt in (SHORT, LONG)}
+
+
+@pytest.fixture
+def expected(texts: dict[str, str]) -> str:
+    return texts[SHORT]
 
 
 @pytest.mark.slow
@@ -37,11 +47,34 @@ def test_through_a_cards_memory_the_text_is_that_of_the_cpu(tiny_model, probe_ca
 
 @pytest.mark.slow
 def test_a_worker_that_dies_with_its_card_is_replaced_and_the_text_goes_on(tiny_model, probe_cache, expected):
-    flags = ("--pool-size", "300KiB", "--front-max-context", "256", "--worker-device", DEVICE, "--worker-vram", "4MiB")
-    with Daemon(tiny_model, probe_cache, *flags) as running:
+    with Daemon(tiny_model, probe_cache, *SMALL, "--worker-device", DEVICE) as running:
         assert text(running) == expected
         running.stages()["worker"].kill()
         assert text(running) == expected
+
+
+@pytest.mark.slow
+def test_a_sweep_for_which_the_card_has_not_the_memory_is_computed_in_smaller_pieces(tiny_model, probe_cache, texts):
+    with Daemon(tiny_model, probe_cache, *SMALL, "--worker-device", f"{DEVICE},rows=40") as running:
+        assert text(running, LONG) == texts[LONG]
+        assert "computed anew in smaller pieces" in running.text()
+
+
+@pytest.mark.slow
+def test_a_text_for_which_no_piece_is_small_enough_is_refused_and_the_next_one_answered(tiny_model, probe_cache, expected):
+    with Daemon(tiny_model, probe_cache, *SMALL, "--worker-device", f"{DEVICE},rows=15") as running:
+        refused = running.client("ask", LONG, "--raw", "--max-tokens", "4", "--temperature", "0")
+        assert refused.returncode != 0 and "the card's memory does not hold this text" in refused.stderr
+        assert text(running) == expected
+        assert running.alive
+
+
+@pytest.mark.slow
+def test_memory_of_the_card_that_is_gone_when_the_weights_come_is_said_with_its_numbers(tiny_model, probe_cache):
+    with Daemon(tiny_model, probe_cache, *SMALL, "--worker-device", f"{DEVICE},taken=999e6", until="has taken memory of the card") as running:
+        running.until(lambda: not running.alive, "its end")
+        assert running.stop() == 71
+        assert "are missing" in running.text()
 
 
 def test_an_option_that_a_simulated_device_does_not_know_is_said(tiny_model, probe_cache):

@@ -168,6 +168,14 @@ def test_an_empty_prompt_is_refused(start: StartFront) -> None:
     assert refused(client).code == "empty_prompt"
 
 
+def test_a_token_that_the_model_has_no_weights_for_is_refused_by_its_name(start: StartFront) -> None:
+    client = start().client()
+    client.ask("ab<beyond>|")
+    answer = refused(client)
+    assert answer.code == "bad_request"
+    assert "'<beyond>' (260)" in answer.message
+
+
 # clients that go away
 
 

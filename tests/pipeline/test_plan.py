@@ -19,7 +19,8 @@ from potatod.config import Settings
 def planned(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs `potatod plan` on the tiny model with a cache of its own, in which the processor is known: measuring that takes long."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    rates.kept_compute(Settings(), "float32").put({"compute": [[1, 1e9], [16, 1e9]], "layer_s": 0.001, "device": "cpu", "upload": None})
+    computing = {"compute": [[1, 1e9], [16, 1e9]], "layer_s": 0.001, "device": "cpu", "upload": None, "overlaps": True}
+    rates.kept_compute(Settings(), "float32").put(computing)
 
     def plan(*words: object, **variables: str) -> tuple[dict, str]:
         done = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,16 +11,22 @@ from typing import Any
 import pytest
 import torch
 import xxhash
+from engine import Engine
+from families import Family, by_name
 from torch import nn
 
+from potatod import manifest as manifests
 from potatod import pool
-from potatod.errors import ModelDataError
+from potatod.errors import InternalError, ModelDataError
 from potatod.manifest import Part, Tensor
-from potatod.plan import Placed, Plan
+from potatod.plan import Placed, Plan, sweep_parts
 from potatod.spans import Spans
 from potatod.worker import embedding as module_under_test
-from potatod.worker.embedding import Embedding, Twins
+from potatod.worker.embedding import Embedding, Twins, reader_compares
 from potatod.worker.places import places_of
+
+from .conftest import Tiny
+from .test_families import expected_tokens
 
 WIDTH, BAND, BANDS = 64, 32, 4  # of fp32: a band is two blocks of 4096 bytes
 ROWS = BAND * BANDS
@@ -102,7 +109,7 @@ def test_a_band_is_compared_once_before_its_first_row(tmp_path: Path, parts: lis
     gathered(embedding, [[1, 2]])
     gathered(embedding, [[3, 2]])
     row = WIDTH * 4
-    assert reads == [BAND_BYTES, row, row, row, row]
+    assert reads == [BAND_BYTES, row, row], "its first rows are taken out of what was compared"
     damage(tmp_path, 40)
     with pytest.raises(ModelDataError, match=rf"embed: the part at offset {4096 + BAND_BYTES} is damaged"):
         gathered(embedding, [[33]])
@@ -130,24 +137,46 @@ def test_what_the_reader_has_compared_is_not_compared_again(
     assert reads == [WIDTH * 4]
     reads.clear()
     gathered(Embedding(tmp_path, parts, sweep.twins(compared=False)), [[64]])
-    assert reads == [BAND_BYTES, WIDTH * 4], "the reader compares nothing, so this does"
+    assert reads == [BAND_BYTES], "the reader compares nothing, so this does"
 
 
-def test_a_file_that_ends_early_or_cannot_be_read_is_named(
-    tmp_path: Path, parts: list[Part], sweep: Sweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_has_changed_since_is_refused(tmp_path: Path, parts: list[Part], sweep: Sweep) -> None:
     sweep.come = {0, 1}
     embedding = Embedding(tmp_path, parts, sweep.twins())
-    os.truncate(tmp_path / "embed", 4096 + 3 * BAND_BYTES)
-    with pytest.raises(ModelDataError, match=rf"embed ends before offset {4096 + 101 * WIDTH * 4}: it was truncated"):
-        gathered(embedding, [[100]])
+    gathered(embedding, [[64]])
+    os.utime(tmp_path / "embed", ns=(1, 1))
+    with pytest.raises(ModelDataError, match="embed was changed while it is being served"):
+        gathered(embedding, [[64]])
 
-    def broken(*_: Any) -> int:
+
+def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, parts: list[Part], sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep.come = {0, 1}
+    embedding = Embedding(tmp_path, parts, sweep.twins())
+    tried: list[int] = []
+
+    def broken(_fd: int, _memory: Any, offset: int) -> int:
+        tried.append(offset)
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "preadv", broken)
-    with pytest.raises(ModelDataError, match=rf"embed: reading at offset {4096 + 70 * WIDTH * 4} failed.*Input/output error"):
+    at = 4096 + 70 * WIDTH * 4
+    with pytest.raises(ModelDataError, match=rf"embed: reading 256 bytes at offset {at} failed 3 times: Input/output error"):
         gathered(embedding, [[70]])
+    assert tried == [at] * 3
+
+
+@pytest.mark.parametrize("row", [ROWS, 10 * ROWS, -1])
+def test_a_token_beyond_the_embedding_is_no_row_of_it(tmp_path: Path, parts: list[Part], sweep: Sweep, row: int) -> None:
+    with pytest.raises(InternalError, match=f"token {row} was to be embedded, and the embedding has {ROWS} rows"):
+        gathered(Embedding(tmp_path, parts, sweep.twins()), [[1, row]])
+
+
+@pytest.mark.parametrize(
+    ("verify", "mirrors", "compares"),
+    [("always", (), True), ("first", (), True), ("never", (), False), ("always", ("/m",), False), ("first", ("/m",), False)],
+)
+def test_the_reader_has_compared_what_it_brought_from_the_folder_itself(verify: str, mirrors: tuple[str, ...], compares: bool) -> None:
+    assert reader_compares(verify, mirrors) is compares
 
 
 def test_a_module_gathers_as_it_would_from_the_whole_matrix(tmp_path: Path, parts: list[Part], matrix: torch.Tensor, sweep: Sweep) -> None:
@@ -158,14 +187,33 @@ def test_a_module_gathers_as_it_would_from_the_whole_matrix(tmp_path: Path, part
         assert torch.equal(own(ids), nn.functional.embedding(ids, matrix))
 
 
-def test_rows_are_asked_for_before_any_is_waited_for(
+def test_bands_are_asked_for_before_any_is_waited_for_and_not_too_many(
     tmp_path: Path, parts: list[Part], sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embedding = Embedding(tmp_path, parts, sweep.twins())
+    sweep.come = {1}
+    embedding = Embedding(tmp_path, parts, sweep.twins(compared=False))
     events: list[str] = []
-    real = module_under_test.read_bytes
+    real = os.preadv
+    monkeypatch.setattr(module_under_test, "BANDS_AHEAD", 2)
     monkeypatch.setattr(os, "posix_fadvise", lambda *_: events.append("ask"))
-    monkeypatch.setattr(module_under_test, "read_part", lambda *_: events.append("band"))
-    monkeypatch.setattr(module_under_test, "read_bytes", lambda *arguments: (events.append("row"), real(*arguments)))
-    gathered(embedding, [[1, 40]])
-    assert events == ["ask"] * 4 + ["band"] * 2 + ["row"] * 2
+    monkeypatch.setattr(os, "preadv", lambda *arguments: events.append("read") or real(*arguments))
+    gathered(embedding, [[1, 40, 2, 70]])
+    assert events == ["ask", "ask", "read", "read", "ask", "read"], "three bands, two at a time, and no row of them by itself"
+    events.clear()
+    gathered(embedding, [[1, 40, 2, 70]])
+    assert events == ["ask"] * 4 + ["read"] * 4
+
+
+def test_a_tied_model_that_lies_in_the_pool_needs_no_file_after_its_first_sweep(
+    tiny: Callable[[Family, torch.dtype], Tiny], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny(by_name("Qwen2"), torch.float32)
+    manifest = manifests.load(made.banded)
+    assert manifest.tied
+    prompt = [5, 200, 7, 300, 11]
+    with Engine(made.banded, 2 * sum(part.length for _, part in sweep_parts(manifest)), kernels="reference") as engine:
+        first = engine.sweep({1: prompt}, "argmax")[1]
+        read: list[int] = []
+        monkeypatch.setattr(Embedding, "_read", lambda _self, targets: read.extend(targets))
+        assert engine.greedy(2, [*prompt, int(first)], 3) == expected_tokens(made.model, [*prompt, int(first)], 3)
+    assert read == []

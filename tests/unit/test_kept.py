@@ -24,6 +24,12 @@ def test_an_answer_belongs_to_all_that_it_depends_on():
     assert Kept("compute", ["8:0", 4]).get() is None
 
 
+def test_an_answer_is_of_the_code_that_found_it(monkeypatch: pytest.MonkeyPatch):
+    Kept("disk", "here").put({"bytes_per_s": 5e8})
+    monkeypatch.setattr("potatod.kept._code", lambda: "another")
+    assert Kept("disk", "here").get() is None
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", "7", '{"rate": 1}'])
 def test_a_page_that_is_none_of_ours_is_as_if_nobody_had_asked(content: str):
     kept = Kept("disk", "here")

@@ -110,6 +110,15 @@ def test_a_card_here_is_asked_for_its_free_memory(monkeypatch):
     assert planned.outlooks[0].forecasts[0].upload_s == 0
 
 
+def test_where_the_pool_cannot_be_page_locked_uploads_and_computing_take_turns(monkeypatch):
+    monkeypatch.setattr(rates, "compute", lambda *_, **__: Computing(((1, 1e12),), 0.0, 20e9, "cuda:0", overlaps=False))
+    monkeypatch.setattr("potatod.card.free_bytes", lambda device: 2 << 30)
+    planned = planning.make("m", Settings(), Machine(ram=4_000_000_000, disk=5e10))
+    one = planned.outlooks[0].forecasts[0]
+    assert planned.plan.slots == 2 and one.upload_s > 0
+    assert one.sweep_s == one.upload_s + one.compute_s
+
+
 def test_sixteen_sequences_are_forecast_with_the_memory_that_their_kv_takes():
     planned = planning.make("m", Settings(), Machine(ram=3_200_000_000, disk=5e8))
     one, _, sixteen = planned.outlooks[0].forecasts
@@ -230,7 +239,8 @@ def test_what_was_measured_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def run(module, *_arguments, limit_s, cancelled):
         asked.append(module)
-        return {"bytes_per_s": 1e9, "checksum_bytes_per_s": 5e9, "compute": [[1, 2e9]], "layer_s": 0.001, "device": "cpu", "upload": None}
+        computing = {"compute": [[1, 2e9]], "layer_s": 0.001, "device": "cpu", "upload": None, "overlaps": True}
+        return {"bytes_per_s": 1e9, "checksum_bytes_per_s": 5e9} | computing
 
     monkeypatch.setattr("potatod.errand.run", run)
     told: list[str] = []

@@ -36,7 +36,7 @@ def test_shares_are_of_the_time_in_which_anything_was_done_and_what_overlaps_cou
     found = trace.shares(stages)
     assert (found["reader"].busy, found["reader"].held, found["reader"].lost) == pytest.approx((0.6, 0.2, 0.2))
     assert (found["worker"].busy, found["worker"].held, found["worker"].lost) == pytest.approx((0.25, 0.5, 0.25))
-    assert "60.0% reading, 20.0% held up by a full ring, 20.0% idle with room in the ring" in trace.as_text(found, [])
+    assert "60.0% reading, 20.0% held up by a full ring, 20.0% idle" in trace.as_text(found, [])
 
 
 def test_what_a_worker_does_between_its_work_and_a_wait_is_not_lost_for_no_weights_were_there():
