@@ -20,31 +20,29 @@ import json
 import os
 import selectors
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import click
 from limited import Limits
-from peers import environments
+from peers import environments, picture
+from peers.results import SYSTEMS, Run, load, save, table
 from tokenizers import Tokenizer
-from yardstick import floor_s, machine
+from yardstick import machine
 
-from potatod.sizes import human_size, parse_size
+from potatod.sizes import parse_size
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "benchmarks" / "peers"
 CACHE = ROOT / ".cache"
 BIN = Path(sys.executable).parent
 OUT = ROOT / "bench-out" / "peers.json"
-SYSTEMS = ("ours", "accelerate", "accelerate-copied", "llama.cpp", "airllm")
 PROMPT = "benchmark"
 RAM = ("1.5GB", "2.0GB", "2.5GB", "3.0GB", "3.5GB", "4.0GB")
 #: Tokens after the first that are left out: ours fills its pool during the first sweeps, the others are as they stay from the second token on.
@@ -53,37 +51,6 @@ SKIPPED = {"ours": 4, "accelerate": 1, "accelerate-copied": 1, "llama.cpp": 1, "
 COPIED_BESIDE_BYTES = 450_000_000
 #: A run that has not ended after so many seconds is given up as "too slow".
 DEADLINE_S = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One system in one cgroup."""
-
-    ram: str
-    #: bytes a second, "none" for what the disk gives
-    read: str
-    round: int
-    system: str
-    #: "ok", "killed" (out of RAM), "too slow", or "failed: …"
-    outcome: str
-    #: from the start of the process; None where none came
-    first_token_s: float | None
-    #: seconds between the tokens that count
-    gaps_s: tuple[float, ...]
-    #: read from disk during these
-    read_bytes_per_token: int | None
-    #: page cache included
-    peak_ram_bytes: int
-    #: ids, from the first
-    tokens: tuple[int, ...]
-
-    @property
-    def key(self) -> tuple[str, str, int, str]:
-        return self.ram, self.read, self.round, self.system
-
-    @property
-    def s_per_token(self) -> float | None:
-        return statistics.median(self.gaps_s) if self.outcome == "ok" else None
 
 
 # Running one
@@ -214,24 +181,6 @@ def prompt_ids() -> list[int]:
     return ids
 
 
-# Keeping and judging
-
-
-def load(path: Path = OUT) -> tuple[dict[str, Any], list[Run]]:
-    """What was measured: about the machine and the model, and the runs."""
-    kept = json.loads(path.read_text())
-    runs = [Run(**row | {"gaps_s": tuple(row["gaps_s"]), "tokens": tuple(row["tokens"])}) for row in kept.pop("runs")]
-    return kept, runs
-
-
-def save(about: dict[str, Any], runs: list[Run], path: Path = OUT) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(about | {"runs": [asdict(run) for run in runs]}, indent=1))
-    part.replace(path)
-
-
 def about_this() -> dict[str, Any]:
     """What must be the same for runs to be compared."""
     weights = sum(file.stat().st_size for file in (CACHE / "random-3gb.hf").glob("*.safetensors"))
@@ -239,102 +188,6 @@ def about_this() -> dict[str, Any]:
         "weights_bytes": weights, "prompt_ids": prompt_ids(),
         "versions": {name: list(pins) for name, pins in environments.PINS.items()},
     }  # fmt: skip
-
-
-def medians(runs: Sequence[Run]) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """By (ram, read, system): the median over rounds of each round's median, and of its ratio to ours of the same round."""
-    by_key = {run.key: run for run in runs}
-    groups: dict[tuple[str, str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.ram, run.read, run.system), []).append(run)
-    result = {}
-    for group, members in groups.items():
-        good = [run for run in members if run.s_per_token is not None]
-        pairs = [(run, by_key.get((run.ram, run.read, run.round, "ours"))) for run in good]
-        result[group] = {
-            "s": _median(run.s_per_token for run in good),
-            "ratio": _median(run.s_per_token / ours.s_per_token for run, ours in pairs if run.s_per_token and ours and ours.s_per_token),
-            "first_token_s": _median(run.first_token_s for run in good),
-            "read_bytes": _median(run.read_bytes_per_token for run in good),
-            "peak_ram_bytes": max(run.peak_ram_bytes for run in members),
-            "rounds": len(good),
-            "outcomes": sorted({run.outcome for run in members if run.outcome != "ok"}),
-        }
-    return result
-
-
-def _median(values: Iterator[Any]) -> Any:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
-
-
-def table(about: dict[str, Any], runs: Sequence[Run]) -> None:
-    """Prints a line for each limit and system."""
-    head = f"{'RAM':>6} {'disk':>6}  {'system':17} {'s/token':>8} {'x ours':>7} {'read/token':>11} {'peak RAM':>9} {'first s':>8} {'rounds':>6}"
-    click.echo(f"{about['processor']}, {about['cores']} cores, {human_size(about['weights_bytes'])} of weights\n{head}")
-    found = medians(runs)
-    for ram, read in dict.fromkeys((ram, read) for ram, read, _ in found):
-        if "none" not in (ram, read):
-            floor = floor_s(about["weights_bytes"], ram, read)
-            click.echo(f"{ram:>6} {read:>6}  {'floor':17} {floor:8.2f}")
-        for system in SYSTEMS:
-            row = found.get((ram, read, system))
-            if row is None:
-                continue
-            amounts = [human_size(round(row["read_bytes"])) if row["read_bytes"] is not None else "-", human_size(row["peak_ram_bytes"])]
-            numbers = [f"{row[name]:.2f}" if row[name] is not None else "-" for name in ("s", "ratio", "first_token_s")]
-            click.echo(
-                f"{ram:>6} {read:>6}  {system:17} {numbers[0]:>8} {numbers[1]:>7} {amounts[0]:>11} {amounts[1]:>9} {numbers[2]:>8} {row['rounds']:>6}"
-                + "".join(f"  {outcome}" for outcome in row["outcomes"])
-            )
-
-
-def plot(about: dict[str, Any], runs: Sequence[Run], read: str, out: Path) -> None:
-    """s/token against RAM. The same runs give the same bytes."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "potato", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10})
-    from matplotlib import pyplot
-    from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
-
-    colours = {"ours": "#c2410c", "accelerate": "#2563eb", "accelerate-copied": "#0891b2", "llama.cpp": "#15803d", "airllm": "#7c3aed"}
-    names = {"ours": "Potato LM", "airllm": "AirLLM", "accelerate-copied": "accelerate, residents copied"}
-    found = medians([run for run in runs if run.read == read and run.ram != "none"])
-    if not found:
-        raise click.ClickException(f"nothing was measured with --read {read}")
-    rams = sorted({ram for ram, *_ in found}, key=parse_size)
-    figure, axes = pyplot.subplots(figsize=(7.2, 4.4), layout="constrained")
-    floor = [(parse_size(ram) / 1e9, floor_s(about["weights_bytes"], ram, read)) for ram in rams] if read != "none" else []
-    if floor := [(x, y) for x, y in floor if y]:
-        axes.plot(*zip(*floor, strict=True), color="#6b7280", linestyle="--", linewidth=1.2, label="floor: what the disk alone allows")
-    missing = False
-    for system in reversed(SYSTEMS):
-        rows = [(parse_size(ram) / 1e9, found[ram, read, system]) for ram in rams if (ram, read, system) in found]
-        points = [(x, row["s"]) for x, row in rows if row["s"] is not None]
-        if points:
-            width = 2.4 if system == "ours" else 1.6
-            axes.plot(*zip(*points, strict=True), color=colours[system], marker="o", markersize=4, linewidth=width, label=names.get(system, system))
-        height = 0.98 - 0.04 * SYSTEMS.index(system)
-        for x in (x for x, row in rows if row["s"] is None):
-            axes.plot([x], [height], color=colours[system], marker="x", linestyle="", transform=axes.get_xaxis_transform())
-            missing = True
-    if missing:
-        axes.plot([], [], color="#6b7280", marker="x", linestyle="", label="killed for its RAM, or no token in time")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xticks([parse_size(ram) / 1e9 for ram in rams])
-    disk = "" if read == "none" else f", disk {human_size(parse_size(read))}/s"
-    axes.set_title(f"{human_size(about['weights_bytes'])} of bf16 weights, {about['cores']} cores{disk}", loc="left", fontsize=11)
-    axes.set_xlabel("RAM, GB")
-    axes.set_ylabel("seconds per token")
-    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    figure.savefig(out, format="svg", facecolor="white", metadata={"Date": None})
-    pyplot.close(figure)
 
 
 @click.command()
@@ -345,11 +198,11 @@ def plot(about: dict[str, Any], runs: Sequence[Run], read: str, out: Path) -> No
 @click.option("--seconds", default=30.0, show_default=True, help="… or as many as come in so long, but two at least.")
 @click.option("--only", multiple=True, type=click.Choice(SYSTEMS), help="This system only; may be given again.")
 @click.option("--resume", is_flag=True, help="Keep what bench-out/peers.json has, run what is missing or failed.")
-@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw what bench-out/peers.json has into this SVG file; measure nothing.")
-def main(ram: tuple[str, ...], read: str, rounds: int, tokens: int, seconds: float, only: tuple[str, ...], resume: bool, picture: Path | None) -> None:
+@click.option("--plot", "drawing", type=click.Path(path_type=Path), help="Draw what bench-out/peers.json has into this SVG file; measure nothing.")
+def main(ram: tuple[str, ...], read: str, rounds: int, tokens: int, seconds: float, only: tuple[str, ...], resume: bool, drawing: Path | None) -> None:
     """Measure ours and its peers in turn, print a table."""
-    if picture is not None:
-        plot(*load(), read, picture)
+    if drawing is not None:
+        picture.draw(*load(OUT), read, drawing)
         return
     if os.geteuid() != 0:
         raise click.ClickException("limits need root")
@@ -362,7 +215,7 @@ def main(ram: tuple[str, ...], read: str, rounds: int, tokens: int, seconds: flo
     if OUT.exists() and not resume:
         OUT.replace(OUT.with_suffix(".before.json"))
     elif OUT.exists():
-        before, runs = load()
+        before, runs = load(OUT)
         if before != about:
             raise click.ClickException(f"{OUT.name} is of another machine, model or version: start without --resume")
         runs = [run for run in runs if not run.outcome.startswith("failed")]
@@ -372,7 +225,7 @@ def main(ram: tuple[str, ...], read: str, rounds: int, tokens: int, seconds: flo
             continue
         run = measure(system, limit, read, number, tokens, seconds)
         runs.append(run)
-        save(about, runs)
+        save(about, runs, OUT)
         seen = f"{run.s_per_token:.2f} s/token" if run.s_per_token is not None else run.outcome
         click.echo(f"  RAM {limit}, round {number + 1}, {system}: {seen}, first token {run.first_token_s} s")
     table(about, runs)

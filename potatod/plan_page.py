@@ -130,7 +130,8 @@ def _table(planned: Planned) -> Iterator[str]:
 def _waits(planned: Planned, one: Forecast) -> str:
     links = {"reading": one.disk_s, "uploading": one.upload_s, "computing": one.compute_s}
     shown = [f"{name} {_seconds(seconds)}" for name, seconds in links.items() if seconds]
-    return f"{_WAITS[one.bottleneck]} ({', '.join(shown)})"
+    turns = "" if one.overlapped or not one.upload_s else ", one after the other"
+    return f"{_WAITS[one.bottleneck]} ({', '.join(shown)}{turns})"
 
 
 def _notes(planned: Planned) -> Iterator[str]:

@@ -117,6 +117,7 @@ def test_where_the_pool_cannot_be_page_locked_uploads_and_computing_take_turns(m
     one = planned.outlooks[0].forecasts[0]
     assert planned.plan.slots == 2 and one.upload_s > 0
     assert one.sweep_s == one.upload_s + one.compute_s
+    assert ", one after the other)" in plan_page.as_text(planned)
 
 
 def test_sixteen_sequences_are_forecast_with_the_memory_that_their_kv_takes():
