@@ -71,7 +71,7 @@ def test_a_text_for_which_no_piece_is_small_enough_is_refused_and_the_next_one_a
 
 @pytest.mark.slow
 def test_memory_of_the_card_that_is_gone_when_the_weights_come_is_said_with_its_numbers(tiny_model, probe_cache):
-    with Daemon(tiny_model, probe_cache, *SMALL, "--worker-device", f"{DEVICE},taken=999e6", until="has taken memory of the card") as running:
+    with Daemon(tiny_model, probe_cache, *SMALL, "--worker-device", f"{DEVICE},taken=999999000", until="has taken memory of the card") as running:
         running.until(lambda: not running.alive, "its end")
         assert running.stop() == 71
         assert "are missing" in running.text()
