@@ -6,6 +6,7 @@ import itertools
 import os
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,13 +14,19 @@ from typing import Any
 
 import torch
 from serving import TOKENS, answer, daemon, s_per_token
+from torch.nn import functional
 
 from potato_client import Client
+from potatod import manifest as manifests
+from potatod import pool
+from potatod.worker import microkernel, native
 
 #: Tokens of a long prompt.
 PROMPT = 512
 #: Those that are compared are started so often (which pages a process gets is luck), and take so many turns each time.
 STARTS, TURNS = 4, 2
+#: Of a product of one row: more layers than any cache holds, and the turns.
+LAYERS, PRODUCTS = 12, 25
 
 
 def machinery(model: Path) -> dict[str, Any]:
@@ -51,6 +58,37 @@ def machinery(model: Path) -> dict[str, Any]:
         kernels: statistics.median(s / t for s, t in zip(seconds[kernels], theirs, strict=True)) for kernels in ("invariant", "fast")
     }
     return {f"{n}_s": round(statistics.median(t), 4) for n, t in seconds.items()} | {f"{n}_ratio": round(r, 3) for n, r in ratios.items()}
+
+
+@torch.inference_mode()
+def product(model: Path) -> dict[str, Any]:
+    """One row with the matrices of some layers, in the pool's kind of memory and by turns: bytes of weights a second through our product and torch's,
+    and through a sum of the same bytes, which does nothing but read."""
+    shard = next(shard for shard in manifests.load(model).shards if shard.kind == "layer")
+    shapes = [shape for shape in manifests.shapes_of(shard).values() if len(shape) == 2]
+    memory = pool.Pool(pool.create(LAYERS * sum(2 * rows * columns for rows, columns in shapes)))
+    flat = torch.frombuffer(memory.view, dtype=torch.bfloat16).fill_(0.5)
+    weights, at = [], 0
+    for rows, columns in shapes * LAYERS:
+        weights.append(flat[at : at + rows * columns].view(rows, columns))
+        at += rows * columns
+    row = {columns: torch.randn(1, columns).bfloat16() for _, columns in shapes}
+    torch.set_num_threads(os.cpu_count() or 1)
+    ours = native.Product(microkernel.compiled("bfloat16"), torch.bfloat16)
+    ways: dict[str, Callable[[torch.Tensor], object]] = {
+        "ours": lambda weight: ours(row[weight.shape[1]], weight),
+        "torch": lambda weight: functional.linear(row[weight.shape[1]], weight),
+        "reading": lambda weight: weight.view(torch.int64).sum(),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(PRODUCTS):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            for weight in weights:
+                way(weight)
+            rates[name].append(memory.size / (time.perf_counter() - began))
+    of_reading = statistics.median(a / b for a, b in zip(rates["ours"], rates["reading"], strict=True))
+    return {f"{name}_bytes_per_s": round(statistics.median(each)) for name, each in rates.items()} | {"ours_of_reading": round(of_reading, 3)}
 
 
 @torch.inference_mode()

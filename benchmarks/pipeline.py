@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench-out"
 Table = Callable[[Path], dict[str, Any]]
 #: Of the large model's folder.
-COMPUTING: dict[str, Table] = {"machinery": computing.machinery, "rows": computing.rows}
+COMPUTING: dict[str, Table] = {"machinery": computing.machinery, "rows": computing.rows, "product": computing.product}
 STREAMING: dict[str, Table] = {
     "reading": streaming.reading, "curve": streaming.curve, "unlimited": streaming.unlimited, "invariance": streaming.invariance,
     "bubble": streaming.bubble, "cold": streaming.cold,
