@@ -92,7 +92,7 @@ class Simulated:
 
     def __init__(
         self, seed: int = 0, copy_s: float = 0.0005, compute_s: float = 0.0, upload: float | None = None, compute: float | None = None,
-        vram: int = 1 << 40, taken: int = 0, rows: int | None = None,
+        vram: float = 1 << 40, taken: float = 0, rows: float | None = None,
     ) -> None:  # fmt: skip
         self._random = random.Random(seed)
         self._copy_s = copy_s
@@ -119,7 +119,7 @@ class Simulated:
                 key = ""
             if key not in _OPTIONS:
                 raise ConfigError(f'[worker] device is "{name}": a simulated device takes {", ".join(_OPTIONS)}, each with a number')
-        return cls(int(options.pop("seed", 0)), vram=int(options.pop("vram", 1 << 40)), **options)
+        return cls(int(options.pop("seed", 0)), **options)
 
     @property
     def torch_device(self) -> torch.device:
@@ -145,10 +145,10 @@ class Simulated:
             self._rows = None
         return torch.full((nbytes,), POISON, dtype=torch.uint8)
 
-    def _exhausted_beyond(self, most: int) -> None:
+    def _exhausted_beyond(self, most: float) -> None:
         def look(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             if isinstance(module, nn.Linear) and args[0].numel() > most * args[0].shape[-1]:
-                raise torch.OutOfMemoryError(f"simulated: more than {most} rows")
+                raise torch.OutOfMemoryError(f"simulated: more than {most:.0f} rows")
 
         register_module_forward_pre_hook(look)
 
