@@ -78,12 +78,12 @@ class _Clock:
         self.bytes_per_s = bytes_per_s
         self._until = 0.0
 
-    def spend(self, nbytes: int) -> None:
-        """Whoever wakes up late has not lost the time: the next bytes are due when they would have been."""
-        now = time.monotonic()
-        late = now - self._until
-        self._until = (self._until if late < 0.002 else now) + nbytes / self.bytes_per_s
-        time.sleep(max(0.0, self._until - now))
+    def spend(self, nbytes: int, began: float) -> None:
+        """For bytes that have been on their way since ``began`` (time.monotonic()). Whoever wakes up late has not lost the time: the next bytes are due
+        when they would have been."""
+        late = began - self._until
+        self._until = (self._until if late < 0.002 else began) + nbytes / self.bytes_per_s
+        time.sleep(max(0.0, self._until - time.monotonic()))
 
 
 class Simulated:
@@ -156,8 +156,9 @@ class Simulated:
         if (clock := self._upload) is not None:
 
             def pass_through() -> None:
+                began = time.monotonic()
                 target.copy_(source)
-                clock.spend(target.numel())
+                clock.spend(target.numel(), began)
 
             self._copies.enqueue(pass_through)
             return
@@ -188,7 +189,7 @@ class Simulated:
             raise Fault(self._fault)
         if (clock := self._computing) is not None:
             nbytes = sum(tensor.numel() * tensor.itemsize for tensor in read)
-            self._compute.enqueue(lambda: clock.spend(nbytes))
+            self._compute.enqueue(lambda: clock.spend(nbytes, time.monotonic()))
             return self._compute.record()
         delay, before = self._random.uniform(0, self._compute_s), [tensor.detach().clone() for tensor in read]
 
