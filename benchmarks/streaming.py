@@ -102,7 +102,8 @@ def bubble(model: Path, ram: str = "2.5GB", read: str = "500MB", seconds: float 
         found = trace.shares(stages)
         served.client.close()
     Path("bench-out/bubble.trace.json").write_text(trace.as_chrome(stages))
-    return {f"{stage}_{name}": round(getattr(share, name), 4) for stage, share in found.items() for name in ("busy", "held", "lost")}
+    names = {"reader": ("busy", "held", "lost"), "worker": ("busy", "held", "own", "lost")}
+    return {f"{stage}_{name}": round(getattr(share, name), 4) for stage, share in found.items() for name in names[stage]}
 
 
 def _ask_until_closed(client: Client) -> None:

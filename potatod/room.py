@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from .config import Settings
 from .errors import ConfigError, DoesNotFit
@@ -188,7 +188,7 @@ def _missing(what: str, pool: int, available: int, others: int) -> DoesNotFit:
     )
 
 
-def vocabulary_of(manifest: Manifest) -> int:
-    """Rows of the head."""
-    bands = [t for s in manifest.shards if s.kind == "head" for p in s.parts for t in p.tensors]
+def vocabulary_of(manifest: Manifest, kind: Literal["head", "embed"] = "head") -> int:
+    """Rows of the head: tokens that can be answered. Of the embedding: those that can be read, which are more in some models of images."""
+    bands = [t for s in manifest.shards if s.kind == kind for p in s.parts for t in p.tensors]
     return max(((t.first_row or 0) + t.shape[0] for t in bands), default=0)

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,6 +79,8 @@ class Share:
     busy: float
     #: it had to wait for the other: the ring was full; weights were on their way, whatever it did meanwhile
     held: float
+    #: of ``held``: what it did itself after its work, before it began to wait
+    own: float = 0.0
 
     @property
     def lost(self) -> float:
@@ -93,11 +95,14 @@ def shares(stages: dict[str, list[Span]]) -> dict[str, Share]:
     first, last = min(span.began for span in every), max(span.began + span.seconds for span in every)
     reading, full = _of(stages["reader"], "request"), _of(stages["reader"], "ring")
     computing = _of(stages["worker"], "compute")
-    without_weights = _since_work(computing, _of(stages["worker"], "wait"))
+    waits = _of(stages["worker"], "wait")
+    without_weights = _since_work(computing, waits)
     found = {}
     for stage, busy, held in (("reader", reading, full), ("worker", computing, without_weights)):
         working = _union(busy)
         found[stage] = Share(working / (last - first), (_union([*busy, *held]) - working) / (last - first))
+    own = _union([*computing, *without_weights]) - _union([*computing, *waits])
+    found["worker"] = replace(found["worker"], own=own / (last - first))
     return found
 
 

@@ -63,6 +63,8 @@ class Verdict:
     dtype: str
     layers: int
     vocabulary: int
+    #: tokens that a prompt may have
+    embed_rows: int
     kernels: str
     plan: Plan
     #: tokens per sequence
@@ -101,6 +103,7 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         dtype=manifest.dtype,
         layers=manifest.layers,
         vocabulary=vocabulary_of(manifest),
+        embed_rows=vocabulary_of(manifest, "embed"),
         kernels=settings.worker.kernels,
         plan=arranged.plan,
         max_context=arranged.room.context,

@@ -37,10 +37,10 @@ class Admitted:
 class Admission:
     """Knows the model's tokenizer, template and limits; keeps nothing about any request."""
 
-    def __init__(self, folder: Path, defaults: Defaults, max_context: int, vocabulary: int) -> None:
-        """``vocabulary``: tokens that the model has rows for; a tokenizer may know more."""
+    def __init__(self, folder: Path, defaults: Defaults, max_context: int, embed_rows: int) -> None:
+        """``embed_rows``: tokens that the model can read; a tokenizer may know more."""
         self.max_context = max_context
-        self._vocabulary = vocabulary
+        self._embed_rows = embed_rows
         self._defaults = defaults
         self._generation_config = generation.generation_config(folder)
         of_model(self._generation_config)  # what is wrong with it is told now, not to the first client
@@ -57,7 +57,7 @@ class Admission:
         room = self.max_context - len(prompt_ids)
         if not prompt_ids:
             raise Refusal("empty_prompt", "the prompt is empty: there is nothing to go on from")
-        if (beyond := max(prompt_ids)) >= self._vocabulary:
+        if (beyond := max(prompt_ids)) >= self._embed_rows:
             token = self._tokenizer.token(beyond)
             raise Refusal("bad_request", f"the model has no weights for the token {token!r} ({beyond}) of its tokenizer: leave it out of the prompt")
         if room < 1:

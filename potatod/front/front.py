@@ -62,7 +62,7 @@ class Front:
             rope_border=boot.verdict["rope_border"],
             may_cut=boot.settings.worker.kernels != "reference",  # its bits are those of prompts that are not cut
         )
-        self._admission = Admission(Path(boot.model), boot.settings.sampling, boot.verdict["max_context"], boot.verdict["vocabulary"])
+        self._admission = Admission(Path(boot.model), boot.settings.sampling, boot.verdict["max_context"], boot.verdict["embed_rows"])
         self._times = SweepTimes(expecting(boot.verdict))
         self._beside = Beside(self._times, began)
         self._engine = EngineLink(

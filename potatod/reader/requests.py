@@ -7,6 +7,8 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Final
@@ -104,12 +106,9 @@ class Requests:
         while True:
             fetch, at, size = self._pieces.get()
             began = time.monotonic()
-            try:
-                if fetch.error is None:
-                    with self._busy:
-                        fetch.sources[mirror % len(fetch.sources)].read_into(fetch.file_offset + at, fetch.memory[at : at + size])
-            except Exception as error:  # carried to the stage's loop, which raises it
-                fetch.error = error
+            if fetch.error is None:
+                with _carried(fetch), self._busy:
+                    fetch.sources[mirror % len(fetch.sources)].read_into(fetch.file_offset + at, fetch.memory[at : at + size])
             self._spans.add(f"request {number}", f"part {fetch.part}", began, time.monotonic())
             self._piece_done(fetch, number)
 
@@ -120,21 +119,30 @@ class Requests:
             last = fetch.pieces_left == 0
         if last:
             if fetch.error is None and fetch.checksum is not None:
-                try:
-                    fetch.error = _compare(fetch)
-                except ModelDataError as error:  # where the bytes are damaged could not be read either
-                    fetch.error = error
+                with _carried(fetch):
+                    _compare(fetch)
                 self._spans.add(f"checksum {number}", f"part {fetch.part}", self.moved, time.monotonic())
             fetch.complete = True
             os.eventfd_write(self.wakeup, 1)
 
 
-def _compare(fetch: Fetch) -> Exception | None:
+@contextmanager
+def _carried(fetch: Fetch) -> Iterator[None]:
+    """What a thread meets goes with the fetch to the stage's loop, which raises it."""
+    try:
+        yield
+    except Exception as error:  # a thread's top: it would end unseen, and the reads with it
+        fetch.error = error
+
+
+def _compare(fetch: Fetch) -> None:
+    """Raises :class:`ModelDataError` where the bytes are not those of the checksum."""
     found = xxhash.xxh3_64_hexdigest(fetch.memory)
-    return None if found == fetch.checksum else _damaged(fetch, found)
+    if found != fetch.checksum:
+        raise _damaged(fetch, found)
 
 
-def _damaged(fetch: Fetch, found: str) -> Exception:
+def _damaged(fetch: Fetch, found: str) -> ModelDataError:
     """Says where the bytes are damaged: of several mirrors, which one gives others than it should."""
     for source in fetch.sources if len(fetch.sources) > 1 else ():
         alone = memoryview(mmap.mmap(-1, len(fetch.memory)))

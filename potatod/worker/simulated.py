@@ -146,6 +146,7 @@ class Simulated:
         return torch.full((nbytes,), POISON, dtype=torch.uint8)
 
     def _exhausted_beyond(self, most: float) -> None:
+        """From now on, for as long as this process lives."""
         def look(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             if isinstance(module, nn.Linear) and args[0].numel() > most * args[0].shape[-1]:
                 raise torch.OutOfMemoryError(f"simulated: more than {most:.0f} rows")

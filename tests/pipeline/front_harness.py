@@ -292,6 +292,7 @@ class Client:
 
 VERDICT = {
     "vocabulary": VOCABULARY,
+    "embed_rows": VOCABULARY,
     "device": "cpu",
     "kernels": "invariant",
     "architecture": "EchoForCausalLM",

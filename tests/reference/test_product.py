@@ -66,6 +66,11 @@ def test_and_whatever_threads_there_are(threads, dtype):
     assert torch.equal(many, ours(x, weight))
 
 
+def test_what_a_thread_claims_is_whole_tiles():
+    assert native.CHUNK % native.WHOLE_TILES == 0
+    assert all(native.WHOLE_TILES % outputs == 0 for _, outputs in microkernel.TILES)
+
+
 def test_numbers_that_are_none_stay_in_their_row():
     ours = product(torch.bfloat16)
     x, weight = draw(9, 33, 64, torch.bfloat16)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from potatod import manifest as manifests
 from potatod.errors import ModelDataError, NoSuchModel
 from potatod.manifest import Manifest, Part, Shard, Tensor
+from potatod.room import vocabulary_of
 
 SUM = "0123456789abcdef"
 
@@ -55,6 +56,13 @@ def whole() -> Manifest:
 def page() -> dict[str, Any]:
     parsed: dict[str, Any] = json.loads(manifests.dumps(whole()))
     return parsed
+
+
+def test_a_prompt_may_have_tokens_that_no_answer_has() -> None:
+    """Llama 3.2 Vision: the embedding has eight rows more than the head."""
+    shards = tuple(shard if shard.kind != "head" else dataclasses.replace(shard, parts=shard.parts[:2]) for shard in whole().shards)
+    manifest = dataclasses.replace(whole(), shards=shards)
+    assert vocabulary_of(manifest, "embed") == vocabulary_of(whole()) > vocabulary_of(manifest) > 0
 
 
 def test_what_is_written_is_read_back() -> None:

@@ -87,15 +87,16 @@ def test_of_mirrors_the_one_that_differs_is_named(wrong):
 
 
 @pytest.mark.timeout(60)
-def test_a_mirror_that_fails_while_damage_is_looked_for_ends_the_read_and_no_thread():
+@pytest.mark.parametrize("error", [ModelDataError("cannot be read"), OSError("cannot be read"), MemoryError("cannot be read")])
+def test_whatever_fails_while_damage_is_looked_for_ends_the_read_and_no_thread(error: Exception):
     class Failing(_Mirror):
         def read_into(self, offset: int, memory: memoryview) -> None:
             if len(memory) > PIECE:  # the whole part, to see whose bytes are damaged
-                raise ModelDataError("cannot be read")
+                raise error
             super().read_into(offset, memory)
 
     data, requests = b"z" * 3 * PIECE, Requests(1, PIECE, Spans(), mirrors=2)
-    with pytest.raises(ModelDataError, match="cannot be read"):
+    with pytest.raises(type(error), match="cannot be read"):
         _read(requests, data, *(Failing(f"mirror {n}", bytes(3 * PIECE)) for n in range(2)), checksum=xxhash.xxh3_64_hexdigest(data))
     assert _read(requests, data, _Mirror("mirror", data)) == data
 

@@ -45,6 +45,7 @@ def test_what_a_worker_does_between_its_work_and_a_wait_is_not_lost_for_no_weigh
     found = trace.shares({"reader": [Span("request 0", "part 0", 0.0, 10.0)], "worker": worker, "front": []})
     held, lost = 0.5 + 1.5, 0.5 + 0.5 + 1.0 + 2.0  # before layer 1 it did other things for a second first; what comes before and after all is nobody's
     assert (found["worker"].busy, found["worker"].held, found["worker"].lost) == pytest.approx((0.4, held / 10, lost / 10))
+    assert found["worker"].own == pytest.approx(0.1)
 
 
 def test_a_time_in_which_nothing_was_done_has_no_shares():
