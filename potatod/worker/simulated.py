@@ -12,6 +12,7 @@ Its memory can be too small: ``taken`` bytes of it are gone when weights come, a
 
 from __future__ import annotations
 
+import atexit
 import random
 import threading
 import time
@@ -32,6 +33,8 @@ from .device import Event, no_room
 POISON: Final = 0xFF
 NAME: Final = "simulated"
 _PIECES: Final = 4
+#: A piece of work that takes longer at the end of the process waits, for what will not come: that may be cut off.
+_LAST_WORK_S: Final = 0.5
 _OPTIONS: Final = ("seed", "copy_s", "compute_s", "upload", "compute", "vram", "taken", "rows")
 
 
@@ -51,16 +54,27 @@ class _Event:
 
 
 class _Stream:
-    """Runs what is enqueued, one after the other, on a thread of its own."""
+    """Runs what is enqueued, one after the other, on a thread of its own.
+
+    A thread that is inside of torch when the interpreter ends would bring the process down, so each ends before.
+    """
 
     def __init__(self, name: str) -> None:
         self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+        atexit.register(self._end)
 
     def _run(self) -> None:
         torch.set_num_threads(1)
-        while True:
+        while not self._over:
             self._work.get()()
+
+    def _end(self) -> None:
+        self._over = True
+        self._work.put(lambda: None)  # whoever waits for work looks up
+        self._thread.join(_LAST_WORK_S)
 
     def enqueue(self, work: Callable[[], None]) -> None:
         self._work.put(work)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
@@ -84,6 +86,17 @@ def test_a_sweep_for_which_the_card_has_not_the_memory_passes_by_and_the_next_on
         assert engine.exhausted
         assert engine.greedy(2, PROMPT[:20], 3) == tokens
         assert not engine.exhausted
+
+
+def test_a_process_ends_well_in_the_middle_of_copies():
+    program = (
+        "import torch; from potatod.worker.simulated import Simulated; device = Simulated(copy_s=0.0)\n"
+        "source = torch.zeros(1 << 24, dtype=torch.uint8)\n"
+        "for _ in range(500): device.copy(torch.empty_like(source), source)"
+    )
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_simulated_device_says_what_it_takes():
