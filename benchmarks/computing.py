@@ -74,7 +74,7 @@ def product(model: Path) -> dict[str, Any]:
         at += rows * columns
     row = {columns: torch.randn(1, columns).bfloat16() for _, columns in shapes}
     torch.set_num_threads(os.cpu_count() or 1)
-    ours = native.Product(microkernel.compiled("bfloat16"), torch.bfloat16)
+    ours = native.Product({"raw": microkernel.compiled("bfloat16")}, torch.bfloat16)
     ways: dict[str, Callable[[torch.Tensor], object]] = {
         "ours": lambda weight: ours(row[weight.shape[1]], weight),
         "torch": lambda weight: functional.linear(row[weight.shape[1]], weight),

@@ -22,6 +22,7 @@ from potato_client.paths import SOCKET_VARIABLE
 
 from . import config_page, log, places, sources
 from .config import Key, keys
+from .dtypes import AUTO, CHOICES, SCHEMES
 from .errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ConfigError, PotatoError, UsageError, first_line
 from .sizes import parse_size
 
@@ -179,8 +180,8 @@ def _amount(suffix: str = "") -> Callable[[Any, Any, str | None], int | None]:
 @click.option("--context", metavar="TOKENS", help="Longest prompt and answer together; as [front] max_context.")
 @click.option("--sequences", metavar="N", help="Answers that share each sweep; as [front] max_sequences.")
 @click.option(
-    "--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32", "int8", "int4"]), default="auto", show_default=True,
-    help="As `potatod prepare` would store the weights; auto keeps the checkpoint's. int8 and int4 are on paper.",
+    "--dtype", "dtypes", multiple=True, metavar="DTYPE",
+    help=f"As `potatod prepare` would store the weights: {', '.join(CHOICES)}, or PATTERN=DTYPE. Once or several times.",
 )  # fmt: skip
 @click.option("--revision", metavar="REV", help="A branch, tag or commit, where MODEL is a hub id.")
 @click.option("--grid", is_flag=True, help="Tables for machines of many kinds, with the weights as they are, in int8 and in int4.")
@@ -189,18 +190,18 @@ def _amount(suffix: str = "") -> Callable[[Any, Any, str | None], int | None]:
 @_CONFIG
 def plan(
     source: str, ram: int | None, disk: int | None, vram: int | None, pcie: int | None, context: str | None, sequences: str | None,
-    dtype: str, revision: str | None, grid: bool, measure: bool, as_json: bool, file: Path | None,
+    dtypes: tuple[str, ...], revision: str | None, grid: bool, measure: bool, as_json: bool, file: Path | None,
 ) -> None:  # fmt: skip
     """What serving MODEL would be like: what stays in RAM and on the card, what streams, seconds per token, and what would help most.
 
     MODEL is a model folder, a checkpoint's folder, a GGUF file, a config.json, or a hub id, of which only the config is fetched. How
     fast this machine computes, and the disk that a model folder lies on, is tried out the first time, which takes seconds.
     """
-    from . import paper, plan_grid, plan_page, planning
+    from . import plan_grid, plan_page, planning
 
     if pcie is not None and vram is None:
         raise UsageError("--pcie is the way to a card that --vram describes: give both")
-    if grid and (as_json or dtype != "auto" or (ram, disk, vram) != (None, None, None)):
+    if grid and (as_json or dtypes or (ram, disk, vram) != (None, None, None)):
         raise UsageError("--grid chooses machines and dtypes itself: it goes with none of --ram, --vram, --disk, --dtype, --json")
     given = {"[front] max_context": context, "[front] max_sequences": sequences}
     flags = {key: text for key in keys() if (text := given.get(key.label)) is not None}
@@ -214,10 +215,10 @@ def plan(
 
     if grid:
         settings = dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, device="cpu"))  # cards are described
-        planners = [planner(name) for name in ("auto", *paper.SCHEMES)]
+        planners = [planner(name) for name in (AUTO, *SCHEMES)]
         click.echo(plan_grid.as_text(Path(source).name or source, [(each.dtype, each) for each in planners]), nl=False)
         return
-    planned = planner(dtype).plan(planning.Machine(ram, vram, disk, pcie))
+    planned = planner(",".join(dtypes) or AUTO).plan(planning.Machine(ram, vram, disk, pcie))
     click.echo((plan_page.as_json if as_json else plan_page.as_text)(planned), nl=False)
 
 
@@ -233,7 +234,7 @@ def measure(model: Path, as_json: bool, file: Path | None) -> None:
     from . import manifest, plan_page, rates
 
     settings = sources.gather(file, os.environ, {}).settings
-    dtype = manifest.load(model).dtype
+    dtype = manifest.stored_as(manifest.load(model))
     found = rates.of(model, settings, dtype, lambda sentence: click.echo(sentence, err=True), anew=True)
     click.echo((plan_page.rates_json if as_json else plan_page.rates_text)(found, dtype, settings.worker.kernels), nl=False)
 

@@ -21,7 +21,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
+from .dtypes import RAW
 from .errors import ModelDataError, NoSuchModel
+from .forms import FORMS, fits, has_more, refusal
 from .json_file import read_text
 
 FORMAT: Final = 1
@@ -108,6 +110,24 @@ def shapes_of(shard: Shard) -> dict[str, tuple[int, ...]]:
             rows = (tensor.first_row or 0) + tensor.shape[0] if tensor.shape else 0
             shapes[tensor.name] = (rows, *tensor.shape[1:]) if tensor.first_row is not None else tensor.shape
     return shapes
+
+
+def schemes_of(manifest: Manifest) -> dict[str, int]:
+    """Bytes by scheme, of the matrices that every sweep multiplies with: layers' and the head's."""
+    found: dict[str, int] = {}
+    for shard in manifest.shards:
+        if shard.kind in ("layer", "head"):
+            for part in shard.parts:
+                for tensor in (each for each in part.tensors if len(each.shape) > 1):
+                    found[tensor.scheme] = found.get(tensor.scheme, 0) + tensor.length
+    return found
+
+
+def stored_as(manifest: Manifest) -> str:
+    """How most of what a sweep multiplies with is stored: "bfloat16", or "int4 of bfloat16"."""
+    found = schemes_of(manifest)
+    scheme = max(found, key=lambda each: found[each], default=RAW)
+    return manifest.dtype if scheme == RAW else f"{scheme} of {manifest.dtype}"
 
 
 NAME: Final = "manifest.json"
@@ -280,7 +300,7 @@ def _check_names(shard: Shard) -> None:
         if first.first_row is None and len(bands) > 1:
             raise ModelDataError(f"shard {_label(shard)} names a tensor twice")
         for number, (band, part) in enumerate(bands if first.first_row is not None else ()):
-            fills = band.length == part.length or number == len(bands) - 1
+            fills = band.length == part.length or has_more(band.scheme) or number == len(bands) - 1
             alike = band.shape[1:] == first.shape[1:] and (band.dtype, band.scheme) == (first.dtype, first.scheme)
             if band.first_row != row or len(part.tensors) > 1 or band.offset or not fills or not band.shape or not alike or band.shape[0] == 0:
                 raise ModelDataError(f"shard {_label(shard)}: the bands of {name} must follow each other from row 0 on, and fill their parts")
@@ -301,11 +321,26 @@ def _check_tensors(part: Part, label: str) -> None:
             raise ModelDataError(f"{name}: unknown dtype {tensor.dtype[:40]!r}")
         if any(not 0 <= size < _MAX_DIMENSION for size in tensor.shape) or len(tensor.shape) > 8:
             raise ModelDataError(f"{name}: {tensor.shape} is not a shape")
-        if tensor.scheme == "raw" and tensor.length != math.prod(tensor.shape) * _DTYPE_BYTES[tensor.dtype]:
+        if tensor.scheme != "raw":
+            _check_scheme(tensor)
+        elif tensor.length != math.prod(tensor.shape) * _DTYPE_BYTES[tensor.dtype]:
             raise ModelDataError(f"{name}: {tensor.length} bytes are not those of {tensor.dtype} {list(tensor.shape)}")
         if tensor.offset < 0 or tensor.offset % 64 or tensor.length < 0 or tensor.offset + tensor.length > part.length:
             raise ModelDataError(f"{name}: bytes {tensor.offset} to {tensor.offset + tensor.length} do not lie well in its part")
     _check_disjoint([(t.offset, t.offset + t.length) for t in part.tensors if t.length], f"shard {label}: tensors")
+
+
+def _check_scheme(tensor: Tensor) -> None:
+    name, scheme = tensor.name, tensor.scheme
+    if scheme not in FORMS:
+        raise ModelDataError(f"{name}: its scheme {scheme[:40]!r} is not known to this potatod; a newer one may have written the folder")
+    if len(tensor.shape) != 2 or tensor.dtype not in ("bfloat16", "float16", "float32"):
+        raise ModelDataError(f"{name}: {tensor.dtype} {list(tensor.shape)} cannot be stored as {scheme}")
+    rows, columns = tensor.shape
+    if (why := refusal(scheme, columns)) is not None:
+        raise ModelDataError(f"{name}: {why}")
+    if not fits(scheme, rows, columns, tensor.length):
+        raise ModelDataError(f"{name}: {tensor.length} bytes are not those of {scheme} {list(tensor.shape)}")
 
 
 def _check_matrix(manifest: Manifest, shard: Shard) -> None:

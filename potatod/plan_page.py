@@ -10,6 +10,7 @@ from typing import Any, Final
 from potato_client.units import count
 
 from .forecast import Forecast, Rates
+from .manifest import stored_as
 from .planning import Planned
 from .sizes import human_size
 
@@ -27,7 +28,7 @@ def as_json(planned: Planned) -> str:
     page: dict[str, Any] = {
         "model": planned.name,
         "architecture": known.manifest.architecture,
-        "dtype": known.manifest.dtype,
+        "dtype": stored_as(known.manifest),
         "layers": known.manifest.layers,
         "disk_bytes": sum(known.manifest.files.values()),
         "weights_bytes": plan.weights_bytes,
@@ -87,7 +88,7 @@ def _head(planned: Planned) -> Iterator[str]:
     on_disk = human_size(sum(known.manifest.files.values()))
     yield _LABEL.format(
         "model",
-        f"{planned.name}: {known.manifest.architecture}, {known.manifest.dtype}, {known.manifest.layers} layers; {on_disk} on disk, "
+        f"{planned.name}: {known.manifest.architecture}, {stored_as(known.manifest)}, {known.manifest.layers} layers; {on_disk} on disk, "
         f"{human_size(weights)} in a sweep",
     )
     yield _LABEL.format(
@@ -140,8 +141,6 @@ def _notes(planned: Planned) -> Iterator[str]:
         yield f"{most} sequences need [front] max_sequences = {most}: their KV is counted there."
     if planned.device == "card" and planned.upload_bytes_per_s is not None:
         yield f"The card is supposed to be a modest one, and {human_size(planned.upload_bytes_per_s)}/s to reach it (--pcie says otherwise)."
-    if " of " in planned.outline.manifest.dtype:
-        yield f"{planned.outline.manifest.dtype} is on paper: `potatod prepare` does not write it yet."
 
 
 def _advice(planned: Planned) -> Iterator[str]:

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from . import card as cards
 from . import manifest as manifests
-from . import memory, outline, paper, rates
+from . import memory, outline, rates
 from . import room as rooms
 from .arrangement import CHUNKS, Arrangement, arrange
 from .config import Settings
 from .errors import DoesNotFit
 from .forecast import Forecast, Rates, forecast
+from .manifest import stored_as
 from .memory import OWN_RESERVE, Available
 from .outline import Outline
 from .plan import Plan
@@ -101,27 +102,23 @@ class Planner:
         self, source: str, settings: Settings, *, dtype: str = "auto", revision: str | None = None, anew: bool = False,
         notice: rates.Notice = lambda _: None,
     ) -> None:  # fmt: skip
-        """``dtype``: as `prepare` takes it, or one of paper.SCHEMES; ``notice`` is told what takes a while. Raises what `prepare` raises for a
+        """``dtype``: as `prepare` takes it; ``notice`` is told what takes a while. Raises what `prepare` raises for a
         source that is none."""
         self._name = Path(source).name or source
         self._source = Path(source)
         self._settings = settings
         self._anew = anew
         self._notice = notice
-        self._known = known = outline.of(source, "auto" if dtype in paper.SCHEMES else dtype, revision, settings)
-        self._dtype = known.manifest.dtype
+        self._known = outline.of(source, dtype, revision, settings)
+        self._dtype = stored_as(self._known.manifest)
         self._tokenizer = rooms.tokenizer_bytes(self._source) or _TOKENIZER_BYTES
-        self._smaller = 1.0
-        if dtype in paper.SCHEMES:
-            self._known = dataclasses.replace(known, manifest=paper.as_scheme(known.manifest, dtype))
-            self._smaller = _weights(self._known) / _weights(known)
         self._computing: Computing | None = None
         self._free: int | None = None
 
     @property
     def dtype(self) -> str:
         """What the weights are stored as."""
-        return self._known.manifest.dtype
+        return self._dtype
 
     def plan(self, machine: Machine) -> Planned:
         """Raises :class:`DoesNotFit` with the missing bytes."""
@@ -173,7 +170,7 @@ class Planner:
         return "supposed", DISKS
 
     def _on(self, machine: Machine) -> Computing:
-        """A described card is supposed to be a modest one where this machine has none. On paper a weight takes the time that it takes as it is."""
+        """A described card is supposed to be a modest one where this machine has none."""
         if self._computing is None:
             self._computing = rates.compute(self._settings, self._dtype, self._notice, anew=self._anew)
         here = self._computing
@@ -181,16 +178,12 @@ class Planner:
             here = SUPPOSED_CARD
         if here.upload is not None and machine.pcie is not None:
             here = dataclasses.replace(here, upload=machine.pcie)
-        return dataclasses.replace(here, compute=tuple((rows, rate * self._smaller) for rows, rate in here.compute))
+        return here
 
 
 def make(source: str, settings: Settings, machine: Machine = Machine(), **options: Any) -> Planned:
     """One plan; ``options`` as :class:`Planner` takes them."""
     return Planner(source, settings, **options).plan(machine)
-
-
-def _weights(known: Outline) -> int:
-    return sum(part.length for shard in known.manifest.shards if shard.kind in ("layer", "head") for part in shard.parts)
 
 
 def _with_front(settings: Settings, **changed: Any) -> Settings:

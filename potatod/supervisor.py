@@ -39,7 +39,7 @@ from .errors import (
     by_exit_code,
 )
 from .forecast import Load, forecast
-from .manifest import Manifest, check_files, check_mirror
+from .manifest import Manifest, check_files, check_mirror, stored_as
 from .manifest import load as load_manifest
 from .messages import Counted, Engine, Failed, Parted, Ready, StageProcess, Stop, Trace, Traced
 from .notify import notify
@@ -218,7 +218,7 @@ class Supervisor:
             elif stage is self._front:
                 self._tell(self._state, self._why)
         elif isinstance(message, Parted):
-            rates.forget(self._settings, self._folder, self._manifest.dtype)
+            rates.forget(self._settings, self._folder, stored_as(self._manifest))
             log.event(
                 _LOGGER, "sweeps do not take what was expected; the next start tries out anew what this machine does", level=logging.WARNING,
                 expected_s=message.expected_s, real_s=message.real_s,

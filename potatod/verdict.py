@@ -21,7 +21,7 @@ from .forecast import Rates
 from .json_file import MAX_CONFIG_BYTES, read_text
 from .kept import Kept
 from .machine import accelerators, processor
-from .manifest import Manifest, Part
+from .manifest import Manifest, Part, stored_as
 from .plan import Plan
 from .room import tokenizer_bytes, vocabulary_of
 
@@ -92,7 +92,7 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         log.event(_LOGGER, "trying out what this machine does with this model; only its first start takes this minute or two")
         findings = _run(settings, folder, directory, cancelled)
         _kept(settings, folder, manifest).put(dataclasses.asdict(findings))
-    speed = rates.of(folder, settings, manifest.dtype, lambda sentence: log.event(_LOGGER, sentence), cancelled=cancelled)
+    speed = rates.of(folder, settings, stored_as(manifest), lambda sentence: log.event(_LOGGER, sentence), cancelled=cancelled)
     arranged = arrange(
         settings, manifest, memory.available(), findings, tokenizer_bytes(folder), speed, by_token=findings.batching == "tokens",
         card=card.free_bytes(findings.device, cancelled),
@@ -100,7 +100,7 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
     return Verdict(
         findings=findings,
         architecture=manifest.architecture,
-        dtype=manifest.dtype,
+        dtype=stored_as(manifest),
         layers=manifest.layers,
         vocabulary=vocabulary_of(manifest),
         embed_rows=vocabulary_of(manifest, "embed"),

@@ -11,11 +11,13 @@ from typing import Final
 
 import torch
 
+from potatod.dtypes import RAW
 from potatod.manifest import Kind, Part, Shard
 
-from .layout import EMBED_BAND_BYTES, HEAD_BAND_BYTES, Layout, bands, layer_layout, matrix_layout
-from .shards import cut, value_of
+from .layout import EMBED_BAND_BYTES, HEAD_BAND_BYTES, Layout, Value, bands, layer_layout, matrix_layout
+from .shards import cut, expected, group_values, value_of
 from .skeleton import Skeleton
+from .storing import Storing
 
 EMBED: Final = "embed.safetensors"
 HEAD: Final = "head.safetensors"
@@ -65,35 +67,47 @@ class Blueprint:
         yield Shard("resident", 0, () if self.resident.layout is None else self.resident.layout.parts)
 
 
-def draw(built: Skeleton, wanted: Mapping[str, torch.Tensor], band_bytes: int | None = None) -> Blueprint:
+def draw(built: Skeleton, wanted: Mapping[str, torch.Tensor], storing: Storing, band_bytes: int | None = None) -> Blueprint:
     """``wanted``: every tensor that a folder of this model holds, by its name in the model, on meta; ``band_bytes``: of bands of the head and of
-    layers' matrices, where that does not follow from sizes.
+    layers' matrices, where that does not follow from sizes. What is packed is as large as it will be, about.
 
     Bands of the head are read and stay by themselves, and several of them are computed with together (plan.sweep_parts): as large as a layer's
     bands may be, they are the same there, and smaller in small models.
     """
     names, outside = cut(built, wanted)
     layers = tuple(
-        _group("layer", number, f"layer.{number:04d}.safetensors", own, f"{built.layers_name}.{number}.", wanted, band_bytes)
+        _group("layer", number, f"layer.{number:04d}.safetensors", own, f"{built.layers_name}.{number}.", wanted, storing, band_bytes)
         for number, own in enumerate(names)
     )
     average = sum(group.layout.size for group in layers if group.layout is not None) // len(layers)
     if band_bytes is None:
         band_bytes = min(HEAD_BAND_BYTES, max(EMBED_BAND_BYTES, average))
     embed = matrix_layout(EMBED, value_of(built.embed_name, wanted[built.embed_name]))
-    head = None if built.tied else matrix_layout(HEAD, value_of(built.head_name, wanted[built.head_name]))
+    head, head_bands = None, bands(EMBED, embed, built.head_name, band_bytes)
+    if not built.tied or storing.of(built.head_name, wanted[built.embed_name]) != RAW:
+        tensor = wanted[built.embed_name if built.tied else built.head_name]
+        head, head_bands = matrix(HEAD, built.head_name, value_of(built.head_name, tensor, storing.of(built.head_name, tensor)), band_bytes)
     return Blueprint(
         embed=embed,
         embed_bands=bands(EMBED, embed, built.embed_name, EMBED_BAND_BYTES),
         head=head,
-        head_bands=bands(HEAD if head else EMBED, head or embed, built.head_name, band_bytes),
+        head_bands=head_bands,
         layers=layers,
-        resident=_group("resident", 0, RESIDENT, outside, "", wanted, None),
+        resident=_group("resident", 0, RESIDENT, outside, "", wanted, storing, None),
     )
 
 
+def matrix(file: str, name: str, value: Value, band_bytes: int) -> tuple[Layout, tuple[Part, ...]]:
+    """A file that holds nothing but this matrix, and its bands."""
+    values = expected(value, band_bytes)
+    layout = matrix_layout(file, *values)
+    return layout, layout.parts if values[0].first_row is not None else bands(file, layout, name, band_bytes)
+
+
 def _group(
-    kind: Kind, number: int, file: str, names: Sequence[str], prefix: str, wanted: Mapping[str, torch.Tensor], band_bytes: int | None
-) -> Group:
-    values = [value_of(name.removeprefix(prefix), wanted[name]) for name in names]
-    return Group(kind, number, file, tuple(names), prefix, layer_layout(file, values, band_bytes) if values else None)
+    kind: Kind, number: int, file: str, names: Sequence[str], prefix: str, wanted: Mapping[str, torch.Tensor], storing: Storing,
+    band_bytes: int | None,
+) -> Group:  # fmt: skip
+    values = [value_of(name.removeprefix(prefix), wanted[name], storing.of(name, wanted[name])) for name in names]
+    layout = layer_layout(file, group_values(values, band_bytes), band_bytes) if values else None
+    return Group(kind, number, file, tuple(names), prefix, layout)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,7 +33,7 @@ _TORCH_DTYPES: Final[Mapping[str, torch.dtype]] = {
 }  # fmt: skip
 #: Dtypes whose values are the weights themselves; others need what belongs to them (scales) to mean anything.
 PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_STORED_NAMES: Final = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
+STORED_NAMES: Final = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
 
 
 class Lazy(Protocol):
@@ -52,6 +52,17 @@ class Lazy(Protocol):
 
     def get_dtype(self) -> str:
         """safetensors' name of the dtype."""
+
+
+@runtime_checkable
+class Blocks(Protocol):
+    """A tensor that is quantised in blocks, which may be stored as they are."""
+
+    def scheme(self) -> str | None:
+        """The scheme that holds them; None where there is none, or the tensor is more than those blocks in another order."""
+
+    def planes(self) -> torch.Tensor:
+        """Flat uint8, as the scheme stores them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,7 @@ class FileTensor:
         return self._read(self.offset + first * row_bytes, (last - first, *self.shape[1:]))
 
     def get_dtype(self) -> str:
-        return _STORED_NAMES[self.dtype]
+        return STORED_NAMES[self.dtype]
 
     def _read(self, offset: int, shape: tuple[int, ...]) -> torch.Tensor:
         return read_bytes(self.path, offset, math.prod(shape) * self.dtype.itemsize).view(self.dtype).reshape(shape)

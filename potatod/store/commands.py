@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from potatod.dtypes import AUTO, CHOICES
 from potatod.errors import UsageError
 from potatod.sizes import human_size
 
@@ -40,8 +41,8 @@ def _import_models() -> None:
 @click.argument("source", required=False, metavar="SOURCE")
 @click.argument("out", required=False, metavar="OUT", type=click.Path(path_type=Path))
 @click.option(
-    "--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto", show_default=True,
-    help="Of the stored weights; auto keeps the checkpoint's.",
+    "--dtype", "dtypes", multiple=True, metavar="DTYPE",
+    help=f"How weights are stored: {', '.join(CHOICES)}. PATTERN=DTYPE says so of the modules whose weights' names fit. Once or several times.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Make OUT anew where it is a model folder already.")
 @click.option("--revision", metavar="REV", help="A branch, tag or commit, where SOURCE is a hub id.")
@@ -49,13 +50,14 @@ def _import_models() -> None:
     "--upgrade", "old", metavar="OUT", type=click.Path(path_type=Path),
     help="Instead: make the model folder OUT one of the installed transformers, out of itself.",
 )  # fmt: skip
-def prepare(source: str | None, out: Path | None, dtype: str, force: bool, revision: str | None, old: Path | None) -> None:
+def prepare(source: str | None, out: Path | None, dtypes: tuple[str, ...], force: bool, revision: str | None, old: Path | None) -> None:
     """Make the model folder OUT from SOURCE: a Hugging Face folder, a GGUF file, or a hub id (organisation/model).
 
     Killed at any point it goes on where it stopped when run again. Never writes to SOURCE.
     """
+    dtype = ",".join(dtypes) or AUTO
     if old is not None:
-        if source is not None or dtype != "auto" or force or revision is not None:
+        if source is not None or dtypes or force or revision is not None:
             raise UsageError("--upgrade OUT rewrites a model folder out of itself: it takes that folder, and neither SOURCE nor other options")
         _upgrade(old)
         return

@@ -27,7 +27,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 
 from potatod.errors import ModelDataError
 
-from .checkpoint import PLAIN, Lazy
+from .checkpoint import PLAIN, Blocks, Lazy
 from .skeleton import Skeleton
 
 #: Rows of a matrix are converted in steps of about this many bytes.
@@ -80,6 +80,21 @@ class Converter:
         patterns = self._patterns.get(name, set())
         converters = [entry for entry in self._mapping if isinstance(entry, WeightConverter)]
         return [op for entry in converters if patterns & set(entry.source_patterns) for op in entry.operations]
+
+    def kept(self) -> dict[str, str]:
+        """The scheme that holds a tensor's own blocks, for tensors whose rows are only put in another order on their way here."""
+        schemes = {}
+        for name, keys in self._sources.items():
+            lazy = self._tensors[keys[0]]
+            if isinstance(lazy, Blocks) and len(keys) == 1 and not self.operations(name) and (scheme := lazy.scheme()):
+                schemes[name] = scheme
+        return schemes
+
+    def planes(self, name: str) -> torch.Tensor:
+        """The bytes of a tensor of :meth:`kept` in its scheme."""
+        lazy = self._tensors[self._sources[name][0]]
+        assert isinstance(lazy, Blocks)
+        return lazy.planes()
 
     def unused(self) -> list[str]:
         """Keys of the checkpoint that no tensor of the model is made of."""

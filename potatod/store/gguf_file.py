@@ -28,6 +28,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 )
 
 from potatod.errors import ModelDataError, UnsupportedModel
+from potatod.schemes import GGML
 
 from . import gguf_rope
 from .checkpoint import Lazy, read_bytes
@@ -152,6 +153,40 @@ class GgufTensor:
 
     def get_dtype(self) -> str:
         return {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[self.dtype]
+
+    def scheme(self) -> str | None:
+        info = self.infos[0]
+        name: str = gguf.GGMLQuantizationType(info.ggml_type).name.lower()
+        if len(self.infos) > 1 or name not in GGML or len(info.shape) != 2 or self._order() is None:
+            return None
+        return name
+
+    def planes(self) -> torch.Tensor:
+        """See checkpoint.Blocks."""
+        info, scheme, order = self.infos[0], GGML[str(self.scheme())], self._order()
+        assert order is not None
+        rows, unit = info.shape[0], info.nbytes // info.shape[0]
+        blocks = read_bytes(self.path, self.data_start + info.offset, info.nbytes).view(rows, unit)
+        step = max(1, _STEP_BYTES // unit)
+        return torch.cat([scheme.planes(blocks[order[at : at + step]]) for at in range(0, rows, step)])
+
+    def _order(self) -> torch.Tensor | None:
+        """Which of the file's rows each row of the model is, where that is all that the processors do: they are shown rows that say which they are."""
+        info = self.infos[0]
+        rows = info.shape[0]
+        number = np.arange(rows, dtype=np.float32)
+        if info.name in _MATRICES:
+            return torch.arange(rows)
+        shown = np.stack([number, -1 - number], axis=1)
+        gathered: dict[str, Any] = {"tensors": {}}
+        result = self.processor.process(weights=shown, name=info.name, tensor_key_mapping=self.names, parsed_parameters=gathered)
+        found = None if result.name is None or gathered["tensors"] else np.asarray(result.weights)
+        if found is None or found.shape != (rows, 2) or rows >= 1 << 24 or tuple(info.shape) != tuple(self.shape):
+            return None
+        order = found[:, 0]
+        if not (np.array_equal(found[:, 1], -1 - order) and np.array_equal(np.sort(order), number)):
+            return None
+        return torch.from_numpy(order.astype(np.int64))
 
     def _processed(self, first: int, last: int) -> torch.Tensor:
         """Of ``[first, last)`` along the first dimension, as the model has it."""

@@ -49,6 +49,13 @@ class Value:
     #: bytes as its scheme stores it
     nbytes: int
     scheme: str = "raw"
+    #: of a band that is stored by itself, and whose bytes are not those of a whole matrix cut there
+    first_row: int | None = None
+
+    @property
+    def entry(self) -> str:
+        """What it is called in the file."""
+        return self.name if self.first_row is None else f"{self.name}.{self.first_row}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +84,21 @@ def layer_layout(file: str, values: Iterable[Value], band_bytes: int | None = No
     """
     values = list(values)
     own = OWN_PART_BYTES if band_bytes is None else min(OWN_PART_BYTES, band_bytes)
-    small = [value for value in values if value.nbytes < own]
-    layout = _layout(file, ([small] if small else []) + [[value] for value in values if value.nbytes >= own])
-    if band_bytes is None:
-        band_bytes = max(LAYER_BAND_BYTES, sum(value.nbytes for value in values) // LAYER_BANDS)
+    small = [value for value in values if value.nbytes < own and value.first_row is None]
+    layout = _layout(file, ([small] if small else []) + [[value] for value in values if value not in small])
+    band_bytes = layer_band_bytes(sum(value.nbytes for value in values)) if band_bytes is None else band_bytes
     return dataclasses.replace(layout, parts=tuple(band for part in layout.parts for band in _in_bands(part, band_bytes)))
+
+
+def layer_band_bytes(layer_bytes: int) -> int:
+    """Of the bands of a layer of so many bytes."""
+    return max(LAYER_BAND_BYTES, layer_bytes // LAYER_BANDS)
 
 
 def _in_bands(part: Part, band_bytes: int) -> Iterable[Part]:
     """A part that is one matrix in bands that differ by little; any other as it is."""
     (tensor, *others) = part.tensors
-    if others or len(tensor.shape) != 2 or tensor.scheme != "raw" or tensor.length <= band_bytes:
+    if others or len(tensor.shape) != 2 or tensor.first_row is not None or tensor.length <= band_bytes:
         return (part,)
     rows = tensor.shape[0]
     least = band_rows(tensor.length // rows, 0)
@@ -106,9 +117,9 @@ def _cut(part: Part, firsts: Sequence[int]) -> Iterable[Part]:
         yield Part(part.file, part.offset + first * row_bytes, _round_up(length, ALIGNMENT), "", (band,))
 
 
-def matrix_layout(file: str, value: Value) -> Layout:
-    """A file that holds one matrix, contiguous. Its parts are made by :func:`bands`."""
-    return _layout(file, [[value]])
+def matrix_layout(file: str, *values: Value) -> Layout:
+    """A file that holds one matrix: contiguous, and then its parts are made by :func:`bands`, or in bands that are stored by themselves."""
+    return _layout(file, [[value] for value in values])
 
 
 def bands(file: str, layout: Layout, name: str, band_bytes: int) -> tuple[Part, ...]:
@@ -140,9 +151,9 @@ def _layout(file: str, groups: Sequence[Sequence[Value]]) -> Layout:
         start, tensors = at, []
         for value in group:
             at = _pad(entries, at, TENSOR_ALIGNMENT)
-            entries[value.name] = _entry(value, at)
+            entries[value.entry] = _entry(value, at)
             offsets.append((value, at))
-            tensors.append(Tensor(value.name, value.dtype, value.shape, value.scheme, at - start, value.nbytes))
+            tensors.append(Tensor(value.name, value.dtype, value.shape, value.scheme, at - start, value.nbytes, value.first_row))
             at += value.nbytes
         # A part of nothing but empty tensors still is a part.
         at = _pad(entries, at, ALIGNMENT) if at > start else _pad(entries, at + 1, ALIGNMENT, at)

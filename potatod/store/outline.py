@@ -13,15 +13,17 @@ import torch
 from transformers import PreTrainedConfig
 
 from potatod import manifest as manifests
+from potatod.dtypes import KEEP, RAW
 from potatod.errors import UsageError
 from potatod.json_file import read_json
 from potatod.manifest import FORMAT, Manifest, Part, Shard
 
 from . import blueprint, hub, skeleton
 from .checkpoint import PLAIN
-from .convert import stored
+from .convert import Converter, stored
 from .skeleton import Skeleton
-from .source import config_and_method, open_source
+from .source import Source, config_and_method, open_source
+from .storing import Storing, wish
 
 _CONFIG: Final = "config.json"
 _NO_CHECKSUM: Final = "0" * 16
@@ -33,8 +35,10 @@ def outline(source: str, dtype: str = "auto", revision: str | None = None) -> tu
     Raises what :func:`prepare.prepare` raises for it.
     """
     path = hub.fetch_config(source, revision) if hub.looks_like_id(source) else Path(source)
-    if (path / manifests.NAME).is_file():
-        if dtype != "auto":
+    asked = wish(dtype)
+    opened: Source | None = None
+    if (path / manifests.NAME).is_file() and asked.scheme == RAW and not asked.patterns:
+        if asked.dtype is not None:
             raise UsageError(f"{path} is a model folder already: its dtype is in its files")
         return manifests.load(path), skeleton.load_config(path)
     if (path.is_file() and path.suffix == ".json") or (path.is_dir() and not _has_weights(path)):
@@ -44,16 +48,18 @@ def outline(source: str, dtype: str = "auto", revision: str | None = None) -> tu
     else:
         opened = open_source(path)
         config, own = opened.config, opened.default_dtype()
-    chosen = own if dtype == "auto" else getattr(torch, dtype)
-    return _manifest(skeleton.build(config, chosen), chosen, path), config
+    chosen = asked.dtype or own
+    built = skeleton.build(config, chosen)
+    kept = Converter(built, opened.tensors(built, chosen), chosen).kept() if opened and asked.scheme == KEEP else {}
+    return _manifest(built, Storing(asked, built, kept), chosen, path), config
 
 
 def _has_weights(folder: Path) -> bool:
     return any(path.suffix in (".safetensors", ".gguf", ".bin", ".pt", ".pth") for path in folder.iterdir())
 
 
-def _manifest(built: Skeleton, dtype: torch.dtype, path: Path) -> Manifest:
-    drawn = blueprint.draw(built, stored(built.model, dtype))
+def _manifest(built: Skeleton, storing: Storing, dtype: torch.dtype, path: Path) -> Manifest:
+    drawn = blueprint.draw(built, stored(built.model, dtype), storing)
     return Manifest(
         format=FORMAT,
         potatod=importlib.metadata.version("potato-lm"),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 import torch
 import transformers
 
 from potatod import manifest as manifests
+from potatod import schemes
+from potatod.dtypes import AUTO, KEEP, RAW
 from potatod.errors import ModelDataError, UsageError
 from potatod.manifest import FORMAT, Shard
 
@@ -21,11 +22,11 @@ from .blueprint import EMBED, HEAD, Blueprint, Group
 from .convert import Converter
 from .identity import key_of
 from .journal import Journal, finished
-from .shards import make_room, packed, write_group
+from .layout import Layout, matrix_layout
+from .shards import Stored, encoded, group_values, in_scheme, make_room, value_of, write_group
 from .skeleton import Skeleton
 from .source import Source, open_source
-
-DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
+from .storing import Storing, wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +56,22 @@ def prepare(
     ``notice`` gets sentences that a person should read; ``band_bytes`` is as :func:`blueprint.draw` takes it. May be killed at any point and run
     again. Raises UsageError, NoSuchModel, ModelDataError, UnsupportedModel, DoesNotFit or TryAgain.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f'dtype "{dtype}" is not one of {", ".join(DTYPES)}')
+    asked = wish(dtype)
     source, out = Path(source), Path(out)
     if out.resolve() == source.resolve():
         raise UsageError(f"{out} is the source itself, which is never written to; choose another folder to make")
     transformers.logging.disable_progress_bar()
+    if dtype == AUTO and (source / manifests.NAME).exists():
+        raise UsageError(f"{source} is a model folder already: start it with `potatod start {source}`, or say with --dtype what to make of it")
     opened = open_source(source)
     key = key_of(source, dtype, band_bytes)
     if finished(out, key, force) is not None:
         return False
-    chosen = opened.default_dtype() if dtype == "auto" else getattr(torch, dtype)
+    chosen = asked.dtype or opened.default_dtype()
     built, converter = _fitted(opened, chosen)
+    storing = Storing(asked, built, converter.kept() if asked.scheme == KEEP else {})
     with Journal(out, key) as journal:
-        _Preparation(opened, built, converter, journal, out, chosen, key, band_bytes, progress, notice).run()
+        _Preparation(opened, built, converter, storing, journal, out, chosen, key, band_bytes, progress, notice).run()
         journal.close()
     return True
 
@@ -102,12 +105,13 @@ class _Preparation:
     """One run: what is not in the journal yet is converted and written."""
 
     def __init__(
-        self, source: Source, built: Skeleton, converter: Converter, journal: Journal, out: Path, dtype: torch.dtype, key: str,
-        band_bytes: int | None, progress: Callable[[Progress], None], notice: Callable[[str], None],
+        self, source: Source, built: Skeleton, converter: Converter, storing: Storing, journal: Journal, out: Path, dtype: torch.dtype,
+        key: str, band_bytes: int | None, progress: Callable[[Progress], None], notice: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._source = source
         self._skeleton = built
         self._converter = converter
+        self._storing = storing
         self._journal = journal
         self._out = out
         self._dtype = str(dtype).removeprefix("torch.")
@@ -118,7 +122,7 @@ class _Preparation:
         self._before = sum(journal.files.values())
 
     def run(self) -> None:
-        drawn = blueprint.draw(self._skeleton, self._converter.wanted, self._band_bytes)
+        drawn = blueprint.draw(self._skeleton, self._converter.wanted, self._storing, self._band_bytes)
         self._total = sum(drawn.files.values())
         make_room(self._out, self._total - self._before)
         architecture = type(self._skeleton.model).__name__
@@ -136,30 +140,82 @@ class _Preparation:
         if not self._journal.has("resident"):
             self._group(drawn.resident)
         self._write_manifest()
+        for sentence in self._storing.sentences():
+            self._notice(sentence)
 
     def _embed(self, drawn: Blueprint) -> None:
         """The embedding; where the head is tied to it the same bytes get the head's bands and checksums too."""
         built = self._skeleton
         source = built.embed_name if self._converter.has(built.embed_name) else built.head_name
         tilings = [drawn.embed_bands] if drawn.head else [drawn.embed_bands, drawn.head_bands]
-        parts = shard_file.write(self._out, EMBED, drawn.embed, [packed(self._converter.matrix(source))], *tilings)
+        parts = shard_file.write(self._out, EMBED, drawn.embed, [in_scheme(RAW, self._converter.matrix(source))], *tilings)
         shards = [Shard("embed", 0, parts[0]), *(Shard("head", 0, tiling) for tiling in parts[1:])]
         self._done(shards, {EMBED: drawn.embed.size})
 
     def _head(self, drawn: Blueprint) -> None:
         assert drawn.head is not None
-        values = packed(self._converter.matrix(self._skeleton.head_name))
-        (parts,) = shard_file.write(self._out, HEAD, drawn.head, [values], drawn.head_bands)
-        self._done([Shard("head", 0, parts)], {HEAD: drawn.head.size})
+        built = self._skeleton
+        source = built.head_name if self._converter.has(built.head_name) else built.embed_name
+        layout, bands = drawn.head, drawn.head_bands
+        band_bytes = max(band.length for band in bands)
+        value = layout.places[0].value
+        if value.first_row is None:
+            contents: Iterable[Iterable[memoryview]] = [self._in_scheme(source, value.scheme)]
+        else:
+            try:  # twice through, since a file begins with where things lie: what is packed may be as large as the RAM
+                sizes = [len(data) for data in self._packed_bands(source, layout)]
+                layout = matrix_layout(HEAD, *(replace(p.value, nbytes=size) for p, size in zip(layout.places, sizes, strict=True)))
+                bands, contents = layout.parts, ([data] for data in self._packed_bands(source, layout))
+            except schemes.Unpackable:
+                self._storing.unpackable(built.head_name)
+                meta = self._converter.wanted[built.embed_name if built.tied else built.head_name]
+                layout, bands = blueprint.matrix(HEAD, built.head_name, value_of(built.head_name, meta), band_bytes)
+                contents = [in_scheme(RAW, self._converter.matrix(source))]
+        (parts,) = shard_file.write(self._out, HEAD, layout, contents, bands)
+        self._done([Shard("head", 0, parts)], {HEAD: layout.size})
+
+    def _in_scheme(self, name: str, scheme: str) -> Iterable[memoryview]:
+        if scheme in schemes.GGML:
+            return [self._converter.planes(name).numpy().data]
+        return in_scheme(scheme, self._converter.matrix(name))
+
+    def _packed_bands(self, source: str, layout: Layout) -> Iterator[memoryview]:
+        """The matrix in the bands of the layout, however its rows come."""
+        rows = self._converter.matrix(source)
+        waiting = next(rows)
+        for place in layout.places:
+            while len(waiting) < place.value.shape[0]:
+                waiting = torch.cat([waiting, next(rows)])
+            band, waiting = waiting[: place.value.shape[0]], waiting[place.value.shape[0] :]
+            yield schemes.get(place.value.scheme).pack(band).numpy().data
 
     def _group(self, group: Group) -> None:
         """A layer, or what lies outside the layers."""
         if group.layout is None:
             self._done([Shard(group.kind, group.layer, ())], {})
             return
-        tensors = {name.removeprefix(group.prefix): value for name, value in self._converter.group(group.names).items()}
-        parts, size = write_group(self._out, group.file, tensors, self._band_bytes if group.kind == "layer" else None)
+        band_bytes = self._band_bytes if group.kind == "layer" else None
+        parts, size = write_group(self._out, group.file, self._encoded(group, band_bytes), band_bytes)
         self._done([Shard(group.kind, group.layer, parts)], {group.file: size})
+
+    def _encoded(self, group: Group, band_bytes: int | None) -> Iterator[Stored]:
+        """What lies in the group's file."""
+        wanted, storing = self._converter.wanted, self._storing
+        schemes_of = {name: storing.of(name, wanted[name]) for name in group.names}
+        kept = {name for name, scheme in schemes_of.items() if scheme in schemes.GGML}
+        tensors = self._converter.group([name for name in group.names if name not in kept])
+        values = {name: value_of(name.removeprefix(group.prefix), wanted[name], scheme) for name, scheme in schemes_of.items()}
+        laid = group_values(list(values.values()), band_bytes)
+        for name, value in values.items():
+            if name in kept:
+                yield Stored(value, [self._converter.planes(name).numpy().data])
+                continue
+            try:
+                stored = encoded([each for each in laid if each.name == value.name], tensors[name])
+            except schemes.Unpackable:
+                storing.unpackable(name)
+                stored = encoded([value_of(value.name, tensors[name])], tensors[name])
+            yield from stored
 
     def _done(self, shards: list[Shard], files: dict[str, int]) -> None:
         self._journal.add(shards, files)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from potatod import schemes
+from potatod import forms, schemes
+from potatod.dtypes import RAW
 from potatod.errors import DoesNotFit
 from potatod.manifest import Part
 
 from . import shard_file
 from .checkpoint import Lazy
-from .layout import Value, layer_layout
+from .layout import Value, layer_band_bytes, layer_layout
 from .skeleton import Skeleton
 
 #: Left free on the disk after everything is written.
@@ -41,20 +45,79 @@ def make_room(folder: Path, size: int) -> None:
         )
 
 
-def value_of(name: str, tensor: torch.Tensor | Lazy) -> Value:
+#: Bits of a weight in `packed`, about: what is planned with before the weights are known.
+_PACKED_BITS: Final = 11.25
+#: Rows of a matrix are encoded in steps of about this many weights.
+_STEP_WEIGHTS: Final = 1 << 21
+
+
+def value_of(name: str, tensor: torch.Tensor | Lazy, scheme: str = RAW) -> Value:
     """How a tensor will lie, whether it is there, on meta or not yet read."""
     dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
-    return Value(name, dtype, shape, schemes.get("raw").nbytes(dtype, shape))
+    nbytes = math.prod(shape) * tensor.dtype.itemsize if scheme == RAW else shape[0] * forms.record_bytes(scheme, shape[1])
+    return Value(name, dtype, shape, nbytes, scheme)
 
 
-def packed(tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
+def expected(value: Value, band_bytes: int) -> list[Value]:
+    """The same with bands that are stored by themselves, where its scheme has such: as large as they will be, about."""
+    if not forms.has_more(value.scheme):
+        return [value]
+    rows, columns = value.shape
+    firsts = range(0, rows, -(-rows // -(-value.nbytes // band_bytes)))
+    return [
+        replace(value, shape=(end - first, columns), nbytes=int((end - first) * columns * _PACKED_BITS / 8), first_row=first)
+        for first, end in pairwise([*firsts, rows])
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A value, and its bytes some at a time."""
+
+    value: Value
+    buffers: Iterable[memoryview]
+
+
+def group_values(values: Sequence[Value], band_bytes: int | None) -> list[Value]:
+    """Of a file of several tensors: ``expected`` of each."""
+    most = layer_band_bytes(sum(value.nbytes for value in values)) if band_bytes is None else band_bytes
+    return [each for value in values for each in expected(value, most)]
+
+
+def as_they_are(tensors: Mapping[str, torch.Tensor]) -> list[Stored]:
+    """Each in its dtype's own bytes."""
+    return [stored for name, tensor in tensors.items() for stored in encoded([value_of(name, tensor)], tensor)]
+
+
+def encoded(values: Iterable[Value], tensor: torch.Tensor) -> list[Stored]:
+    """``tensor`` as ``values`` say: one, or its bands. Raises :class:`Unpackable` where their scheme cannot hold it."""
+    stored = []
+    for value in values:
+        if value.first_row is None:
+            stored.append(Stored(value, in_scheme(value.scheme, _steps(tensor))))
+        else:
+            data = schemes.get(value.scheme).pack(tensor[value.first_row : value.first_row + value.shape[0]])
+            stored.append(Stored(replace(value, nbytes=len(data)), [data.numpy().data]))
+    return stored
+
+
+def _steps(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Some rows at a time of a matrix; anything else as it is."""
+    if tensor.dim() != 2:
+        yield tensor
+        return
+    yield from tensor.split(max(1, _STEP_WEIGHTS // max(1, tensor.shape[1])))
+
+
+def in_scheme(scheme: str, tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
+    """Their bytes behind each other."""
     for tensor in tensors:
-        yield schemes.get("raw").pack(tensor)
+        yield schemes.get(scheme).pack(tensor).numpy().data
 
 
-def write_group(folder: Path, file: str, tensors: Mapping[str, torch.Tensor], band_bytes: int | None = None) -> tuple[tuple[Part, ...], int]:
+def write_group(folder: Path, file: str, stored: Iterable[Stored], band_bytes: int | None = None) -> tuple[tuple[Part, ...], int]:
     """A layer's file, or one of what lies outside the layers; its parts and its size in bytes. ``band_bytes``: as :func:`layer_layout` takes it."""
-    layout = layer_layout(file, (value_of(name, tensor) for name, tensor in tensors.items()), band_bytes)
-    values = (packed([tensors[place.value.name]]) for place in layout.places)
-    (parts,) = shard_file.write(folder, file, layout, values, layout.parts)
+    by_value = {each.value: each.buffers for each in stored}
+    layout = layer_layout(file, by_value, band_bytes)
+    (parts,) = shard_file.write(folder, file, layout, (by_value[place.value] for place in layout.places), layout.parts)
     return parts, layout.size

@@ -1,4 +1,4 @@
-"""Where weights come from: a Hugging Face folder or a GGUF file (a hub id is a folder once hub.py has fetched it)."""
+"""Where weights come from: a Hugging Face folder, a model folder or a GGUF file (a hub id is a folder once hub.py has fetched it)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from potatod import manifest as manifests
-from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel, UsageError
+from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel
 
 from . import quantised
 from .checkpoint import PLAIN, Lazy, open_folder, read_config
+from .folder import FolderSource
 from .gguf_file import GgufSource
 from .skeleton import Skeleton, config_of
 
@@ -44,7 +45,7 @@ def open_source(path: Path) -> Source:
     """Raises NoSuchModel, ModelDataError, UnsupportedModel or UsageError."""
     if path.is_dir():
         if (path / manifests.NAME).exists():
-            raise UsageError(f"{path} is a model folder already: start it with `potatod start {path}`")
+            return FolderSource(path)
         return HuggingFaceSource(path)
     if path.suffix in _PICKLES and path.is_file():
         raise UnsupportedModel(

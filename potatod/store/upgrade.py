@@ -21,6 +21,7 @@ import torch
 import transformers
 
 from potatod import manifest as manifests
+from potatod.dtypes import RAW
 from potatod.errors import ModelDataError
 from potatod.manifest import Manifest, Part, Shard
 
@@ -28,7 +29,7 @@ from . import shard_file, skeleton
 from .journal import Journal, is_begun, other_name, shard_files
 from .layout import layer_layout, matrix_layout
 from .prepare import Progress
-from .shards import make_room, packed, value_of, write_group
+from .shards import as_they_are, in_scheme, make_room, value_of, write_group
 from .skeleton import Skeleton
 from .upgrade_plan import Plan, Rewrite, refusal
 from .verify import is_whole, name_of
@@ -156,7 +157,7 @@ class _Upgrade:
                 raise refusal(self._out, self._manifest, f"{name} is needed in {str(value.dtype).removeprefix('torch.')}, more than was stored")
         tensors = {name.removeprefix(rewrite.prefix): kept[name].tensor[...] if name in kept else made[name] for name in rewrite.names}
         file = self._file(rewrite)
-        parts, size = write_group(self._out, file, tensors, self._band_bytes if rewrite.kind == "layer" else None)
+        parts, size = write_group(self._out, file, as_they_are(tensors), self._band_bytes if rewrite.kind == "layer" else None)
         self._journal.add([Shard(rewrite.kind, rewrite.layer, parts)], {file: size})
 
     def _matrix(self, rewrite: Rewrite) -> None:
@@ -169,7 +170,7 @@ class _Upgrade:
         tilings = [_renamed(old.parts, file, moved, name if old.kind == rewrite.kind else self._built.head_name) for old in olds]
         rows, columns = matrix.shape
         step = max(1, _STEP_BYTES // (columns * matrix.dtype.itemsize))
-        copied = packed(matrix.rows(first, min(first + step, rows)) for first in range(0, rows, step))
+        copied = in_scheme(RAW, (matrix.rows(first, min(first + step, rows)) for first in range(0, rows, step)))
         parts = shard_file.write(self._out, file, layout, [copied], *tilings)
         self._journal.add([Shard(old.kind, 0, tiling) for old, tiling in zip(olds, parts, strict=True)], {file: layout.size})
 

@@ -6,11 +6,13 @@ It is decided by what the processor can do, not by a clock: it is a part of a te
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
+
+from potatod.dtypes import RAW
 
 from . import cpu, native
 from .attention import TILES, find_tile
@@ -29,23 +31,23 @@ class Arithmetic:
     #: what linear layers use instead of torch's product; None where torch's is the faster
     product: Product | None = None
 
-    @property
-    def in_pieces(self) -> bool:
-        """Whether matrices that lie in several places are multiplied with where they lie."""
-        return self.product is not None
+    def in_pieces(self, stored: Collection[str]) -> bool:
+        """Whether matrices ``stored`` in these schemes are multiplied with piece by piece: those of a dtype's own bytes by our own product only."""
+        return RAW not in stored or (self.product is not None and RAW in self.product.codes)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "groupings": [[*shape, grouping.rows, grouping.fixed] for shape, grouping in self.groupings.items()],
             "tile": self.tile,
-            "code": base64.b64encode(self.product.code).decode() if self.product else "",
+            "codes": {scheme: base64.b64encode(code).decode() for scheme, code in self.product.codes.items()} if self.product else {},
             "dtype": str(self.product.dtype).removeprefix("torch.") if self.product else "",
         }
 
     @classmethod
     def from_json(cls, page: Mapping[str, Any]) -> Arithmetic:
         groupings = {(out, width): Grouping(rows, fixed) for out, width, rows, fixed in page["groupings"]}
-        product = Product(base64.b64decode(page["code"]), getattr(torch, page["dtype"])) if page["code"] else None
+        codes = {scheme: base64.b64decode(code) for scheme, code in page["codes"].items()}
+        product = Product(codes, getattr(torch, page["dtype"])) if codes else None
         return cls(groupings, page["tile"], product)
 
 
@@ -53,12 +55,13 @@ class Arithmetic:
 PLAIN: Final = Arithmetic()
 
 
-def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.device) -> Arithmetic:
-    """For the kernels ``name`` and linear layers with weights of these (out, in) shapes."""
+def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.device, stored: Collection[str] = (RAW,)) -> Arithmetic:
+    """For the kernels ``name`` and linear layers with weights of these (out, in) shapes, which are stored in these schemes."""
     if name == "reference":
         return PLAIN
-    product = _product(dtype) if device.type == "cpu" and better_than_torch() else None
-    others = [shape for shape in shapes if product is None or not product.takes(shape)]
+    schemes = [scheme for scheme in sorted(stored) if scheme != RAW or better_than_torch()]
+    product = _product(dtype, schemes) if schemes and device.type == "cpu" and native.runs_here() else None
+    others = [shape for shape in shapes if product is None or RAW not in product.codes or not product.takes(shape)]
     groupings = find_groupings(others, dtype, device) if name == "invariant" else {}
     return Arithmetic(groupings, find_tile(dtype, device), product)
 
@@ -69,7 +72,7 @@ def better_than_torch() -> bool:
     return native.runs_here() and not cpu.multiplies(torch.bfloat16)
 
 
-def _product(dtype: torch.dtype) -> Product:
+def _product(dtype: torch.dtype, schemes: Sequence[str]) -> Product:
     from . import microkernel  # only processes that end carry LLVM
 
-    return Product(microkernel.compiled(str(dtype).removeprefix("torch.")), dtype)
+    return Product({scheme: microkernel.compiled(str(dtype).removeprefix("torch."), scheme) for scheme in schemes}, dtype)

@@ -1,16 +1,39 @@
-"""A matrix that lies in several places: some of its bands stay in the pool, the others pass through the ring.
+"""A matrix that is not simply there: some of its bands stay in the pool and others pass through the ring, or it is stored in another way.
 
-To the modules that it is bound to it is a tensor like any other. What can multiply with it band by band takes its ``pieces``
-(native.Product); for everything else it is put together first, in memory that is used again for the next layer.
+To the modules that it is bound to it is a tensor like any other. What can multiply with it piece by piece takes its ``pieces``
+(native.Product); for everything else its values are put together first, in memory that is used again for the next layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.utils import _pytree as pytree
+
+from potatod import schemes
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of a matrix that lie behind each other."""
+
+    scheme: str
+    #: uint8; of a raw matrix that is there as it is, that matrix
+    lies: torch.Tensor
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, matrix: torch.Tensor) -> Piece:
+        """A matrix that is there as it is, contiguous."""
+        return cls("raw", matrix, matrix.dtype, matrix.shape)
+
+    def values(self) -> torch.Tensor:
+        return schemes.get(self.scheme).view(self.lies, str(self.dtype).removeprefix("torch."), self.shape)
 
 
 class Scratch:
@@ -37,27 +60,31 @@ class Scratch:
 class Banded(torch.Tensor):
     """``pieces``: (rows, columns) each, one below the other. Without memory of its own: on meta, but for what it says of itself."""
 
-    pieces: tuple[torch.Tensor, ...]
+    pieces: tuple[Piece, ...]
     _scratch: Scratch
     _whole: torch.Tensor | None
 
     @classmethod
-    def of(cls, pieces: Sequence[torch.Tensor], scratch: Scratch) -> Banded:
+    def of(cls, pieces: Sequence[Piece], scratch: Scratch) -> Banded:
         first = pieces[0]
         rows = sum(piece.shape[0] for piece in pieces)
         made = torch.empty(rows, *first.shape[1:], dtype=first.dtype, device="meta").as_subclass(cls)
         made.pieces, made._scratch, made._whole = tuple(pieces), scratch, None
         return made
 
+    def to_device(self, device: torch.device) -> Banded:
+        """The same, its bytes there."""
+        return Banded.of([replace(piece, lies=piece.lies.to(device)) for piece in self.pieces], Scratch())
+
     def together(self) -> torch.Tensor:
-        """The matrix in one place, valid while its group is lent."""
+        """The matrix's values in one place, valid while its group is lent."""
         if self._whole is None:
             first = self.pieces[0]
-            nbytes = sum(piece.numel() for piece in self.pieces) * first.itemsize
-            whole = self._scratch.take(nbytes, first.device).view(first.dtype).view(-1, *first.shape[1:])
+            nbytes = self.numel() * first.dtype.itemsize
+            whole = self._scratch.take(nbytes, first.lies.device).view(first.dtype).view(-1, *first.shape[1:])
             at = 0
             for piece in self.pieces:
-                whole[at : at + piece.shape[0]] = piece.detach()
+                whole[at : at + piece.shape[0]] = piece.values().detach()
                 at += piece.shape[0]
             self._whole = whole.requires_grad_()  # places.py, NOTE [ parameters that require gradients ]
         return self._whole
@@ -69,6 +96,18 @@ class Banded(torch.Tensor):
                 return func(*args, **(kwargs or {}))
             args, kwargs = pytree.tree_map_only(Banded, Banded.together, (args, kwargs or {}))
             return func(*args, **kwargs)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``torch.nn.functional.linear``; of a matrix in another scheme one piece's values at a time, so that those of the whole are never there."""
+    if type(weight) is not Banded or any(piece.scheme == "raw" for piece in weight.pieces):
+        return functional.linear(x, weight, bias)
+    outs, at = [], 0
+    for piece in weight.pieces:
+        end = at + piece.shape[0]
+        outs.append(functional.linear(x, piece.values(), None if bias is None else bias[at:end]))
+        at = end
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
 
 #: What is answered without the values: attributes, as torch names them to __torch_function__, and methods.

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from . import attention
+from . import attention, banded
 from .arithmetic import Arithmetic
 from .attention import PackedAttention
 from .kv import AsTransformers, Grown
@@ -72,7 +72,7 @@ def choose(
 ) -> Kernels:
     """The kernels of that name; ``batching`` and ``arithmetic`` are what the probe found."""
     product = arithmetic.product
-    linear: Linear = product.linear if product and name != "reference" else functional.linear
+    linear: Linear = functional.linear if name == "reference" else product.linear if product else banded.linear
     if batching != "packed":
         return Kernels(Abreast(device, config, CUTS[batching]), linear)
     if name == "reference":

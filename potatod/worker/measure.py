@@ -1,4 +1,4 @@
-"""``python -m potatod.worker.measure SETTINGS DTYPE``: how fast this machine computes with weights, as one line of JSON. Then it ends.
+"""``python -m potatod.worker.measure SETTINGS STORED_AS``: how fast this machine computes with weights, as one line of JSON. Then it ends.
 
 Llama-like models of random weights run through the worker's own kernels, at a context of a few tokens: one whose layers are too large for any cache,
 which gives bytes of weights a second at several numbers of rows; and two whose layers are nearly nothing, which differ in how many they are and
@@ -15,15 +15,18 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from potatod import errand, memory
+from potatod import errand, forms, memory, schemes
 from potatod.config import Settings
+from potatod.dtypes import RAW
 from potatod.machine import cache_bytes, cores
 
 from . import arithmetic, device, kernels
 from .attention import PackedAttention
+from .banded import Banded, Piece, Scratch
 from .device import Device
 from .lenders import open_device
 from .selfcheck import Runner
@@ -48,11 +51,12 @@ _UPLOADED_BYTES: Final = 256 << 20
 
 
 def main(argv: list[str]) -> int:
-    return errand.answer(lambda: find(Settings.from_json(argv[0]), getattr(torch, argv[1])))
+    scheme, _, dtype = argv[1].rpartition(" of ")  # as manifest.stored_as says it
+    return errand.answer(lambda: find(Settings.from_json(argv[0]), getattr(torch, dtype), scheme or RAW))
 
 
 @torch.inference_mode()
-def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
+def find(settings: Settings, dtype: torch.dtype, scheme: str = RAW) -> dict[str, Any]:
     """``device``, as torch names it; ``compute``: [rows, bytes a second] each; ``layer_s``: seconds; ``upload``: bytes a second, None on a cpu;
     ``overlaps``: whether uploads go on while the device computes."""
     torch.set_num_threads(settings.worker.threads or cores())
@@ -66,7 +70,7 @@ def find(settings: Settings, dtype: torch.dtype) -> dict[str, Any]:
     few, many = (_Timed(_model(*NARROW, layers, dtype, where), settings.worker.kernels, where, attention).seconds(1) for layers in (_FEW, _MANY))
     layer_s = max(many - few, 0.0) / (_MANY - _FEW)
     layers = _wide_bytes() // (_WIDE_WEIGHTS * dtype.itemsize)
-    wide = _Timed(_model(*WIDE, layers, dtype, where), settings.worker.kernels, where, attention)
+    wide = _Timed(_model(*WIDE, layers, dtype, where), settings.worker.kernels, where, attention, scheme)
     upload, overlaps = (None, True) if opened is None else _uploads(opened, settings.pool.page_lock is not False)
     return {
         "device": name,
@@ -122,14 +126,27 @@ def _model(hidden: int, intermediate: int, layers: int, dtype: torch.dtype, wher
     return model.to(where)
 
 
+def _stored(scheme: str, weight: torch.Tensor) -> Piece:
+    if scheme in schemes.GGML:  # any blocks take the same time
+        lies = torch.zeros(weight.shape[0] * forms.record_bytes(scheme, weight.shape[1]), dtype=torch.uint8)
+    else:
+        lies = schemes.get(scheme).pack(weight.detach().cpu())
+    return Piece(scheme, lies.to(weight.device), weight.dtype, weight.shape)
+
+
 class _Timed:
     """Sweeps of one token each of so many sequences."""
 
-    def __init__(self, model: PreTrainedModel, name: str, where: torch.device, attention: PackedAttention) -> None:
-        weights = [p for p in model.parameters() if p.dim() == 2]
+    def __init__(self, model: PreTrainedModel, name: str, where: torch.device, attention: PackedAttention, scheme: str = RAW) -> None:
+        """``scheme``: what the layers' matrices are stored in."""
+        shapes = sorted({tuple(p.shape) for p in model.parameters() if p.dim() == 2})
+        found = arithmetic.find(name, shapes, model.dtype, where, {RAW, scheme})
         self.weights_bytes = sum(p.numel() * p.itemsize for p in model.model.layers.parameters())
-        dtype = weights[0].dtype
-        found = arithmetic.find(name, sorted({tuple(p.shape) for p in weights}), dtype, where)
+        for module in model.model.layers.modules() if scheme != RAW else ():
+            if isinstance(module, nn.Linear):
+                piece = _stored(scheme, module.weight)
+                self.weights_bytes += piece.lies.nbytes - module.weight.nbytes
+                module._parameters["weight"] = Banded.of([piece], Scratch())  # type: ignore[assignment]  # as the worker binds it
         self._where = where
         self._runner = Runner(model, kernels.choose(name, "packed", model.config, where, attention, found))
 

@@ -1,16 +1,18 @@
 """Machine code for the product of rows with a weight matrix, where torch's own is slow: written as LLVM's intermediate code, compiled here.
 
 Most processors have no instructions for bf16, and what torch then does costs nearly the same again for every further row (docs/PERFORMANCE.md). Here a
-weight is read once as it lies in memory, becomes fp32 in a register, and is multiplied with as many rows as registers can hold. And the order
-in which one row is summed with one output's weights is fixed: lane by lane in fp32, PANEL columns at a time. It does not depend on how many rows
-there are, nor on where they lie, nor on threads: rows are independent without being padded into groups.
+weight is read once as it lies in memory, becomes fp32, and is multiplied with as many rows as registers can hold. And the order
+in which one row is summed with one output's weights is fixed: LANES sums in fp32, each of every LANES-th column, added at the end. It does not
+depend on how many rows there are, nor on where they lie, nor on threads: rows are independent without being padded into groups. Nor does it
+depend on how the weights are stored: a scheme that holds bf16 exactly gives the bits of bf16.
 
     for each chunk of outputs          claimed by whichever thread is free
-      for each block of rows           as many as the second cache holds; their sums begin with the bias
-        for each panel of columns
+      for each block of rows           as many as the second cache holds
+        for each panel of columns      where weights are decoded: for DECODED outputs at a time, as many as the nearest cache holds
+          decode the weights           codings.py; what lies there as numbers is read where it is
           for each tile of outputs
             for each tile of rows      TILES: the product lies in registers
-        round the sums
+        add the lanes' sums and the bias, and round
 
 Only processes that end import this: LLVM takes more memory than the code is worth. What runs it is native.py.
 """
@@ -27,49 +29,50 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
+from . import codings, elf, emit
+from .codings import CODINGS, Decode, Spot
+from .emit import BYTES, FLOAT, FLOATS, HALF, INT16, INT32, INT64, VOID, each, least, load, loop, steps
 from .native import CHUNK, LANES, Call
 
-#: Columns that are summed in registers before they are added to the output.
+#: Columns that are summed in registers before their sums are set aside.
 PANEL: Final = 2048
+#: Outputs whose weights are decoded before they are multiplied with.
+DECODED: Final = 12
+#: Bytes that come from memory together.
+_LINE: Final = 64
 #: Rows and outputs of a block: its sums lie on the stack. Whole tiles of every kind.
 BLOCK_ROWS: Final = 48
 #: (rows, outputs) of the tiles, largest first: their sums and what they are made of fit sixteen registers.
 TILES: Final = ((6, 2), (3, 4), (2, 6), (1, 6))
 
-_FLOAT, _INT16, _INT32, _INT64, _VOID = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.VoidType()
-_FLOATS: Final = ir.VectorType(_FLOAT, LANES)
-_BYTES: Final = ir.IntType(8).as_pointer()
 #: To read, into the nearest cache, data.
-_READ_AND_KEEP: Final = (_INT32(0), _INT32(3), _INT32(1))
+_READ_AND_KEEP: Final = (INT32(0), INT32(3), INT32(1))
 _ENTRY: Final = "product"
-#: Of the object file; a constant or an address that is to be filled in would make others.
-_SECTIONS: Final = {None, b".text", b".strtab", b".symtab", b".note.GNU-stack"}
 
 
 def _bf16(b: Builder, pointer: Value) -> Value:
     """bf16 is the upper half of fp32."""
-    wide = ir.VectorType(_INT32, LANES)
-    return b.bitcast(b.shl(b.zext(_load(b, pointer, _INT16), wide), ir.Constant(wide, [16] * LANES)), _FLOATS)
+    return b.bitcast(b.shl(b.zext(load(b, pointer, INT16), emit.INTS), emit.alike(INT32, 16)), FLOATS)
 
 
 def _fp16(b: Builder, pointer: Value) -> Value:
-    return b.fpext(_load(b, pointer, ir.HalfType()), _FLOATS)
+    return b.fpext(load(b, pointer, HALF), FLOATS)
 
 
 def _fp32(b: Builder, pointer: Value) -> Value:
-    return _load(b, pointer, _FLOAT)
+    return load(b, pointer, FLOAT)
 
 
 def _rounded_bf16(b: Builder, value: Value) -> Value:
     """To nearest, ties to even; a NaN stays one."""
-    bits = b.bitcast(value, _INT32)
-    up = b.add(_INT32(0x7FFF), b.and_(b.lshr(bits, _INT32(16)), _INT32(1)))
-    rounded = b.select(b.fcmp_unordered("uno", value, value), _INT32(0x7FC00000), b.add(bits, up))
-    return b.trunc(b.lshr(rounded, _INT32(16)), _INT16)
+    bits = b.bitcast(value, INT32)
+    up = b.add(INT32(0x7FFF), b.and_(b.lshr(bits, INT32(16)), INT32(1)))
+    rounded = b.select(b.fcmp_unordered("uno", value, value), INT32(0x7FC00000), b.add(bits, up))
+    return b.trunc(b.lshr(rounded, INT32(16)), INT16)
 
 
 def _rounded_fp16(b: Builder, value: Value) -> Value:
-    return b.fptrunc(value, ir.HalfType())
+    return b.fptrunc(value, HALF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,211 +85,226 @@ class Number:
 
 
 NUMBERS: Final = {
-    "bfloat16": Number(_INT16, _bf16, _rounded_bf16),
-    "float16": Number(ir.HalfType(), _fp16, _rounded_fp16),
-    "float32": Number(_FLOAT, _fp32, lambda _, value: value),
+    "bfloat16": Number(INT16, _bf16, _rounded_bf16),
+    "float16": Number(HALF, _fp16, _rounded_fp16),
+    "float32": Number(FLOAT, _fp32, lambda _, value: value),
 }
 
 
 @cache
-def compiled(dtype: str) -> bytes:
-    """Machine code for this processor: one function, ``void product(Call *)``, that needs nothing outside of itself."""
+def compiled(dtype: str, scheme: str = "raw") -> bytes:
+    """Machine code for this processor: one function, ``void product(Call *)``, that needs nothing outside of itself. It multiplies with weights of
+    ``dtype`` that are stored as ``scheme`` and gives ``dtype``."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly(str(_module(NUMBERS[dtype])))
+    module = llvm.parse_assembly(str(_module(NUMBERS[dtype], CODINGS[scheme] if scheme != "raw" else None)))
     module.verify()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic", codemodel="small"
     )
     options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = options.slp_vectorization = False  # what is worth it is written so; their constants would lie outside
+    options.loop_vectorization = options.slp_vectorization = False  # what is worth it is written so
     passes = llvm.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)
-    sections = {section.name(): section.data() for section in llvm.ObjectFileRef.from_data(machine.emit_object(module)).sections()}
-    assert not sections.keys() - _SECTIONS, "code that refers to something outside of itself"
-    return bytes(sections[b".text"])
+    return elf.linked(machine.emit_object(module))
 
 
-def _module(number: Number) -> ir.Module:
+def _module(number: Number, decode: Decode | None) -> ir.Module:
+    """``decode``: None where the weights lie there as ``number`` says."""
     module = ir.Module(_ENTRY)
     module.triple = llvm.get_process_triple()
-    fma = ir.Function(module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fma.v{LANES}f32")
-    prefetch = ir.Function(module, ir.FunctionType(_VOID, [_BYTES, _INT32, _INT32, _INT32]), "llvm.prefetch.p0")
-    function = ir.Function(module, ir.FunctionType(_VOID, [_call_type(number).as_pointer()]), _ENTRY)
-    tiles = {(rows, outputs): _tile(module, fma, prefetch, number, rows, outputs) for rows, most in TILES for outputs in {most, 1}}
-    _walk(function, tiles, number)
+    fma = ir.Function(module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fma.v{LANES}f32")
+    prefetch = ir.Function(module, ir.FunctionType(VOID, [BYTES, INT32, INT32, INT32]), "llvm.prefetch.p0")
+    function = ir.Function(module, ir.FunctionType(VOID, [_call_type(number).as_pointer()]), _ENTRY)
+    read = number if decode is None else NUMBERS["float32"]
+    tiles = {
+        (rows, outputs): _tile(module, fma, prefetch if decode is None else None, read, rows, outputs)
+        for rows, most in TILES for outputs in {most, 1}
+    }  # fmt: skip
+    _Walk(function, tiles, number, None if decode is None else _decoder(module, decode), prefetch).write()
     return module
 
 
 def _call_type(number: Number) -> ir.LiteralStructType:
-    kinds = {"x": _FLOAT.as_pointer(), "bias": _FLOAT.as_pointer(), "weight": number.kind.as_pointer(), "out": number.kind.as_pointer()}
-    return ir.LiteralStructType([kinds.get(name, _INT64) for name, *_ in Call._fields_])
+    kinds = {"x": FLOAT.as_pointer(), "bias": FLOAT.as_pointer(), "weight": BYTES, "out": number.kind.as_pointer()}
+    return ir.LiteralStructType([kinds.get(name, INT64) for name, *_ in Call._fields_])
 
 
-def _tile(module: ir.Module, fma: ir.Function, prefetch: ir.Function, number: Number, rows: int, outputs: int) -> ir.Function:
-    """``sums[r][o] += Σ x[r][k] · weight[o][k]`` for k from 0 to ``columns``; rows of x and weight are ``width`` apart, of the sums CHUNK.
-
-    One row is as fast as memory is, and a processor's own guesses begin anew with each output's weights: so it is told the next tile's.
-    """
-    signature = [_FLOAT.as_pointer(), number.kind.as_pointer(), _FLOAT.as_pointer(), _INT64, _INT64]
-    function = ir.Function(module, ir.FunctionType(_VOID, signature), f"tile_{rows}x{outputs}")
+def _decoder(module: ir.Module, decode: Decode) -> ir.Function:
+    signature = [BYTES, BYTES, INT64, INT64, INT64, INT64, FLOAT.as_pointer(), INT64.as_pointer()]
+    function = ir.Function(module, ir.FunctionType(VOID, signature), "decode")
     function.linkage = "internal"
-    function.attributes.add("alwaysinline")
-    x, w, out, columns, width = function.args
-    for pointer in (x, w, out):
-        pointer.add_attribute("noalias")
-    before, loop, after = (function.append_basic_block(name) for name in ("before", "loop", "after"))
-    b = Builder(before)
-    xs = [b.gep(x, [b.mul(width, _INT64(row))]) for row in range(rows)]
-    ws = [b.gep(w, [b.mul(width, _INT64(output))]) for output in range(outputs)]
-    b.branch(loop)
-
-    b.position_at_end(loop)
-    k = b.phi(_INT64)
-    sums = [[b.phi(_FLOATS) for _ in ws] for _ in xs]
-    weights = [number.as_floats(b, b.gep(pointer, [k])) for pointer in ws]
-    for pointer in ws if rows == 1 else ():
-        ahead = b.gep(pointer, [b.add(k, b.mul(width, _INT64(outputs)))])
-        b.call(prefetch, [b.bitcast(ahead, _BYTES), *_READ_AND_KEEP])
-    added = []
-    for pointer, row in zip(xs, sums, strict=True):
-        values = _load(b, b.gep(pointer, [k]), _FLOAT)
-        added.append([b.call(fma, [values, value, total]) for value, total in zip(weights, row, strict=True)])
-    next_k = b.add(k, _INT64(LANES))
-    b.cbranch(b.icmp_signed("<", next_k, columns), loop, after)
-    _flows(k, (before, _INT64(0)), (loop, next_k))
-    for row, new in zip(sums, added, strict=True):
-        for total, value in zip(row, new, strict=True):
-            _flows(total, (before, ir.Constant(_FLOATS, [0.0] * LANES)), (loop, value))
-
-    b.position_at_end(after)
-    for at, row in enumerate(added):
-        for output, total in enumerate(row):
-            place = b.gep(out, [_INT64(at * CHUNK + output)])
-            b.store(b.fadd(b.load(place), _sum(b, total)), place)
+    for number in (0, 1, 6, 7):
+        function.args[number].add_attribute("noalias")
+    b = Builder(function.append_basic_block())
+    decode(b, Spot(*function.args))
     b.ret_void()
     return function
 
 
-def _walk(function: ir.Function, tiles: dict[tuple[int, int], ir.Function], number: Number) -> None:
+def _tile(
+    module: ir.Module, fma: ir.Function, prefetch: ir.Function | None, number: Number, rows: int, outputs: int
+) -> ir.Function:  # fmt: skip
+    """``sums[r][o] += x[r][k] · weight[o][k]``, LANES sums each, for k from 0 to ``columns``; rows of x are ``width`` apart, those of the weight
+    ``stride``, of the sums CHUNK.
+
+    One row is as fast as memory is, and a processor's own guesses begin anew with each output's weights: so it is told the next tile's.
+    """
+    signature = [FLOAT.as_pointer(), number.kind.as_pointer(), FLOATS.as_pointer(), INT64, INT64, INT64]
+    function = ir.Function(module, ir.FunctionType(VOID, signature), f"tile_{rows}x{outputs}")
+    function.linkage = "internal"
+    function.attributes.add("alwaysinline")
+    x, w, out, columns, width, stride = function.args
+    for pointer in (x, w, out):
+        pointer.add_attribute("noalias")
+    before, loop_, after = (function.append_basic_block(name) for name in ("before", "loop", "after"))
+    b = Builder(before)
+    xs = [b.gep(x, [b.mul(width, INT64(row))]) for row in range(rows)]
+    ws = [b.gep(w, [b.mul(stride, INT64(output))]) for output in range(outputs)]
+    places = [[b.gep(out, [INT64(row * CHUNK + output)]) for output in range(outputs)] for row in range(rows)]
+    begun = [[b.load(place) for place in row] for row in places]
+    b.branch(loop_)
+
+    b.position_at_end(loop_)
+    k = b.phi(INT64)
+    sums = [[b.phi(FLOATS) for _ in ws] for _ in xs]
+    weights = [number.as_floats(b, b.gep(pointer, [k])) for pointer in ws]
+    for pointer in ws if rows == 1 and prefetch else ():
+        ahead = b.gep(pointer, [b.add(k, b.mul(stride, INT64(outputs)))])
+        b.call(prefetch, [b.bitcast(ahead, BYTES), *_READ_AND_KEEP])
+    added = []
+    for pointer, row in zip(xs, sums, strict=True):
+        values = load(b, b.gep(pointer, [k]), FLOAT)
+        added.append([b.call(fma, [values, value, total]) for value, total in zip(weights, row, strict=True)])
+    next_k = b.add(k, INT64(LANES))
+    b.cbranch(b.icmp_signed("<", next_k, columns), loop_, after)
+    emit.flows(k, (before, INT64(0)), (loop_, next_k))
+    for row, first, new in zip(sums, begun, added, strict=True):
+        for total, start, value in zip(row, first, new, strict=True):
+            emit.flows(total, (before, start), (loop_, value))
+
+    b.position_at_end(after)
+    for row, of_row in zip(added, places, strict=True):
+        for total, place in zip(row, of_row, strict=True):
+            b.store(total, place)
+    b.ret_void()
+    return function
+
+
+class _Walk:
     """The function's body: the loops drawn above."""
-    b = Builder(function.append_basic_block())
-    sums = b.bitcast(b.alloca(ir.ArrayType(_FLOAT, BLOCK_ROWS * CHUNK)), _FLOAT.as_pointer())
-    at = {name: b.gep(function.args[0], [_INT32(0), _INT32(index)]) for index, (name, *_) in enumerate(Call._fields_)}
-    given = {name: b.load(place) for name, place in at.items() if name != "claimed"}
-    x, weight, bias, out, width, outputs = (given[name] for name in ("x", "weight", "bias", "out", "width", "outputs"))
-    without_bias = b.icmp_unsigned("==", b.ptrtoint(bias, _INT64), _INT64(0))
 
-    def sum_of(row: Value, output: Value) -> Value:
-        return b.gep(sums, [b.add(b.mul(row, _INT64(CHUNK)), output)])
+    def __init__(
+        self, function: ir.Function, tiles: dict[tuple[int, int], ir.Function], number: Number, decoder: ir.Function | None, prefetch: ir.Function
+    ) -> None:  # fmt: skip
+        self._prefetch = prefetch
+        self._function = function
+        self._tiles = tiles
+        self._number = number
+        self._decoder = decoder
+        self.b = b = Builder(function.append_basic_block())
+        self._sums = b.bitcast(b.alloca(ir.ArrayType(FLOATS, BLOCK_ROWS * CHUNK)), FLOATS.as_pointer())
+        if decoder is not None:
+            self._decoded = b.bitcast(b.alloca(ir.ArrayType(FLOATS, codings.ROOM * DECODED // LANES)), FLOAT.as_pointer())
+            self._states = b.bitcast(b.alloca(ir.ArrayType(INT64, 2 * DECODED)), INT64.as_pointer())
+        self._at = {name: b.gep(function.args[0], [INT32(0), INT32(index)]) for index, (name, *_) in enumerate(Call._fields_)}
+        self._given = {name: b.load(place) for name, place in self._at.items() if name != "claimed"}
 
-    def chunk(first: Value) -> None:
-        count = _least(b, b.sub(outputs, first), given["chunk"])
-        _steps(b, _INT64(0), given["rows"], BLOCK_ROWS, lambda row: block(row, _least(b, b.sub(given["rows"], row), _INT64(BLOCK_ROWS)), first, count))
+    def write(self) -> None:
+        b, given = self.b, self._given
+        claim, compute, done = (self._function.append_basic_block(name) for name in ("claim", "compute", "done"))
+        b.branch(claim)
+        b.position_at_end(claim)
+        first = b.atomic_rmw("add", self._at["claimed"], given["chunk"], "monotonic")
+        b.cbranch(b.icmp_signed("<", first, given["outputs"]), compute, done)
+        b.position_at_end(compute)
+        count = least(b, b.sub(given["outputs"], first), given["chunk"])
+        rows = given["rows"]
+        steps(b, INT64(0), rows, BLOCK_ROWS, lambda row: self._block(row, least(b, b.sub(rows, row), INT64(BLOCK_ROWS)), first, count))
+        b.branch(claim)
+        b.position_at_end(done)
+        b.ret_void()
 
-    def block(first_row: Value, rows: Value, first: Value, count: Value) -> None:
-        def begin(row: Value, output: Value) -> None:
-            place = b.select(without_bias, sums, b.gep(bias, [b.add(first, output)]))  # what is not used must still be somewhere
-            b.store(b.select(without_bias, ir.Constant(_FLOAT, 0.0), b.load(place)), sum_of(row, output))
+    def _sum_of(self, row: Value, output: Value) -> Value:
+        return self.b.gep(self._sums, [self.b.add(self.b.mul(row, INT64(CHUNK)), output)])
+
+    def _block(self, first_row: Value, rows: Value, first: Value, count: Value) -> None:
+        b, given = self.b, self._given
 
         def round_(row: Value, output: Value) -> None:
-            place = b.gep(out, [b.add(b.mul(b.add(first_row, row), outputs), b.add(first, output))])
-            b.store(number.rounded(b, b.load(sum_of(row, output))), place)
+            total = b.fadd(emit.total(b, b.load(self._sum_of(row, output))), self._bias(b.add(first, output)))
+            place = b.gep(given["out"], [b.add(b.mul(b.add(first_row, row), given["out_width"]), b.add(first, output))])
+            b.store(self._number.rounded(b, total), place)
 
-        def panel(column: Value) -> None:
-            columns = _least(b, b.sub(width, column), _INT64(PANEL))
+        every = (INT64(0), rows, 1), (INT64(0), count, 1)
+        each(b, *every, lambda row, output: b.store(emit.alike(FLOAT, 0.0), self._sum_of(row, output)))
+        if self._decoder is None:
+            steps(b, INT64(0), given["width"], PANEL, partial(self._read, first_row, rows, first, count))
+        else:
+            steps(b, INT64(0), count, DECODED, partial(self._decoded_outputs, first_row, rows, first, count))
+        each(b, *every, round_)
 
-            def product(tile: ir.Function, row: Value, output: Value) -> None:
-                x_at = b.add(b.mul(b.add(first_row, row), width), column)
-                weight_at = b.add(b.mul(b.add(first, output), width), column)
-                b.call(tile, [b.gep(x, [x_at]), b.gep(weight, [weight_at]), sum_of(row, output), columns, width])
+    def _bias(self, output: Value) -> Value:
+        b, bias = self.b, self._given["bias"]
+        without = b.icmp_unsigned("==", b.ptrtoint(bias, INT64), INT64(0))
+        place = b.select(without, self._at["spare"], b.bitcast(b.gep(bias, [output]), INT64.as_pointer()))  # what is not used must still be somewhere
+        return b.select(without, ir.Constant(FLOAT, 0.0), emit.scalar(b, b.bitcast(place, FLOAT.as_pointer())))
 
-            row: Value = _INT64(0)
-            for tall, wide in TILES:
-                end = b.sub(rows, b.srem(b.sub(rows, row), _INT64(tall)))
-                with b.if_then(b.icmp_signed("<", row, end)):
-                    left = _each(b, (row, end, tall), (_INT64(0), count, wide), partial(product, tiles[tall, wide]))
-                    _each(b, (row, end, tall), (left, count, 1), partial(product, tiles[tall, 1]))
-                row = end
+    def _read(self, first_row: Value, rows: Value, first: Value, count: Value, column: Value) -> None:
+        """The panel from ``column`` on, of weights that are read where they are."""
+        b, width = self.b, self._given["width"]
+        weight = b.bitcast(self._given["weight"], self._number.kind.as_pointer())
 
-        every = (_INT64(0), rows, 1), (_INT64(0), count, 1)
-        _each(b, *every, begin)
-        _steps(b, _INT64(0), width, PANEL, panel)
-        _each(b, *every, round_)
+        def lies(output: Value) -> Value:
+            return b.gep(weight, [b.add(b.mul(b.add(first, output), width), column)])
 
-    claim, compute, done = (function.append_basic_block(name) for name in ("claim", "compute", "done"))
-    b.branch(claim)
-    b.position_at_end(claim)
-    first = b.atomic_rmw("add", at["claimed"], given["chunk"], "monotonic")
-    b.cbranch(b.icmp_signed("<", first, outputs), compute, done)
-    b.position_at_end(compute)
-    chunk(first)
-    b.branch(claim)
-    b.position_at_end(done)
-    b.ret_void()
+        self._products(first_row, rows, INT64(0), count, column, least(b, b.sub(width, column), INT64(PANEL)), lies, width)
 
+    def _decoded_outputs(self, first_row: Value, rows: Value, first: Value, count: Value, output: Value) -> None:
+        """DECODED outputs of the chunk from ``output`` on, or what is left of it."""
+        b = self.b
+        some = least(b, b.sub(count, output), INT64(DECODED))
+        emit.walk(b, INT64(0), self._given["width"], partial(self._decode, first_row, rows, b.add(first, output), output, some))
 
-Range = tuple[Value, Value, int]
+    def _decode(self, first_row: Value, rows: Value, first: Value, at: Value, count: Value, column: Value) -> Value:
+        """The panel from ``column`` on, of the weights of ``count`` outputs, whose sums are the chunk's from ``at`` on. Where the next panel begins."""
+        b, given, room = self.b, self._given, INT64(codings.ROOM)
+        width, row_bytes = given["width"], given["row_bytes"]
+        left = b.sub(width, column)
+        last = b.icmp_signed("<", left, room)
+        columns = b.select(last, left, INT64(codings.PANEL))
+        following = b.add(column, columns)
+        further = b.select(b.icmp_signed("<", b.add(at, INT64(DECODED)), given["chunk"]), INT64(DECODED), b.sub(given["stride"], at))
+        ahead = b.select(last, b.mul(row_bytes, further), b.udiv(b.mul(row_bytes, following), width))
+        ahead_bytes = b.udiv(b.mul(row_bytes, columns), width)
 
+        def one(output: Value) -> None:
+            row = b.gep(given["weight"], [b.mul(b.add(first, output), row_bytes)])
+            coming = b.gep(row, [ahead])
+            steps(b, INT64(0), ahead_bytes, _LINE, lambda i: b.call(self._prefetch, [b.gep(coming, [i]), *_READ_AND_KEEP]))
+            state = b.gep(self._states, [b.mul(output, INT64(2))])
+            out = b.gep(self._decoded, [b.mul(output, room)])
+            b.call(self._decoder, [row, given["weight"], given["weight_bytes"], column, columns, width, out, state])
 
-def _each(b: Builder, rows: Range, outputs: Range, body: Callable[[Value, Value], None]) -> Value:
-    """``body(row, output)`` while whole steps fit, row by row of the same outputs; the first output that was left."""
-    return _for(b, *outputs, lambda output: _for(b, *rows, lambda row: body(row, output)))
+        loop(b, INT64(0), count, 1, one)
+        self._products(first_row, rows, at, count, column, columns, lambda output: b.gep(self._decoded, [b.mul(output, room)]), room)
+        return following
 
+    def _products(
+        self, first_row: Value, rows: Value, at: Value, count: Value, column: Value, columns: Value, lies: Callable[[Value], Value], stride: Value
+    ) -> None:  # fmt: skip
+        """``lies(output)``: where the panel's weights are of one of ``count`` outputs, ``stride`` numbers from one to the next; their sums are the
+        chunk's from ``at`` on."""
+        b, x, width = self.b, self._given["x"], self._given["width"]
 
-def _for(b: Builder, start: Value, stop: Value, step: int, body: Callable[[Value], None]) -> Value:
-    """While a whole step fits: ``body(i)``. The value that the next one would have had."""
-    head, inside, after = (b.append_basic_block() for _ in range(3))
-    before = b.block
-    b.branch(head)
-    b.position_at_end(head)
-    i = b.phi(_INT64)
-    following = b.add(i, _INT64(step))
-    b.cbranch(b.icmp_signed("<=", following, stop), inside, after)
-    b.position_at_end(inside)
-    body(i)
-    _flows(i, (before, start), (b.block, following))
-    b.branch(head)
-    b.position_at_end(after)
-    return i
+        def product(tile: ir.Function, row: Value, output: Value) -> None:
+            x_at = b.add(b.mul(b.add(first_row, row), width), column)
+            b.call(tile, [b.gep(x, [x_at]), lies(output), self._sum_of(row, b.add(at, output)), columns, width, stride])
 
-
-def _steps(b: Builder, start: Value, stop: Value, step: int, body: Callable[[Value], None]) -> None:
-    """While ``i`` is below ``stop``: ``body(i)``; the last step may be a part of one."""
-    head, inside, after = (b.append_basic_block() for _ in range(3))
-    before = b.block
-    b.branch(head)
-    b.position_at_end(head)
-    i = b.phi(_INT64)
-    b.cbranch(b.icmp_signed("<", i, stop), inside, after)
-    b.position_at_end(inside)
-    body(i)
-    _flows(i, (before, start), (b.block, b.add(i, _INT64(step))))
-    b.branch(head)
-    b.position_at_end(after)
-
-
-def _flows(phi: ir.PhiInstr, *sources: tuple[ir.Block, Value]) -> None:
-    for block, value in sources:
-        phi.add_incoming(value, block)
-
-
-def _least(b: Builder, one: Value, other: Value) -> Value:
-    return b.select(b.icmp_signed("<", one, other), one, other)
-
-
-def _load(b: Builder, pointer: Value, kind: ir.Type) -> Value:
-    """LANES of them, wherever they begin."""
-    return b.load(b.bitcast(pointer, ir.VectorType(kind, LANES).as_pointer()), align=2)
-
-
-def _sum(b: Builder, values: Value) -> Value:
-    """Of all lanes, by halves."""
-    width = LANES
-    while width > 1:
-        width //= 2
-        low, high = (
-            b.shuffle_vector(values, values, ir.Constant(ir.VectorType(_INT32, width), list(range(first, first + width)))) for first in (0, width)
-        )
-        values = b.fadd(low, high)
-    return b.extract_element(values, _INT32(0))
+        row: Value = INT64(0)
+        for tall, wide in TILES:
+            end = b.sub(rows, b.srem(b.sub(rows, row), INT64(tall)))
+            with b.if_then(b.icmp_signed("<", row, end)):
+                left = each(b, (row, end, tall), (INT64(0), count, wide), partial(product, self._tiles[tall, wide]))
+                each(b, (row, end, tall), (left, count, 1), partial(product, self._tiles[tall, 1]))
+            row = end

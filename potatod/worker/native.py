@@ -9,19 +9,19 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from potatod import machine
+from potatod import forms, machine
 from potatod.errors import InternalError
 
-from .banded import Banded
+from . import banded
+from .banded import Banded, Piece
 from .rows import unwatched
 
 #: Outputs that a thread claims at a time, at most: few enough that threads end together.
@@ -46,23 +46,34 @@ class Call(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("width", ctypes.c_int64),
         ("outputs", ctypes.c_int64),
+        #: from one row of ``out`` to the next, in numbers
+        ("out_width", ctypes.c_int64),
+        #: of the weight's memory: from one output's record to the next, and in all
+        ("row_bytes", ctypes.c_int64),
+        ("weight_bytes", ctypes.c_int64),
         ("chunk", ctypes.c_int64),
+        #: outputs from the first of a chunk to the first of the one that the same thread will probably claim next
+        ("stride", ctypes.c_int64),
         #: outputs that threads have taken on so far
         ("claimed", ctypes.c_int64),
+        #: nothing
+        ("spare", ctypes.c_int64),
     ]
 
 
 class Product:
-    """``x @ weight.T + bias`` for rows ``x`` and a weight ``(out, in)`` of the dtype that the code was compiled for.
+    """``x @ weight.T + bias`` for rows ``x`` and a weight ``(out, in)`` of the dtype that the code was compiled for, stored in any scheme that there is
+    code for.
 
     Summed in fp32, rounded once to that dtype. A row's bits do not depend on what other rows there are.
     """
 
-    def __init__(self, code: bytes, dtype: torch.dtype) -> None:
+    def __init__(self, codes: Mapping[str, bytes], dtype: torch.dtype) -> None:
+        """``codes``: machine code by the scheme's name."""
         self.dtype = dtype
-        self.code = code
-        self._memory = _executable(code)
-        self._address = int(np.frombuffer(self._memory, dtype=np.uint8).ctypes.data)
+        self.codes = codes
+        self._memory = {scheme: _executable(code) for scheme, code in codes.items()}
+        self._addresses = {scheme: int(np.frombuffer(memory, dtype=np.uint8).ctypes.data) for scheme, memory in self._memory.items()}
         self._team = _team()
 
     @staticmethod
@@ -70,55 +81,61 @@ class Product:
         """Whether weights of this shape can be multiplied with."""
         return len(shape) == 2 and shape[1] % LANES == 0
 
-    def suits(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
+    def suits(self, x: torch.Tensor, piece: Piece) -> bool:
         """Whether it can give this product."""
         return (
-            x.dtype is weight.dtype is self.dtype and self.takes(weight.shape) and x.shape[-1] == weight.shape[1]
-            and weight.is_cpu and x.is_cpu and weight.is_contiguous()
+            piece.scheme in self.codes and x.dtype is piece.dtype is self.dtype and self.takes(piece.shape) and x.shape[-1] == piece.shape[1]
+            and piece.lies.is_cpu and x.is_cpu
         )  # fmt: skip
 
     def attempt(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor | None:
         """``torch.nn.functional.linear(input, weight, bias)``; None where it cannot give that."""
-        if type(weight) is Banded:
-            return self._by_pieces(input, weight.pieces, bias)
-        if not self.suits(input, weight):
-            return None
         with unwatched():
-            return self(input, weight, bias)
-
-    def _by_pieces(self, x: torch.Tensor, pieces: Sequence[torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor | None:
-        """An output's bits do not depend on where the others are computed."""
-        if not all(self.suits(x, piece) for piece in pieces):
-            return None
-        outs, at = [], 0
-        with unwatched():
-            for piece in pieces:
-                end = at + piece.shape[0]
-                outs.append(self(x, piece, None if bias is None else bias[at:end]))
-                at = end
-            return torch.cat(outs, dim=-1)
+            pieces = weight.pieces if type(weight) is Banded else _pieces(weight)
+            if not pieces or not all(self.suits(input, piece) for piece in pieces):
+                return None
+            return self.by_pieces(input, pieces, bias)
 
     def linear(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """:meth:`attempt`, and torch's own where that is None."""
         out = self.attempt(input, weight, bias)
-        return functional.linear(input, weight, bias) if out is None else out
+        return banded.linear(input, weight, bias) if out is None else out
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """(…, in) and (out, in) → (…, out); bias (out) or None."""
-        outputs, width = weight.shape
+        """(…, in) and (out, in), contiguous, → (…, out); bias (out) or None."""
+        return self.by_pieces(x, _pieces(weight), bias)
+
+    def by_pieces(self, x: torch.Tensor, pieces: Sequence[Piece], bias: torch.Tensor | None = None) -> torch.Tensor:
+        """(…, in) and the pieces of (out, in) → (…, out). An output's bits do not depend on where the others are computed."""
+        width = pieces[0].shape[1]
         rows = x.float()
         if not rows.is_contiguous():
             rows = rows.contiguous()
         if bias is not None:
             bias = bias.float()
-        out = weight.new_empty(*x.shape[:-1], outputs)
+        outputs = sum(piece.shape[0] for piece in pieces)
+        out = torch.empty(*x.shape[:-1], outputs, dtype=self.dtype)
         threads = torch.get_num_threads()
-        chunk = min(CHUNK, max(WHOLE_TILES, outputs // (2 * threads) // WHOLE_TILES * WHOLE_TILES))
-        call = Call(
-            rows.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(), out.data_ptr(), rows.numel() // width, width, outputs, chunk, 0
-        )
-        self._team(self._address, ctypes.byref(call), threads, 0)
+        first = 0
+        for piece in pieces:
+            count = piece.shape[0]
+            chunk = min(CHUNK, max(WHOLE_TILES, count // (2 * threads) // WHOLE_TILES * WHOLE_TILES))
+            call = Call(
+                rows.data_ptr(), piece.lies.data_ptr(), 0 if bias is None else bias.data_ptr() + first * bias.itemsize,
+                out.data_ptr() + first * out.itemsize, rows.numel() // width, width, count, outputs,
+                forms.record_bytes(piece.scheme, width) if piece.scheme != "raw" else width * self.dtype.itemsize,
+                piece.lies.nbytes, chunk, threads * chunk, 0, 0,
+            )  # fmt: skip
+            self._team(self._addresses[piece.scheme], ctypes.byref(call), threads, 0)
+            first += count
         return out
+
+
+def _pieces(weight: torch.Tensor) -> tuple[Piece, ...]:
+    """A matrix that is there as it is, if it is contiguous."""
+    if weight.dim() != 2 or not weight.is_contiguous() or weight.is_meta:
+        return ()
+    return (Piece.of(weight),)
 
 
 def _executable(code: bytes) -> mmap.mmap:

@@ -52,14 +52,15 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     kernels = settings.worker.kernels
     attention = PackedAttention()
     batching, checked = selfcheck.check(config, kernels, attention, find_tile(dtype, where))
-    found = arithmetic.find(kernels, weight_shapes(manifest) if batching == "packed" else [], dtype, where)
+    stored = manifests.schemes_of(manifest)
+    found = arithmetic.find(kernels, weight_shapes(manifest) if batching == "packed" else [], dtype, where, stored)
     selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, found, where)
     state_bytes, token_bytes = kept_bytes(config, dtype, kernels, batching, attention)
     return {
         "device": device.describe(name),
         "batching": batching,
         "arithmetic": found.to_json(),
-        "in_pieces": found.in_pieces,
+        "in_pieces": kernels != "reference" and found.in_pieces(stored),
         "kv_bytes_per_token": token_bytes,
         "state_bytes": state_bytes,
         "max_positions": max_positions(config),

@@ -8,8 +8,9 @@ packed and chunked. The same is asked of the model's first layer as it is, real 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import torch
@@ -24,6 +25,7 @@ from . import arithmetic as arithmetics
 from . import kernels
 from .arithmetic import PLAIN, Arithmetic
 from .attention import TILES, PackedAttention
+from .banded import Banded
 from .kv import Piece, SequenceKV
 from .lockstep import Lockstep
 from .passes import Pack
@@ -90,7 +92,8 @@ def check_layer(
     dtype = getattr(torch, manifest.dtype)
     skeleton = skeletons.build(first_layer_of(config), dtype)
     shard = next(shard for shard in manifest.shards if shard.kind == "layer")
-    weights = dict(read_parts(folder, shard.parts))
+    read = dict(read_parts(folder, shard.parts))
+    weights = {name: value.together().detach() if isinstance(value, Banded) else value for name, value in read.items()}
     generator = torch.Generator().manual_seed(1)
     around = {
         name: torch.randn(value.shape, generator=generator).to(value.dtype) if value.dim() > 1 else torch.ones_like(value, device="cpu")
@@ -104,7 +107,8 @@ def check_layer(
     prompt = torch.randint(3, VOCABULARY, (PROMPT_TOKENS,), generator=generator).tolist()
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
     try:
-        _compare(config.model_type, name, batching, skeleton.model, prompt, attention, arithmetic, tolerance=tolerance)
+        stored = {f"{skeleton.layers_name}.0.{name}": value.to_device(device) for name, value in read.items() if isinstance(value, Banded)}
+        _compare(config.model_type, name, batching, skeleton.model, prompt, attention, arithmetic, stored, tolerance=tolerance)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{error}; seen in its first layer with its real weights") from None
     except Exception as error:  # as in check()
@@ -120,13 +124,16 @@ def _does_not_run(family: str, error: Exception) -> UnsupportedModel:
 @torch.inference_mode()
 def _compare(
     family: str, name: str, batching: str, model: PreTrainedModel, prompt: list[int], attention: PackedAttention,
-    arithmetic: Arithmetic, *, tolerance: float,
+    arithmetic: Arithmetic, stored: Mapping[str, Banded] = MappingProxyType({}), *, tolerance: float,
 ) -> None:  # fmt: skip
-    """Plain transformers beside our passes, alone and in chunks; differences up to ``tolerance`` × the largest logit are rounding."""
+    """Plain transformers beside our passes, alone and in chunks; differences up to ``tolerance`` × the largest logit are rounding.
+
+    ``stored``: weights that our passes get as they are stored; plain transformers has their values.
+    """
     device = next(model.parameters()).device
     expected = model(torch.tensor([prompt], device=device), use_cache=_counts_tokens(model.config)).logits[0]
-    for place in places_of(model).values():  # from here on the weights are bound as the worker binds what it is lent
-        place.bind_again()
+    for name_, place in places_of(model).items():  # from here on the weights are bound as the worker binds what it is lent
+        place.bind(stored[name_]) if name_ in stored else place.bind_again()
     runner = Runner(model, kernels.choose(name, batching, model.config, device, attention, arithmetic))
     alone = runner.run([(runner.new_kv(), prompt)], len(prompt))[0]
     chunked = runner.chunked(prompt)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 import xxhash
 
-from potatod import schemes
+from potatod import forms
 from potatod.errors import ModelDataError
 from potatod.manifest import Manifest, Part, Tensor
 from potatod.messages import Freed, Loaded, Passed
@@ -30,7 +30,7 @@ from potatod.pool import Pool
 from potatod.reading import fill
 from potatod.wire import Wire
 
-from .banded import Banded, Scratch
+from .banded import Banded, Piece, Scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def bind_views(
 ) -> list[Bound]:
     """Views of the group's tensors, each part of which is ``lying`` in memory (uint8) from some offset on; those that are ``known`` as they are.
 
-    A matrix whose bands lie behind each other is one view; where they do not it is :class:`Banded`.
+    A matrix whose bands lie behind each other as its dtype's own bytes is one view; any other is :class:`Banded`.
     """
     bound: list[Bound] = []
     for name, bands in group.tensors:
@@ -137,8 +137,10 @@ def bind_views(
             bound.append(known[name])
             continue
         runs = _runs((lying[number][0], lying[number][1] + band.offset, band) for number, band in bands)
-        pieces = [_view(*run) for run in runs]
-        bound.append((name, pieces[0] if len(pieces) == 1 else Banded.of(pieces, scratch), runs[0][2].first_row if group.layer is None else None))
+        pieces = [_piece(*run) for run in runs]
+        plain = len(pieces) == 1 and pieces[0].scheme == "raw"
+        value = pieces[0].values() if plain else Banded.of(pieces, scratch)
+        bound.append((name, value, runs[0][2].first_row if group.layer is None else None))
     return bound
 
 
@@ -150,7 +152,7 @@ def _runs(bands: Iterable[_Lies]) -> list[_Lies]:
     """Bands that lie behind each other as one."""
     runs: list[_Lies] = []
     for base, offset, band in bands:
-        if runs:
+        if runs and not forms.has_more(band.scheme):
             before_base, before, above = runs[-1]
             if base is before_base and offset == before + above.length:
                 shape = (above.shape[0] + band.shape[0], *band.shape[1:])
@@ -160,9 +162,8 @@ def _runs(bands: Iterable[_Lies]) -> list[_Lies]:
     return runs
 
 
-def _view(base: torch.Tensor, offset: int, tensor: Tensor) -> torch.Tensor:
-    lies = base[offset : offset + tensor.length]
-    return schemes.get(tensor.scheme).view(lies, tensor.dtype, tensor.shape)
+def _piece(base: torch.Tensor, offset: int, tensor: Tensor) -> Piece:
+    return Piece(tensor.scheme, base[offset : offset + tensor.length], getattr(torch, tensor.dtype), tensor.shape)
 
 
 class PoolLender:

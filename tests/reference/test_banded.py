@@ -11,15 +11,15 @@ from torch.nn import functional
 from potatod import manifest as manifests
 from potatod.plan import Plan
 from potatod.worker import native
-from potatod.worker.banded import Banded, Scratch
+from potatod.worker.banded import Banded, Piece, Scratch
 
 from .test_families import PROMPT, expected_logits, expected_tokens, small_pool
 
 
-def _matrix(dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def _matrix(dtype: torch.dtype) -> tuple[torch.Tensor, list[Piece]]:
     """(96, 64), and the same in three places."""
     whole = torch.randn(96, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
-    return whole, [whole[:32].clone(), whole[32:40].clone(), whole[40:].clone()]
+    return whole, [Piece.of(rows.clone()) for rows in (whole[:32], whole[32:40], whole[40:])]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -58,7 +58,7 @@ def test_memory_is_used_again_for_the_next_layer():
 def test_our_own_product_multiplies_piece_by_piece_with_the_same_bits(dtype, rows):
     from potatod.worker import microkernel
 
-    product = native.Product(microkernel.compiled(dtype), getattr(torch, dtype))
+    product = native.Product({"raw": microkernel.compiled(dtype)}, getattr(torch, dtype))
     whole, pieces = _matrix(product.dtype)
     banded = Banded.of(pieces, Scratch())
     x = torch.randn(1, rows, 64, generator=torch.Generator().manual_seed(3)).to(product.dtype)

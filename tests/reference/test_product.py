@@ -20,7 +20,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def product(dtype: torch.dtype) -> Product:
-    return Product(microkernel.compiled(str(dtype).removeprefix("torch.")), dtype)
+    return Product({"raw": microkernel.compiled(str(dtype).removeprefix("torch."))}, dtype)
 
 
 def draw(rows: int, outputs: int, width: int, dtype: torch.dtype, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -188,8 +188,8 @@ def test_a_model_folder_is_no_source(tmp_path):
 
 
 def test_a_dtype_that_is_none_is_refused(tmp_path):
-    with pytest.raises(UsageError, match='"int8" is not one of auto'):
-        prepare(tmp_path, tmp_path / "out", dtype="int8")
+    with pytest.raises(UsageError, match='"int3" is not one of auto'):
+        prepare(tmp_path, tmp_path / "out", dtype="int3")
 
 
 def test_auto_map_of_an_architecture_that_transformers_has_is_dropped(tmp_path):

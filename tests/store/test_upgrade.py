@@ -47,7 +47,7 @@ def aged(folder: Path, layers, **header) -> Path:
     for shard in manifest.shards:
         if shard.kind == "layer":
             file = shard.parts[0].file
-            parts, files[file] = shards.write_group(folder, file, layers(shard.layer))
+            parts, files[file] = shards.write_group(folder, file, shards.as_they_are(layers(shard.layer)))
             shard = dataclasses.replace(shard, parts=parts)
         made.append(shard)
     header = {"transformers": OLD, "fingerprint": "0" * 16, **header}

@@ -25,9 +25,9 @@ LADDER = (
         "potatod", "potatod.messages", "potatod.manifest", "potatod.sizes", "potatod.keys", "potatod.config",
         "potatod.sources", "potatod.config_page", "potatod.json_file", "potatod.places", "potatod.log", "potatod.memory", "potatod.notify",
         "potatod.kept", "potatod.machine", "potatod.process", "potatod.cgroups", "potatod.restarts", "potatod.run_directory", "potatod.surroundings",
-        "potatod.sampling", "potatod.status", "potatod.reading",
+        "potatod.sampling", "potatod.status", "potatod.reading", "potatod.dtypes", "potatod.forms",
     },
-    {"potatod.plan", "potatod.paper", "potatod.forecast", "potatod.spans", "potatod.pool", "potatod.wire", "potatod.schemes"},
+    {"potatod.plan", "potatod.forecast", "potatod.spans", "potatod.pool", "potatod.wire", "potatod.schemes"},
     {
         "potatod.stage", "potatod.errand", "potatod.room", "potatod.arrangement", "potatod.verdict", "potatod.outline", "potatod.rates",
         "potatod.planning", "potatod.plan_page", "potatod.plan_grid", "potatod.card", "potatod.trace", "potatod.store",

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from potatod import cli, outline, paper, plan_grid, plan_page, planning, rates
+from potatod import cli, outline, plan_grid, plan_page, planning, rates
 from potatod.config import Settings
 from potatod.errors import DoesNotFit
-from potatod.manifest import Manifest, Part, Shard, Tensor
 from potatod.outline import Outline
 from potatod.planning import Machine
 from potatod.rates import Computing
@@ -131,23 +130,6 @@ def test_sixteen_sequences_are_forecast_with_the_memory_that_their_kv_takes():
 def test_sixteen_sequences_for_which_there_is_no_memory_are_not_forecast():
     planned = planning.make("m", Settings(), Machine(ram=1_400_000_000, disk=5e8))
     assert [each.rows for each in planned.outlooks[0].forecasts] == [1, 4]
-
-
-def test_int4_is_planned_on_paper_and_said_to_be():
-    model_with_tensors = paper_model()
-    small = paper.as_scheme(model_with_tensors, "int4")
-    before, after = (sum(p.length for s in m.shards if s.kind == "layer" for p in s.parts) for m in (model_with_tensors, small))
-    assert after == pytest.approx(before * (0.5 + 4 / 32) / 2, rel=0.02)
-    assert small.dtype == "int4 of bfloat16"
-    norm = small.shards[0].parts[1]
-    assert norm.length == 4096, "what is no matrix stays"
-
-
-def paper_model():
-    weight = Tensor("w", "bfloat16", (1024, 1024), "raw", 0, 2 << 20)
-    norm = Tensor("n", "bfloat16", (1024,), "raw", 0, 2048)
-    layer = Shard("layer", 0, (Part("f", 0, 2 << 20, "0" * 16, (weight,)), Part("f", 2 << 20, 4096, "0" * 16, (norm,))))
-    return Manifest(1, "", "", "X", "x", "bfloat16", 1, "l", "e", "h", False, "", {"f": 3 << 20}, (layer,), {})
 
 
 def test_a_grid_is_a_table_for_each_scheme(monkeypatch):

@@ -1,0 +1,123 @@
+"""Which scheme each tensor of a model is stored in, out of what `prepare --dtype` was told.
+
+    --dtype int4 --dtype "*.down_proj.weight=int8"
+
+Only linear layers' matrices and the head are stored otherwise than as their dtype's own bytes. What is small, or decides much with few weights
+(norms, biases, routers, the embedding), stays as it is; under int4 the head is int8, as elsewhere in the field. A matrix whose width a scheme
+cannot take gets the next better one that can, and that is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+import torch
+from torch import nn
+
+from potatod import forms
+from potatod.dtypes import AUTO, FLOATS, KEEP, PACKED, RAW, SCHEMES
+from potatod.errors import UsageError
+
+from .skeleton import Skeleton
+
+#: What routes tokens to experts: few weights that decide which others are used.
+_ROUTERS: Final = ("gate", "router")
+#: A matrix of fewer rows is not worth it.
+_FEW_ROWS: Final = 64
+#: What is tried where a scheme cannot take a width.
+_BETTER: Final = {"int4": "int8", "int8": RAW, PACKED: RAW}
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for."""
+
+    #: of the values: None for the checkpoint's own
+    dtype: torch.dtype | None
+    #: of matrices: "raw", one of SCHEMES, or "keep"
+    scheme: str
+    #: (pattern of names, scheme); the first that fits counts
+    patterns: tuple[tuple[str, str], ...]
+
+
+def wish(dtype: str) -> Wish:
+    """Out of dtypes and PATTERN=SCHEME, separated by commas; raises UsageError."""
+    chosen, patterns = AUTO, []
+    for text in dtype.split(","):
+        pattern, equals, scheme = text.rpartition("=")
+        if equals and scheme not in (RAW, *SCHEMES):
+            raise UsageError(f'dtype "{text}": "{scheme}" is not one of {", ".join((RAW, *SCHEMES))}, which modules can be stored as')
+        if equals:
+            patterns.append((pattern, scheme))
+        elif scheme in (AUTO, *FLOATS, *SCHEMES, KEEP):
+            chosen = scheme
+        else:
+            raise UsageError(f'dtype "{scheme}" is not one of {", ".join((AUTO, *FLOATS, *SCHEMES, KEEP))}')
+    own = getattr(torch, chosen) if chosen in FLOATS else None
+    return Wish(own, RAW if chosen in (AUTO, *FLOATS) else chosen, tuple(patterns))
+
+
+class Storing:
+    """``of(name, tensor)``: the scheme of each tensor."""
+
+    def __init__(self, asked: Wish, built: Skeleton, kept: Mapping[str, str]) -> None:
+        """``kept``: the scheme that holds a checkpoint's quantised tensor as it is, by the model's name for it."""
+        self._asked = asked
+        self._kept = {built.head_name: kept[built.embed_name], **kept} if built.tied and built.embed_name in kept else kept
+        self._head = built.head_name
+        self._matrices = {
+            f"{name}.weight" for name, module in built.model.named_modules() if type(module).forward is nn.Linear.forward
+        }  # fmt: skip
+        for pattern, _ in asked.patterns:
+            if not any(fnmatchcase(name, pattern) for name in self._matrices):
+                raise UsageError(f'no linear layer\'s weight is called "{pattern}"; there are such as {", ".join(sorted(self._matrices)[:3])}')
+        #: names by why they are stored otherwise than was asked
+        self.otherwise: dict[str, list[str]] = {}
+
+    @property
+    def ties_stay(self) -> bool:
+        """Whether a tied head is the embedding's own bytes."""
+        return self._wanted(self._head) == RAW
+
+    def of(self, name: str, tensor: torch.Tensor) -> str:
+        """``tensor``: its dtype and shape, on meta or anywhere."""
+        if name not in self._matrices or tensor.shape[0] < _FEW_ROWS:
+            return RAW
+        wanted = self._wanted(name)
+        if wanted == RAW:
+            return RAW
+        if wanted == PACKED and tensor.dtype != torch.bfloat16:
+            return self._instead(name, RAW, f"packed holds bf16 and not {str(tensor.dtype).removeprefix('torch.')}")
+        scheme = wanted
+        while scheme != RAW and (why := forms.refusal(scheme, tensor.shape[1])):
+            scheme = self._instead(name, _BETTER.get(scheme, RAW), why)
+        return scheme
+
+    def unpackable(self, name: str) -> str:
+        """A matrix turned out not to be what the scheme holds."""
+        return self._instead(name, RAW, "its weights' exponents lie too far apart for packed")
+
+    def sentences(self) -> Sequence[str]:
+        """What is stored otherwise than was asked, and why."""
+        said = []
+        for why, names in self.otherwise.items():
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            said.append(f"{names[0]}{others}: {why}")
+        return said
+
+    def _wanted(self, name: str) -> str:
+        for pattern, scheme in self._asked.patterns:
+            if fnmatchcase(name, pattern):
+                return scheme
+        if name.split(".")[-2] in _ROUTERS:
+            return RAW
+        if self._asked.scheme == KEEP:
+            return self._kept.get(name, RAW)
+        return "int8" if name == self._head and self._asked.scheme == "int4" else self._asked.scheme
+
+    def _instead(self, name: str, scheme: str, why: str) -> str:
+        self.otherwise.setdefault(f"stored as {scheme}, since {why}", []).append(name)
+        return scheme

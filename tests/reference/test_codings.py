@@ -1,0 +1,151 @@
+"""Weights that are decoded while they are multiplied with: the product is that of their values, and `packed` has the bits of bf16."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from potatod import forms, schemes
+from potatod.schemes import GGML
+from potatod.worker import elf, microkernel, native
+from potatod.worker.banded import Banded, Piece, Scratch, linear
+from potatod.worker.native import Product
+
+pytestmark = pytest.mark.skipif(not native.runs_here(), reason="a processor without AVX2, or a torch without OpenMP")
+
+SCHEMES = ["packed", "int8", "int4", *GGML]
+ROWS = [1, 2, 3, 5, 6, 13, 50]
+
+
+def product(*stored: str, dtype: str = "bfloat16") -> Product:
+    return Product({scheme: microkernel.compiled(dtype, scheme) for scheme in stored}, getattr(torch, dtype))
+
+
+def matrix(scheme: str, rows: int, columns: int, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Piece:
+    """Random weights as the scheme stores them."""
+    generator = torch.Generator().manual_seed(seed)
+    if scheme in GGML:
+        lies = torch.randint(0, 256, (rows, forms.record_bytes(scheme, columns)), dtype=torch.uint8, generator=generator)
+        kind = GGML[scheme].kind
+        shares = columns // (256 if kind.k else 32) * (2 if kind.minimum else 1)
+        lies[:, : 2 * shares] = torch.randn(rows, shares, generator=generator).half().view(torch.uint8)
+        return Piece(scheme, lies.view(-1), dtype, (rows, columns))
+    values = (torch.randn(rows, columns, generator=generator) * 0.02).to(dtype)
+    values[rows // 2, columns // 3] = 0
+    return Piece(scheme, schemes.get(scheme).pack(values), dtype, (rows, columns))
+
+
+def rows_of(count: int, columns: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.randn(count, columns, generator=torch.Generator().manual_seed(9)).to(dtype)
+
+
+@pytest.mark.parametrize("columns", [256, 512, 768, 1024, 2304])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_it_is_the_product_with_the_schemes_own_values(scheme, columns):
+    piece = matrix(scheme, 77, columns)
+    values = schemes.get(scheme).view(piece.lies, "float32", piece.shape).double()
+    ours = product(scheme)
+    for count in ROWS:
+        x = rows_of(count, columns)
+        exact = x.double() @ values.T
+        assert (ours.by_pieces(x, [piece]).double() - exact).abs().max() <= 0.006 * exact.abs().max()
+
+
+@pytest.mark.parametrize("columns", [128, 144, 240, 256, 272, 496, 512, 576, 640, 752, 768, 784, 1008, 1536])
+@pytest.mark.parametrize("count", [1, 7])
+def test_packed_weights_give_the_bits_of_bf16(columns, count):
+    piece = matrix("packed", 101, columns)
+    x = rows_of(count, columns)
+    ours = product("packed", "raw")
+    assert torch.equal(ours.by_pieces(x, [piece]), ours(x, piece.values()))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("scheme", ["int8", "int4", "q4_1"])
+def test_whatever_the_dtype_of_the_model(scheme, dtype):
+    piece = matrix(scheme, 40, 96, getattr(torch, dtype))
+    x = rows_of(3, 96, getattr(torch, dtype))
+    exact = x.double() @ schemes.get(scheme).view(piece.lies, "float32", piece.shape).double().T
+    out = product(scheme, dtype=dtype).by_pieces(x, [piece])
+    assert out.dtype == getattr(torch, dtype)
+    assert (out.double() - exact).abs().max() <= (2e-6 if dtype == "float32" else 0.006) * exact.abs().max()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_rows_bits_depend_on_no_other_row_no_piece_and_no_thread(scheme):
+    piece = matrix(scheme, 150, 768)
+    x = rows_of(61, 768)
+    ours = product(scheme)
+    all_at_once = ours.by_pieces(x, [piece])
+    for first, count in ((0, 1), (3, 2), (17, 5), (40, 21)):
+        assert torch.equal(ours.by_pieces(x[first : first + count], [piece]), all_at_once[first : first + count])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert torch.equal(ours.by_pieces(x, [piece]), all_at_once)
+    torch.set_num_threads(threads)
+    if scheme != "packed":  # whose bands are stored by themselves
+        record = forms.record_bytes(scheme, 768)
+        parts = [Piece(scheme, piece.lies[a * record : b * record], piece.dtype, (b - a, 768)) for a, b in ((0, 13), (13, 150))]
+        assert torch.equal(ours.by_pieces(x, parts), all_at_once)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_bias_and_pieces_in_several_schemes(scheme):
+    one, other = matrix(scheme, 37, 256), matrix("int8", 60, 256)
+    bias = torch.randn(97).bfloat16()
+    x = rows_of(4, 256)
+    ours = product(scheme, "int8")
+    together = ours.linear(x, Banded.of([one, other], Scratch()), bias)
+    assert torch.equal(together, torch.cat([ours.by_pieces(x, [one], bias[:37]), ours.by_pieces(x, [other], bias[37:])], dim=1))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_without_our_code_values_are_taken_piece_by_piece(scheme):
+    piece = matrix(scheme, 24, 256)
+    banded = Banded.of([piece, piece], Scratch())
+    x = rows_of(3, 256)
+    expected = torch.nn.functional.linear(x, piece.values())
+    assert torch.equal(linear(x, banded), torch.cat([expected, expected], dim=1))
+    assert banded._whole is None
+    assert torch.equal(product("raw").linear(x, banded), linear(x, banded)), "a product that has no code for it"
+    assert torch.equal(banded.together().detach(), torch.cat([piece.values(), piece.values()]))
+
+
+def test_bytes_that_no_packing_made_are_read_and_nothing_beyond_them():
+    """Records whose exceptions are said to lie anywhere: the product is some product, and memory beside it stays what it was."""
+    generator = torch.Generator().manual_seed(3)
+    ours = product("packed")
+    x = rows_of(2, 512)
+    for _ in range(50):
+        size = 5 * forms.record_bytes("packed", 512) + 40
+        guarded = torch.randint(0, 256, (size + 512,), dtype=torch.uint8, generator=generator)
+        before = guarded.clone()
+        out = ours.by_pieces(x, [Piece("packed", guarded[:size], torch.bfloat16, (5, 512))])
+        assert out.shape == (2, 5)
+        assert torch.equal(guarded, before)
+        assert schemes.get("packed").view(guarded[:size], "bfloat16", (5, 512)).shape == (5, 512)
+
+
+def test_constants_are_found_wherever_the_code_lies():
+    """The same code from two places: what it refers to is relative to itself."""
+    code = microkernel.compiled("bfloat16", "int4")
+    piece, x = matrix("int4", 20, 64), rows_of(1, 64)
+    one, other = (Product({"int4": each}, torch.bfloat16) for each in (code, code))
+    assert torch.equal(one.by_pieces(x, [piece]), other.by_pieces(x, [piece]))
+
+
+def test_an_object_that_needs_something_else_is_refused():
+    import llvmlite.binding as llvm
+    from llvmlite import ir
+
+    module = ir.Module()
+    elsewhere = ir.Function(module, ir.FunctionType(ir.VoidType(), []), "elsewhere")
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), []), "function")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.call(elsewhere, [])
+    builder.ret_void()
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
+    with pytest.raises(ValueError, match="outside of itself"):
+        elf.linked(machine.emit_object(llvm.parse_assembly(str(module))))
