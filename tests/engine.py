@@ -37,11 +37,16 @@ def arithmetic_for(manifest: manifests.Manifest, kernels: str, batching: str, ti
     """As the probe finds it, remembered: families share shapes."""
     dtype = getattr(torch, manifest.dtype)
     shapes = weight_shapes(manifest) if (kernels, batching) == ("invariant", "packed") else []
-    for shape in [None, *shapes]:
-        if (kernels, shape, dtype, device) not in _found:
-            _found[kernels, shape, dtype, device] = arithmetic.find(kernels, [shape] if shape else [], dtype, device)
-    groupings = {shape: grouping for each in shapes for shape, grouping in _found[kernels, each, dtype, device].groupings.items()}
-    return dataclasses.replace(_found[kernels, None, dtype, device], groupings=groupings, tile=tile)
+    stored = frozenset(manifests.schemes_of(manifest))
+
+    def found(shape: tuple[int, int] | None) -> Arithmetic:
+        key = (kernels, shape, dtype, device, stored)
+        if key not in _found:
+            _found[key] = arithmetic.find(kernels, [shape] if shape else [], dtype, device, stored)
+        return _found[key]
+
+    groupings = {shape: grouping for each in shapes for shape, grouping in found(each).groupings.items()}
+    return dataclasses.replace(found(None), groupings=groupings, tile=tile)
 
 
 class Engine:

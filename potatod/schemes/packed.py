@@ -41,6 +41,8 @@ _WINDOW: Final = 8
 _KEPT: Final = 0x83FF
 _MOST_OTHERS: Final = 255
 _SAMPLE: Final = 512
+#: Of the bytes of bf16: what takes more is better left as it is.
+_WORTH: Final = 0.9
 
 
 class Unpackable(ValueError):
@@ -49,7 +51,7 @@ class Unpackable(ValueError):
 
 class Packed:
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Raises :class:`Unpackable` where it is not bf16 of which nearly all lies in a window."""
+        """Raises :class:`Unpackable` where it is not bf16 of which enough lies in a window."""
         rows, columns = tensor.shape
         if tensor.dtype != torch.bfloat16 or columns > 0xFFFF:
             raise Unpackable
@@ -70,6 +72,8 @@ class Packed:
             lies[:, at : at + words.shape[1]] = words
         more, gaps, others = _exceptions(bits, lower, ~(inside | lower))
         if others.max(initial=0) > _MOST_OTHERS or gaps.max(initial=0) > 0xFFFF:
+            raise Unpackable
+        if lies.size + len(more) > _WORTH * tensor.nbytes:
             raise Unpackable
         sizes = gaps + 4 * others
         starts = rows * record + np.concatenate([[0], np.cumsum(sizes)[:-1]])

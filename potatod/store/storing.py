@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from potatod import forms
-from potatod.dtypes import AUTO, FLOATS, KEEP, PACKED, RAW, SCHEMES
+from potatod.dtypes import AUTO, CHOICES, FLOATS, KEEP, PACKED, RAW, SCHEMES
 from potatod.errors import UsageError
 
 from .skeleton import Skeleton
@@ -44,20 +44,23 @@ class Wish:
 
 
 def wish(dtype: str) -> Wish:
-    """Out of dtypes and PATTERN=SCHEME, separated by commas; raises UsageError."""
-    chosen, patterns = AUTO, []
+    """Out of dtypes and PATTERN=SCHEME, separated by commas: at most one dtype of values, and one scheme. Raises UsageError."""
+    own, chosen, patterns = "", AUTO, []
     for text in dtype.split(","):
         pattern, equals, scheme = text.rpartition("=")
         if equals and scheme not in (RAW, *SCHEMES):
             raise UsageError(f'dtype "{text}": "{scheme}" is not one of {", ".join((RAW, *SCHEMES))}, which modules can be stored as')
         if equals:
             patterns.append((pattern, scheme))
-        elif scheme in (AUTO, *FLOATS, *SCHEMES, KEEP):
-            chosen = scheme
+        elif scheme not in CHOICES:
+            raise UsageError(f'dtype "{scheme}" is not one of {", ".join(CHOICES)}')
+        elif (own if scheme in FLOATS else chosen) not in ("", AUTO):
+            raise UsageError(f'dtype "{dtype}" says twice what weights are to be')
+        elif scheme in FLOATS:
+            own = scheme
         else:
-            raise UsageError(f'dtype "{scheme}" is not one of {", ".join((AUTO, *FLOATS, *SCHEMES, KEEP))}')
-    own = getattr(torch, chosen) if chosen in FLOATS else None
-    return Wish(own, RAW if chosen in (AUTO, *FLOATS) else chosen, tuple(patterns))
+            chosen = scheme
+    return Wish(getattr(torch, own) if own else None, RAW if chosen == AUTO else chosen, tuple(patterns))
 
 
 class Storing:

@@ -98,6 +98,11 @@ class Banded(torch.Tensor):
             return func(*args, **kwargs)
 
 
+def memory_of(weight: torch.Tensor) -> list[torch.Tensor]:
+    """What its values lie in."""
+    return [piece.lies for piece in weight.pieces] if isinstance(weight, Banded) else [weight]
+
+
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """``torch.nn.functional.linear``; of a matrix in another scheme one piece's values at a time, so that those of the whole are never there."""
     if type(weight) is not Banded or any(piece.scheme == "raw" for piece in weight.pieces):

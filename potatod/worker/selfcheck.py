@@ -17,8 +17,9 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
+from potatod.dtypes import PACKED, RAW
 from potatod.errors import UnsupportedModel
-from potatod.manifest import Manifest
+from potatod.manifest import Manifest, schemes_of
 from potatod.store import skeleton as skeletons
 
 from . import arithmetic as arithmetics
@@ -105,7 +106,8 @@ def check_layer(
     skeleton.model.tie_weights()
     skeleton.model.to(device)
     prompt = torch.randint(3, VOCABULARY, (PROMPT_TOKENS,), generator=generator).tolist()
-    tolerance = 1e-4 if dtype == torch.float32 else 0.02
+    rounded = not schemes_of(manifest).keys() <= {RAW, PACKED}  # transformers gets what other schemes hold in this dtype, and we do not round it
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05 if rounded else 0.02
     try:
         stored = {f"{skeleton.layers_name}.0.{name}": value.to_device(device) for name, value in read.items() if isinstance(value, Banded)}
         _compare(config.model_type, name, batching, skeleton.model, prompt, attention, arithmetic, stored, tolerance=tolerance)

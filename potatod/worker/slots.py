@@ -23,7 +23,7 @@ import torch
 
 from potatod.plan import Plan
 
-from .banded import Scratch
+from .banded import Scratch, memory_of
 from .device import Device, Event
 from .weights import Arrivals, Bound, Group, bind_views
 
@@ -99,7 +99,7 @@ class SlotLender:
         if not self._in_slots(group):
             self._whole[first] = views
         yield views
-        slot.computed = self._device.computed([value for _, value, _ in views], slot.memory)
+        slot.computed = self._device.computed([each for _, value, _ in views for each in memory_of(value)], slot.memory)
         slot.group = None
         self.retire()
 
