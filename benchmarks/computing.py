@@ -50,7 +50,7 @@ def machinery(model: Path) -> dict[str, Any]:
                 clients[kernels] = running.enter_context(daemon(model, *flags)).client
                 answer(clients[kernels], 6)  # the first sweep is the loading
             for _ in range(TURNS):
-                seconds["transformers"].append(statistics.median(_transformers_s(plain)))
+                seconds["transformers"].append(statistics.median(transformers_s(plain)))
                 for kernels, client in clients.items():
                     seconds[kernels].append(s_per_token(client, prompt="b"))
     theirs = seconds["transformers"]
@@ -92,7 +92,7 @@ def product(model: Path) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _transformers_s(model: Any) -> list[float]:
+def transformers_s(model: Any) -> list[float]:
     cache, times = None, []
     ids = torch.tensor([list(range(3, 12))])
     for _ in range(TOKENS):

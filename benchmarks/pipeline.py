@@ -18,6 +18,7 @@ import click
 import computing
 import planned
 import random_model
+import storing
 import streaming
 import torch
 from yardstick import machine
@@ -28,10 +29,10 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench-out"
 Table = Callable[[Path], dict[str, Any]]
 #: Of the large model's folder.
-COMPUTING: dict[str, Table] = {"machinery": computing.machinery, "rows": computing.rows, "product": computing.product}
+COMPUTING: dict[str, Table] = {"machinery": computing.machinery, "rows": computing.rows, "product": computing.product, "stored": storing.stored}
 STREAMING: dict[str, Table] = {
     "reading": streaming.reading, "curve": streaming.curve, "unlimited": streaming.unlimited, "invariance": streaming.invariance,
-    "bubble": streaming.bubble, "cold": streaming.cold,
+    "bubble": streaming.bubble, "cold": streaming.cold, "fewer": storing.fewer, "packed": storing.packed,
 }  # fmt: skip
 #: Of a folder for models.
 PLANNED: dict[str, Table] = {"grid": planned.grid, "simulated": planned.simulated, "slowing": planned.slowing}

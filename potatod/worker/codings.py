@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from llvmlite import ir
@@ -56,21 +55,6 @@ def _floats(b: Builder, integers: Value) -> Value:
 def _put(b: Builder, spot: Spot, column: Value, values: Value) -> None:
     """``column``: from the first that is decoded."""
     b.store(values, b.bitcast(b.gep(spot.out, [column]), FLOATS.as_pointer()), align=4)
-
-
-def _int8(b: Builder, spot: Spot) -> None:
-    """[scale fp32][int8 …]"""
-    scale = splat(b, scalar(b, at(b, spot.row, 0, FLOAT)))
-    first = b.gep(spot.row, [b.add(spot.column, INT64(4))])
-
-    def some(count: int, i: Value) -> None:
-        for place in range(0, count, LANES):
-            column = b.add(i, INT64(place))
-            values = _floats(b, b.sext(load(b, b.gep(first, [column]), INT8), INTS))
-            _put(b, spot, column, b.fmul(values, scale))
-
-    left = loop(b, INT64(0), spot.columns, GROUP, partial(some, GROUP))
-    loop(b, left, spot.columns, LANES, partial(some, LANES))
 
 
 def _nibbles(b: Builder, pointer: Value) -> list[Value]:
@@ -290,9 +274,8 @@ def _elsewhere(b: Builder, spot: Spot) -> None:
     loop(b, start, stop, 4, one)
 
 
-#: By the scheme's name.
+#: By the scheme's name. int8 is read as it lies (microkernel.py).
 CODINGS: Final[Mapping[str, Decode]] = {
-    "int8": _int8,
     "int4": _int4,
     "packed": _packed,
     "q4_0": _of_ggml(4, super_block=False, minimum=False),

@@ -29,15 +29,19 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
+from potatod.dtypes import RAW
+
 from . import codings, elf, emit
 from .codings import CODINGS, Decode, Spot
-from .emit import BYTES, FLOAT, FLOATS, HALF, INT16, INT32, INT64, VOID, each, least, load, loop, steps
+from .emit import BYTES, FLOAT, FLOATS, HALF, INT8, INT16, INT32, INT64, VOID, each, least, load, loop, steps
 from .native import CHUNK, LANES, Call
 
 #: Columns that are summed in registers before their sums are set aside.
 PANEL: Final = 2048
 #: Outputs whose weights are decoded before they are multiplied with.
 DECODED: Final = 12
+#: Of a row's scale.
+_SCALE_BYTES: Final = 4
 #: Bytes that come from memory together.
 _LINE: Final = 64
 #: Rows and outputs of a block: its sums lie on the stack. Whole tiles of every kind.
@@ -75,6 +79,10 @@ def _rounded_fp16(b: Builder, value: Value) -> Value:
     return b.fptrunc(value, HALF)
 
 
+def _int8(b: Builder, pointer: Value) -> Value:
+    return b.sitofp(b.sext(load(b, pointer, INT8), emit.INTS), FLOATS)
+
+
 @dataclass(frozen=True, slots=True)
 class Number:
     """A dtype: what it is in memory, how LANES of them become fp32, how one is made of fp32."""
@@ -84,6 +92,16 @@ class Number:
     rounded: Callable[[Builder, Value], Value]
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How a matrix is read: as numbers where they lie, or decoded first."""
+
+    number: Number
+    decode: Decode | None = None
+    #: whether a row begins with its scale, an fp32 that its sums are multiplied with
+    scaled: bool = False
+
+
 NUMBERS: Final = {
     "bfloat16": Number(INT16, _bf16, _rounded_bf16),
     "float16": Number(HALF, _fp16, _rounded_fp16),
@@ -91,13 +109,21 @@ NUMBERS: Final = {
 }
 
 
+def _weights(dtype: str, scheme: str) -> Weights:
+    if scheme == RAW:
+        return Weights(NUMBERS[dtype])
+    if scheme == "int8":
+        return Weights(Number(INT8, _int8, lambda _, value: value), scaled=True)
+    return Weights(NUMBERS["float32"], CODINGS[scheme])
+
+
 @cache
-def compiled(dtype: str, scheme: str = "raw") -> bytes:
+def compiled(dtype: str, scheme: str = RAW) -> bytes:
     """Machine code for this processor: one function, ``void product(Call *)``, that needs nothing outside of itself. It multiplies with weights of
     ``dtype`` that are stored as ``scheme`` and gives ``dtype``."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly(str(_module(NUMBERS[dtype], CODINGS[scheme] if scheme != "raw" else None)))
+    module = llvm.parse_assembly(str(_module(NUMBERS[dtype], _weights(dtype, scheme))))
     module.verify()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic", codemodel="small"
@@ -109,19 +135,18 @@ def compiled(dtype: str, scheme: str = "raw") -> bytes:
     return elf.linked(machine.emit_object(module))
 
 
-def _module(number: Number, decode: Decode | None) -> ir.Module:
-    """``decode``: None where the weights lie there as ``number`` says."""
+def _module(number: Number, weights: Weights) -> ir.Module:
+    """``number``: what comes out."""
     module = ir.Module(_ENTRY)
     module.triple = llvm.get_process_triple()
     fma = ir.Function(module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fma.v{LANES}f32")
     prefetch = ir.Function(module, ir.FunctionType(VOID, [BYTES, INT32, INT32, INT32]), "llvm.prefetch.p0")
     function = ir.Function(module, ir.FunctionType(VOID, [_call_type(number).as_pointer()]), _ENTRY)
-    read = number if decode is None else NUMBERS["float32"]
     tiles = {
-        (rows, outputs): _tile(module, fma, prefetch if decode is None else None, read, rows, outputs)
+        (rows, outputs): _tile(module, fma, prefetch if weights.decode is None else None, weights.number, rows, outputs)
         for rows, most in TILES for outputs in {most, 1}
     }  # fmt: skip
-    _Walk(function, tiles, number, None if decode is None else _decoder(module, decode), prefetch).write()
+    _Walk(function, tiles, number, weights, None if weights.decode is None else _decoder(module, weights.decode), prefetch).write()
     return module
 
 
@@ -195,8 +220,10 @@ class _Walk:
     """The function's body: the loops drawn above."""
 
     def __init__(
-        self, function: ir.Function, tiles: dict[tuple[int, int], ir.Function], number: Number, decoder: ir.Function | None, prefetch: ir.Function
+        self, function: ir.Function, tiles: dict[tuple[int, int], ir.Function], number: Number, weights: Weights, decoder: ir.Function | None,
+        prefetch: ir.Function,
     ) -> None:  # fmt: skip
+        self._weights = weights
         self._prefetch = prefetch
         self._function = function
         self._tiles = tiles
@@ -232,7 +259,10 @@ class _Walk:
         b, given = self.b, self._given
 
         def round_(row: Value, output: Value) -> None:
-            total = b.fadd(emit.total(b, b.load(self._sum_of(row, output))), self._bias(b.add(first, output)))
+            total = emit.total(b, b.load(self._sum_of(row, output)))
+            if self._weights.scaled:
+                total = b.fmul(total, emit.scalar(b, emit.at(b, given["weight"], b.mul(b.add(first, output), given["row_bytes"]), FLOAT)))
+            total = b.fadd(total, self._bias(b.add(first, output)))
             place = b.gep(given["out"], [b.add(b.mul(b.add(first_row, row), given["out_width"]), b.add(first, output))])
             b.store(self._number.rounded(b, total), place)
 
@@ -253,12 +283,14 @@ class _Walk:
     def _read(self, first_row: Value, rows: Value, first: Value, count: Value, column: Value) -> None:
         """The panel from ``column`` on, of weights that are read where they are."""
         b, width = self.b, self._given["width"]
-        weight = b.bitcast(self._given["weight"], self._number.kind.as_pointer())
+        weight, stride = b.bitcast(self._given["weight"], self._weights.number.kind.as_pointer()), width
+        if self._weights.scaled:  # numbers of a byte
+            weight, stride = b.gep(weight, [INT64(_SCALE_BYTES)]), self._given["row_bytes"]
 
         def lies(output: Value) -> Value:
-            return b.gep(weight, [b.add(b.mul(b.add(first, output), width), column)])
+            return b.gep(weight, [b.add(b.mul(b.add(first, output), stride), column)])
 
-        self._products(first_row, rows, INT64(0), count, column, least(b, b.sub(width, column), INT64(PANEL)), lies, width)
+        self._products(first_row, rows, INT64(0), count, column, least(b, b.sub(width, column), INT64(PANEL)), lies, stride)
 
     def _decoded_outputs(self, first_row: Value, rows: Value, first: Value, count: Value, output: Value) -> None:
         """DECODED outputs of the chunk from ``output`` on, or what is left of it."""
