@@ -26,6 +26,9 @@ _LINE_EVERY_S: Final = 5.0
 
 
 class Meter(Protocol):
+    def say(self, sentence: str) -> None:
+        """A line of its own."""
+
     def __call__(self, done: int, total: int, what: str = "", before: int = 0) -> None:
         """Bytes done of all, what is being worked on, and how many of them an earlier run had done."""
 
@@ -78,7 +81,7 @@ def prepare(source: str | None, out: Path | None, dtypes: tuple[str, ...], force
     began = time.monotonic()
     with _meter("preparing") as meter:
         preparing.prepare(
-            where, out, dtype=dtype, force=force, notice=lambda sentence: click.echo(sentence, err=True),
+            where, out, dtype=dtype, force=force, notice=meter.say,
             progress=lambda p: meter(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
         )  # fmt: skip
     click.echo(f"{out} is ready ({time.monotonic() - began:.1f} s)", err=True)
@@ -115,32 +118,46 @@ def verify(model: Path) -> None:
 def _meter(label: str) -> Iterator[Meter]:
     """A bar with layers, bytes, rate and remaining time on a terminal; a plain line now and then elsewhere."""
     if not sys.stderr.isatty():
-        yield _lines(label)
+        yield _Lines(label)
         return
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-
-        def meter(done: int, total: int, what: str = "", before: int = 0) -> None:
-            bar.update(task, completed=done - before, total=total - before, description=f"{label} {what}".strip())
-
-        yield meter
+        yield _Bar(bar, label)
 
 
-def _lines(label: str) -> Meter:
-    began = last = time.monotonic()
+class _Bar:
+    """A :class:`Meter` on a terminal; what it says stands above the bar."""
 
-    def meter(done: int, total: int, what: str = "", before: int = 0) -> None:
-        nonlocal last
+    def __init__(self, bar: Progress, label: str) -> None:
+        self._bar = bar
+        self._label = label
+        self._task = bar.add_task(label, total=None)
+
+    def say(self, sentence: str) -> None:
+        self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def __call__(self, done: int, total: int, what: str = "", before: int = 0) -> None:
+        self._bar.update(self._task, completed=done - before, total=total - before, description=f"{self._label} {what}".strip())
+
+
+class _Lines:
+    """A :class:`Meter` elsewhere."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._began = self._last = time.monotonic()
+
+    def say(self, sentence: str) -> None:
+        click.echo(sentence, err=True)
+
+    def __call__(self, done: int, total: int, what: str = "", before: int = 0) -> None:
         now = time.monotonic()
-        if now - last < _LINE_EVERY_S:
+        if now - self._last < _LINE_EVERY_S:
             return
-        last = now
-        rate = (done - before) / (now - began)
+        self._last = now
+        rate = (done - before) / (now - self._began)
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
-        shown = f"{label} {what}".strip()
+        shown = f"{self._label} {what}".strip()
         click.echo(f"{shown}: {human_size(done)} of {human_size(total)}, {human_size(int(rate))}/s{left}", err=True)
-
-    return meter

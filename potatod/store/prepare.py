@@ -23,7 +23,7 @@ from .convert import Converter
 from .identity import key_of
 from .journal import Journal, finished
 from .layout import Layout, matrix_layout
-from .shards import Stored, encoded, group_values, in_scheme, make_room, value_of, write_group
+from .shards import Error, Stored, encoded, group_values, in_scheme, make_room, value_of, write_group
 from .skeleton import Skeleton
 from .source import Source, open_source
 from .storing import Storing, wish
@@ -158,9 +158,9 @@ class _Preparation:
         source = built.head_name if self._converter.has(built.head_name) else built.embed_name
         layout, bands = drawn.head, drawn.head_bands
         band_bytes = max(band.length for band in bands)
-        value = layout.places[0].value
+        value, error = layout.places[0].value, Error()
         if value.first_row is None:
-            contents: Iterable[Iterable[memoryview]] = [self._in_scheme(source, value.scheme)]
+            contents: Iterable[Iterable[memoryview]] = [self._in_scheme(source, value.scheme, error)]
         else:
             try:  # twice through, since a file begins with where things lie: what is packed may be as large as the RAM
                 sizes = [len(data) for data in self._packed_bands(source, layout)]
@@ -173,11 +173,12 @@ class _Preparation:
                 contents = [in_scheme(RAW, self._converter.matrix(source))]
         (parts,) = shard_file.write(self._out, HEAD, layout, contents, bands)
         self._done([Shard("head", 0, parts)], {HEAD: layout.size})
+        self._tell_of(error, "head")
 
-    def _in_scheme(self, name: str, scheme: str) -> Iterable[memoryview]:
+    def _in_scheme(self, name: str, scheme: str, error: Error) -> Iterable[memoryview]:
         if scheme in schemes.GGML:
             return [self._converter.planes(name).numpy().data]
-        return in_scheme(scheme, self._converter.matrix(name))
+        return in_scheme(scheme, self._converter.matrix(name), error)
 
     def _packed_bands(self, source: str, layout: Layout) -> Iterator[memoryview]:
         """The matrix in the bands of the layout, however its rows come."""
@@ -195,10 +196,16 @@ class _Preparation:
             self._done([Shard(group.kind, group.layer, ())], {})
             return
         band_bytes = self._band_bytes if group.kind == "layer" else None
-        parts, size = write_group(self._out, group.file, self._encoded(group, band_bytes), band_bytes)
+        error = Error()
+        parts, size = write_group(self._out, group.file, self._encoded(group, band_bytes, error), band_bytes)
         self._done([Shard(group.kind, group.layer, parts)], {group.file: size})
+        self._tell_of(error, f"layer {group.layer}")
 
-    def _encoded(self, group: Group, band_bytes: int | None) -> Iterator[Stored]:
+    def _tell_of(self, error: Error, what: str) -> None:
+        if error.relative:
+            self._notice(f"{what}: what is stored is off by {error.relative:.2%} of the weights' size")
+
+    def _encoded(self, group: Group, band_bytes: int | None, error: Error) -> Iterator[Stored]:
         """What lies in the group's file."""
         wanted, storing = self._converter.wanted, self._storing
         schemes_of = {name: storing.of(name, wanted[name]) for name in group.names}
@@ -211,7 +218,7 @@ class _Preparation:
                 yield Stored(value, [self._converter.planes(name).numpy().data])
                 continue
             try:
-                stored = encoded([each for each in laid if each.name == value.name], tensors[name])
+                stored = encoded([each for each in laid if each.name == value.name], tensors[name], error)
             except schemes.Unpackable:
                 storing.unpackable(name)
                 stored = encoded([value_of(value.name, tensors[name])], tensors[name])

@@ -89,12 +89,29 @@ def as_they_are(tensors: Mapping[str, torch.Tensor]) -> list[Stored]:
     return [stored for name, tensor in tensors.items() for stored in encoded([value_of(name, tensor)], tensor)]
 
 
-def encoded(values: Iterable[Value], tensor: torch.Tensor) -> list[Stored]:
+class Error:
+    """How far what was stored is from what it was made of: the root of the squares' sums' ratio."""
+
+    def __init__(self) -> None:
+        self._off = self._of = 0.0
+
+    def add(self, tensor: torch.Tensor, scheme: str, data: torch.Tensor) -> None:
+        """``data``: what the scheme made of a matrix of weights."""
+        values = tensor.float()
+        self._off += float((schemes.get(scheme).view(data, "float32", tuple(tensor.shape)) - values).square().sum())
+        self._of += float(values.square().sum())
+
+    @property
+    def relative(self) -> float:
+        return math.sqrt(self._off / self._of) if self._of else 0.0
+
+
+def encoded(values: Iterable[Value], tensor: torch.Tensor, error: Error | None = None) -> list[Stored]:
     """``tensor`` as ``values`` say: one, or its bands. Raises :class:`Unpackable` where their scheme cannot hold it."""
     stored = []
     for value in values:
         if value.first_row is None:
-            stored.append(Stored(value, in_scheme(value.scheme, _steps(tensor))))
+            stored.append(Stored(value, in_scheme(value.scheme, _steps(tensor), error)))
         else:
             data = schemes.get(value.scheme).pack(tensor[value.first_row : value.first_row + value.shape[0]])
             stored.append(Stored(replace(value, nbytes=len(data)), [data.numpy().data]))
@@ -109,10 +126,13 @@ def _steps(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     yield from tensor.split(max(1, _STEP_WEIGHTS // max(1, tensor.shape[1])))
 
 
-def in_scheme(scheme: str, tensors: Iterable[torch.Tensor]) -> Iterator[memoryview]:
-    """Their bytes behind each other."""
+def in_scheme(scheme: str, tensors: Iterable[torch.Tensor], error: Error | None = None) -> Iterator[memoryview]:
+    """Their bytes behind each other; ``error`` is told of what is rounded."""
     for tensor in tensors:
-        yield schemes.get(scheme).pack(tensor).numpy().data
+        data = schemes.get(scheme).pack(tensor)
+        if error is not None and scheme != RAW:
+            error.add(tensor, scheme, data)
+        yield data.numpy().data
 
 
 def write_group(folder: Path, file: str, stored: Iterable[Stored], band_bytes: int | None = None) -> tuple[tuple[Part, ...], int]:

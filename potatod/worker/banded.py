@@ -42,10 +42,13 @@ class Scratch:
     def __init__(self) -> None:
         self._buffers: list[torch.Tensor] = []
         self._used = 0
+        #: groups that have been lent
+        self.lent = 0
 
     def begin(self) -> None:
         """Another group is lent: what was put together is over."""
         self._used = 0
+        self.lent += 1
 
     def take(self, nbytes: int, device: torch.device) -> torch.Tensor:
         """uint8, valid until :meth:`begin`."""
@@ -63,13 +66,15 @@ class Banded(torch.Tensor):
     pieces: tuple[Piece, ...]
     _scratch: Scratch
     _whole: torch.Tensor | None
+    #: what of the scratch's ``lent`` it was put together for
+    _lent: int
 
     @classmethod
     def of(cls, pieces: Sequence[Piece], scratch: Scratch) -> Banded:
         first = pieces[0]
         rows = sum(piece.shape[0] for piece in pieces)
         made = torch.empty(rows, *first.shape[1:], dtype=first.dtype, device="meta").as_subclass(cls)
-        made.pieces, made._scratch, made._whole = tuple(pieces), scratch, None
+        made.pieces, made._scratch, made._whole, made._lent = tuple(pieces), scratch, None, -1
         return made
 
     def to_device(self, device: torch.device) -> Banded:
@@ -78,7 +83,7 @@ class Banded(torch.Tensor):
 
     def together(self) -> torch.Tensor:
         """The matrix's values in one place, valid while its group is lent."""
-        if self._whole is None:
+        if self._whole is None or self._lent != self._scratch.lent:
             first = self.pieces[0]
             nbytes = self.numel() * first.dtype.itemsize
             whole = self._scratch.take(nbytes, first.lies.device).view(first.dtype).view(-1, *first.shape[1:])
@@ -86,6 +91,7 @@ class Banded(torch.Tensor):
             for piece in self.pieces:
                 whole[at : at + piece.shape[0]] = piece.values().detach()
                 at += piece.shape[0]
+            self._lent = self._scratch.lent
             self._whole = whole.requires_grad_()  # places.py, NOTE [ parameters that require gradients ]
         return self._whole
 

@@ -48,11 +48,31 @@ class Spot:
 Decode = Callable[[Builder, Spot], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A scheme whose weights are integers of four to eight bits, and of each ``columns`` of a row a scale, and perhaps a minimum:
+    weight = integer · scale − minimum."""
+
+    columns: int
+    #: ``integers(b, row, width, column)``: four vectors, of the 32 columns from ``column`` on
+    integers: Callable[[Builder, Value, Value, Value], list[Value]]
+    #: ``parameters(b, spot, scales, minima)``: fills both, fp32 for each of the spot's groups; whole eights at a time, or one by one
+    parameters: Callable[[Builder, Spot, Value, Value], None]
+    minimum: bool
+
+    def values(self, b: Builder, row: Value, width: Value, column: Value, scales: Value, first: Value) -> list[Value]:
+        """integer · scale of 32 columns; ``first``: the first column that ``scales`` are of."""
+        number = b.udiv(b.sub(column, first), INT64(self.columns))
+        known = [splat(b, b.load(b.gep(scales, [b.add(number, INT64(more))]))) for more in range(GROUP // self.columns)]
+        integers = self.integers(b, row, width, column)
+        return [b.fmul(_floats(b, each), known[place * len(known) // 4]) for place, each in enumerate(integers)]
+
+
 def _floats(b: Builder, integers: Value) -> Value:
     return b.sitofp(integers, FLOATS)
 
 
-def _put(b: Builder, spot: Spot, column: Value, values: Value) -> None:
+def put(b: Builder, spot: Spot, column: Value, values: Value) -> None:
     """``column``: from the first that is decoded."""
     b.store(values, b.bitcast(b.gep(spot.out, [column]), FLOATS.as_pointer()), align=4)
 
@@ -79,87 +99,138 @@ def _high_pairs(b: Builder, pointer: Value) -> list[Value]:
     return [b.shl(b.and_(b.lshr(bytes_, alike(INT32, 2 * number)), alike(INT32, 3)), alike(INT32, 4)) for number in range(4)]
 
 
-def _half(b: Builder, pointer: Value, index: Value) -> Value:
-    """The index-th fp16 from ``pointer`` on, as fp32."""
-    return b.fpext(scalar(b, at(b, pointer, b.mul(index, INT64(2)), HALF)), FLOAT)
+def _bytes(b: Builder, pointer: Value, *, signed: bool = False) -> Value:
+    """Eight of them as fp32."""
+    values = load(b, pointer, INT8)
+    return _floats(b, b.sext(values, INTS) if signed else b.zext(values, INTS))
 
 
-def _byte(b: Builder, pointer: Value, index: Value, *, signed: bool = False) -> Value:
-    value = scalar(b, b.gep(pointer, [index]))
-    return b.sitofp(b.sext(value, INT32) if signed else b.zext(value, INT32), FLOAT)
+def _fill(b: Builder, target: Value, number: Value, values: Value) -> None:
+    b.store(values, b.bitcast(b.gep(target, [number]), FLOATS.as_pointer()), align=4)
 
 
-def _int4(b: Builder, spot: Spot) -> None:
+def _in_eights(b: Builder, count: Value, eight: Callable[[Value], None], one: Callable[[Value], None]) -> None:
+    loop(b, loop(b, INT64(0), count, LANES, eight), count, 1, one)
+
+
+def _int4() -> Shared:
     """[step of scales fp32][step of minima fp32][scale uint8 for each 32 …][minimum uint8 for each 32 …][16 bytes for each 32 …]"""
-    groups = b.lshr(spot.width, INT64(5))
-    steps = [scalar(b, at(b, spot.row, 4 * number, FLOAT)) for number in (0, 1)]
-    scales = b.gep(spot.row, [INT64(8)])
-    minima = b.gep(scales, [groups])
-    nibbles = b.gep(minima, [groups])
-    first = b.lshr(spot.column, INT64(5))
 
-    def group(i: Value) -> None:
-        number = b.add(first, b.lshr(i, INT64(5)))
-        scale = splat(b, b.fmul(_byte(b, scales, number), steps[0]))
-        minimum = splat(b, b.fmul(_byte(b, minima, number), steps[1]))
-        for place, values in enumerate(_nibbles(b, b.gep(nibbles, [b.mul(number, INT64(16))]))):
-            _put(b, spot, b.add(i, INT64(LANES * place)), b.fsub(b.fmul(_floats(b, values), scale), minimum))
+    def planes(b: Builder, row: Value, width: Value) -> tuple[Value, Value, Value]:
+        groups = b.lshr(width, INT64(5))
+        scales = b.gep(row, [INT64(8)])
+        minima = b.gep(scales, [groups])
+        return scales, minima, b.gep(minima, [groups])
 
-    loop(b, INT64(0), spot.columns, GROUP, group)
+    def integers(b: Builder, row: Value, width: Value, column: Value) -> list[Value]:
+        return _nibbles(b, b.gep(planes(b, row, width)[2], [b.lshr(column, INT64(1))]))
+
+    def parameters(b: Builder, spot: Spot, scales: Value, minima: Value) -> None:
+        first, count = b.lshr(spot.column, INT64(5)), b.lshr(spot.columns, INT64(5))
+        for target, plane, step_at in ((scales, 0, 0), (minima, 1, 4)):
+            step = scalar(b, at(b, spot.row, step_at, FLOAT))
+            source = b.gep(planes(b, spot.row, spot.width)[plane], [first])
+
+            def eight(i: Value, target: Value = target, source: Value = source, step: Value = step) -> None:
+                _fill(b, target, i, b.fmul(_bytes(b, b.gep(source, [i])), splat(b, step)))
+
+            def one(i: Value, target: Value = target, source: Value = source, step: Value = step) -> None:
+                byte = b.uitofp(b.zext(scalar(b, b.gep(source, [i])), INT32), FLOAT)
+                b.store(b.fmul(byte, step), b.gep(target, [i]))
+
+            _in_eights(b, count, eight, one)
+
+    return Shared(GROUP, integers, parameters, minimum=True)
 
 
-def _of_ggml(bits: int, super_block: bool, minimum: bool) -> Decode:
+@dataclass(frozen=True, slots=True)
+class _Ggml:
     """Planes of q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k and q6_k, as schemes/ggml.py draws them."""
 
-    def decode(b: Builder, spot: Spot) -> None:
-        share = 16 if bits == 6 else GROUP
-        groups, blocks = b.udiv(spot.width, INT64(share)), b.lshr(spot.width, INT64(8))
-        where = spot.row
+    bits: int
+    super_block: bool
+    minimum: bool
 
-        def take(nbytes: Value) -> Value:
-            nonlocal where
-            taken, where = where, b.gep(where, [nbytes])
-            return taken
+    def shared(self) -> Shared:
+        """Where there is no minimum the integers are less by half their range: that is one too."""
+        return Shared(self._share, self._integers, self._parameters, self.bits < 8)
 
-        steps = take(b.mul(blocks if super_block else groups, INT64(2)))
-        minima_steps = take(b.mul(blocks if super_block else groups, INT64(2))) if minimum else None
-        scales = take(groups) if super_block else None
-        minima = take(groups) if super_block and minimum else None
-        values_at = take(spot.width if bits == 8 else b.lshr(spot.width, INT64(1)))
-        high_at = where
+    @property
+    def _share(self) -> int:
+        return 16 if self.bits == 6 else GROUP
 
-        def parameters(column: Value) -> tuple[Value, Value | None]:
-            number, block = b.udiv(column, INT64(share)), b.lshr(column, INT64(8))
-            step = _half(b, steps, block if super_block else number)
-            scale = step if scales is None else b.fmul(step, _byte(b, scales, number, signed=bits == 6))
-            least = None
-            if minima_steps is not None:
-                least = _half(b, minima_steps, block if super_block else number)
-                least = least if minima is None else b.fneg(b.fmul(least, _byte(b, minima, number)))
-            return splat(b, scale), None if least is None else splat(b, least)
+    def _planes(self, b: Builder, row: Value, width: Value) -> dict[str, Value]:
+        groups, blocks = b.udiv(width, INT64(self._share)), b.lshr(width, INT64(8))
+        halves = b.mul(blocks if self.super_block else groups, INT64(2))
+        sizes = {"step": halves}
+        if self.minimum:
+            sizes["minimum step"] = halves
+        if self.super_block:
+            sizes["scales"] = groups
+        if self.super_block and self.minimum:
+            sizes["minima"] = groups
+        sizes["integers"] = width if self.bits == 8 else b.lshr(width, INT64(1))
+        sizes["high"] = INT64(0)
+        planes = {}
+        for name, nbytes in sizes.items():
+            planes[name], row = row, b.gep(row, [nbytes])
+        return planes
 
-        def group(i: Value) -> None:
-            column = b.add(spot.column, i)
-            half = b.lshr(column, INT64(1))
-            if bits == 8:
-                vectors = [b.sext(load(b, b.gep(values_at, [b.add(column, INT64(LANES * n))]), INT8), INTS) for n in range(4)]
+    def _integers(self, b: Builder, row: Value, width: Value, column: Value) -> list[Value]:
+        planes = self._planes(b, row, width)
+        half = b.lshr(column, INT64(1))
+        if self.bits == 8:
+            return [b.sext(load(b, b.gep(planes["integers"], [b.add(column, INT64(LANES * n))]), INT8), INTS) for n in range(4)]
+        low = _nibbles(b, b.gep(planes["integers"], [half]))
+        if self.bits == 4:
+            return low
+        if self.bits == 5:
+            high = _fifth_bits(b, b.gep(planes["high"], [b.lshr(column, INT64(3))]))
+        else:
+            high = _high_pairs(b, b.gep(planes["high"], [b.lshr(half, INT64(1))]))
+        return [b.or_(one, other) for one, other in zip(low, high, strict=True)]
+
+    def _parameters(self, b: Builder, spot: Spot, scales: Value, minima: Value) -> None:
+        planes = self._planes(b, spot.row, spot.width)
+        first, count = b.udiv(spot.column, INT64(self._share)), b.udiv(spot.columns, INT64(self._share))
+        middle = float(1 << (self.bits - 1))
+
+        def halves(plane: str, number: Value) -> Value:
+            return at(b, planes[plane], b.mul(number, INT64(2)), HALF)
+
+        def eight(i: Value) -> None:
+            number = b.add(first, i)
+            if self.super_block:  # eight groups are of one block
+                block = b.udiv(b.mul(number, INT64(self._share)), INT64(256))
+                step = splat(b, b.fpext(scalar(b, halves("step", block)), FLOAT))
+                scale = b.fmul(_bytes(b, b.gep(planes["scales"], [number]), signed=self.bits == 6), step)
             else:
-                vectors = _nibbles(b, b.gep(values_at, [half]))
-            if bits == 5:
-                vectors = [b.or_(one, other) for one, other in zip(vectors, _fifth_bits(b, b.gep(high_at, [b.lshr(column, INT64(3))])), strict=True)]
-            if bits == 6:
-                vectors = [b.or_(one, other) for one, other in zip(vectors, _high_pairs(b, b.gep(high_at, [b.lshr(half, INT64(1))])), strict=True)]
-            if bits < 8 and not minimum:
-                vectors = [b.sub(each, alike(INT32, 1 << (bits - 1))) for each in vectors]
-            known = [parameters(column), parameters(b.add(column, INT64(16)))] if bits == 6 else [parameters(column)]
-            for place, values in enumerate(vectors):
-                scale, least = known[place // 2 if bits == 6 else 0]
-                product = b.fmul(_floats(b, values), scale)
-                _put(b, spot, b.add(i, INT64(LANES * place)), product if least is None else b.fadd(product, least))
+                scale = b.fpext(load(b, halves("step", number), HALF), FLOATS)
+            _fill(b, scales, i, scale)
+            if not self.minimum:
+                least = b.fmul(scale, alike(FLOAT, middle))
+            elif self.super_block:
+                step = splat(b, b.fpext(scalar(b, halves("minimum step", block)), FLOAT))
+                least = b.fmul(_bytes(b, b.gep(planes["minima"], [number])), step)
+            else:
+                least = b.fneg(b.fpext(load(b, halves("minimum step", number), HALF), FLOATS))
+            if self.bits < 8:
+                _fill(b, minima, i, least)
 
-        loop(b, INT64(0), spot.columns, GROUP, group)
+        def one(i: Value) -> None:  # of a super-block there are always eight
+            number = b.add(first, i)
+            scale = b.fpext(scalar(b, halves("step", number)), FLOAT)
+            b.store(scale, b.gep(scales, [i]))
+            least = b.fmul(scale, FLOAT(middle))
+            if self.minimum:
+                least = b.fneg(b.fpext(scalar(b, halves("minimum step", number)), FLOAT))
+            if self.bits < 8:
+                b.store(least, b.gep(minima, [i]))
 
-    return decode
+        if self.super_block:
+            loop(b, INT64(0), count, LANES, eight)
+        else:
+            _in_eights(b, count, eight, one)
 
 
 #: Of a row of `packed`: bytes that it begins with, words that hold 16 weights, columns of a block.
@@ -182,7 +253,7 @@ def _packed(b: Builder, spot: Spot) -> None:
         for segment, bits in enumerate(_codes(b, words, 16)):
             value = b.add(bits, splat(b, base, 16))
             for half in (0, 1):
-                _put(b, spot, b.add(i, INT64(16 * segment + LANES * half)), _upper_halves(b, value, half))
+                put(b, spot, b.add(i, INT64(16 * segment + LANES * half)), _upper_halves(b, value, half))
 
     left = loop(b, INT64(0), spot.columns, _BLOCK, block)
     lanes = b.lshr(b.sub(spot.columns, left), INT64(4))
@@ -192,7 +263,7 @@ def _packed(b: Builder, spot: Spot) -> None:
         words = [load(b, at(b, words_of(left), b.mul(b.add(b.mul(lanes, INT64(n)), i), INT64(2)), INT16), INT16) for n in range(_WORDS)]
         for segment, bits in enumerate(_codes(b, words, LANES)):
             floats = b.bitcast(b.shl(b.zext(b.add(bits, splat(b, base)), INTS), alike(INT32, 16)), FLOATS)
-            _put(b, spot, b.add(left, b.add(b.mul(lanes, INT64(segment)), i)), floats)
+            put(b, spot, b.add(left, b.add(b.mul(lanes, INT64(segment)), i)), floats)
 
     with b.if_then(b.icmp_signed(">", lanes, INT64(0))):
         several = b.icmp_signed(">", lanes, INT64(LANES))
@@ -275,15 +346,15 @@ def _elsewhere(b: Builder, spot: Spot) -> None:
 
 
 #: By the scheme's name. int8 is read as it lies (microkernel.py).
-CODINGS: Final[Mapping[str, Decode]] = {
-    "int4": _int4,
+CODINGS: Final[Mapping[str, Decode | Shared]] = {
     "packed": _packed,
-    "q4_0": _of_ggml(4, super_block=False, minimum=False),
-    "q4_1": _of_ggml(4, super_block=False, minimum=True),
-    "q5_0": _of_ggml(5, super_block=False, minimum=False),
-    "q5_1": _of_ggml(5, super_block=False, minimum=True),
-    "q8_0": _of_ggml(8, super_block=False, minimum=False),
-    "q4_k": _of_ggml(4, super_block=True, minimum=True),
-    "q5_k": _of_ggml(5, super_block=True, minimum=True),
-    "q6_k": _of_ggml(6, super_block=True, minimum=False),
+    "int4": _int4(),
+    "q4_0": _Ggml(4, super_block=False, minimum=False).shared(),
+    "q4_1": _Ggml(4, super_block=False, minimum=True).shared(),
+    "q5_0": _Ggml(5, super_block=False, minimum=False).shared(),
+    "q5_1": _Ggml(5, super_block=False, minimum=True).shared(),
+    "q8_0": _Ggml(8, super_block=False, minimum=False).shared(),
+    "q4_k": _Ggml(4, super_block=True, minimum=True).shared(),
+    "q5_k": _Ggml(5, super_block=True, minimum=True).shared(),
+    "q6_k": _Ggml(6, super_block=True, minimum=False).shared(),
 }

@@ -32,7 +32,7 @@ from llvmlite.ir import Value
 from potatod.dtypes import RAW
 
 from . import codings, elf, emit
-from .codings import CODINGS, Decode, Spot
+from .codings import CODINGS, GROUP, Decode, Shared, Spot
 from .emit import BYTES, FLOAT, FLOATS, HALF, INT8, INT16, INT32, INT64, VOID, each, least, load, loop, steps
 from .native import CHUNK, LANES, Call
 
@@ -40,6 +40,8 @@ from .native import CHUNK, LANES, Call
 PANEL: Final = 2048
 #: Outputs whose weights are decoded before they are multiplied with.
 DECODED: Final = 12
+#: Room for the scales of a panel's groups, and for their minima.
+_PARAMETERS: Final = codings.ROOM // 16
 #: Of a row's scale.
 _SCALE_BYTES: Final = 4
 #: Bytes that come from memory together.
@@ -97,7 +99,7 @@ class Weights:
     """How a matrix is read: as numbers where they lie, or decoded first."""
 
     number: Number
-    decode: Decode | None = None
+    decode: Decode | Shared | None = None
     #: whether a row begins with its scale, an fp32 that its sums are multiplied with
     scaled: bool = False
 
@@ -146,7 +148,9 @@ def _module(number: Number, weights: Weights) -> ir.Module:
         (rows, outputs): _tile(module, fma, prefetch if weights.decode is None else None, weights.number, rows, outputs)
         for rows, most in TILES for outputs in {most, 1}
     }  # fmt: skip
-    _Walk(function, tiles, number, weights, None if weights.decode is None else _decoder(module, weights.decode), prefetch).write()
+    decoder = None if weights.decode is None else _decoder(module, weights.decode)
+    fused = _fused_tiles(module, fma, weights.decode) if isinstance(weights.decode, Shared) else {}
+    _Walk(function, tiles, number, weights, decoder, fused, prefetch, fma).write()
     return module
 
 
@@ -155,16 +159,72 @@ def _call_type(number: Number) -> ir.LiteralStructType:
     return ir.LiteralStructType([kinds.get(name, INT64) for name, *_ in Call._fields_])
 
 
-def _decoder(module: ir.Module, decode: Decode) -> ir.Function:
+def _decoder(module: ir.Module, decode: Decode | Shared) -> ir.Function:
+    """``decode(row, band, band_bytes, column, columns, width, out, state)``; of a :class:`Shared` scheme also ``scales`` and ``minima``, which it
+    fills with those of the columns, and ``whole``: nought, where the weights themselves are not needed."""
     signature = [BYTES, BYTES, INT64, INT64, INT64, INT64, FLOAT.as_pointer(), INT64.as_pointer()]
-    function = ir.Function(module, ir.FunctionType(VOID, signature), "decode")
+    shared = isinstance(decode, Shared)
+    more = [FLOAT.as_pointer(), FLOAT.as_pointer(), INT64] if shared else []
+    function = ir.Function(module, ir.FunctionType(VOID, signature + more), "decode")
     function.linkage = "internal"
-    for number in (0, 1, 6, 7):
+    for number in (0, 1, 6, 7, *((8, 9) if shared else ())):
         function.args[number].add_attribute("noalias")
     b = Builder(function.append_basic_block())
-    decode(b, Spot(*function.args))
+    spot = Spot(*function.args[: len(signature)])
+    if not isinstance(decode, Shared):
+        decode(b, spot)
+        b.ret_void()
+        return function
+    scales, minima, whole = function.args[len(signature) :]
+    decode.parameters(b, spot, scales, minima)
+
+    def group(i: Value) -> None:
+        for place, values in enumerate(decode.values(b, spot.row, spot.width, b.add(spot.column, i), scales, spot.column)):
+            codings.put(b, spot, b.add(i, INT64(LANES * place)), values)
+
+    with b.if_then(b.icmp_signed("!=", whole, INT64(0))):
+        loop(b, INT64(0), spot.columns, GROUP, group)
     b.ret_void()
     return function
+
+
+def _fused_tiles(module: ir.Module, fma: ir.Function, shared: Shared) -> dict[int, ir.Function]:
+    """For one row: ``sums[o] += x[k] · weight[o][k]`` with weights that become fp32 in registers. By the number of outputs."""
+    tiles = {}
+    for outputs in (max(wide for tall, wide in TILES if tall == 1), 1):
+        signature = [FLOAT.as_pointer(), BYTES, INT64, INT64, INT64, INT64, FLOAT.as_pointer(), FLOATS.as_pointer()]
+        function = ir.Function(module, ir.FunctionType(VOID, signature), f"fused_{outputs}")
+        function.linkage = "internal"
+        x, rows, row_bytes, column, columns, width, scales, sums = function.args
+        for pointer in (x, rows, scales, sums):
+            pointer.add_attribute("noalias")
+        before, loop_, after = (function.append_basic_block(name) for name in ("before", "loop", "after"))
+        b = Builder(before)
+        places = [b.gep(sums, [INT64(output)]) for output in range(outputs)]
+        begun = [b.load(place) for place in places]
+        b.branch(loop_)
+        b.position_at_end(loop_)
+        k = b.phi(INT64)
+        totals = [b.phi(FLOATS) for _ in places]
+        xs = [load(b, b.gep(x, [b.add(k, INT64(LANES * place))]), FLOAT) for place in range(GROUP // LANES)]
+        added = []
+        for output, total in enumerate(totals):
+            row = b.gep(rows, [b.mul(row_bytes, INT64(output))])
+            own = b.gep(scales, [INT64(output * _PARAMETERS)])
+            for values, some in zip(shared.values(b, row, width, b.add(column, k), own, column), xs, strict=True):
+                total = b.call(fma, [some, values, total])
+            added.append(total)
+        following = b.add(k, INT64(GROUP))
+        b.cbranch(b.icmp_signed("<", following, columns), loop_, after)
+        emit.flows(k, (before, INT64(0)), (loop_, following))
+        for total, start, value in zip(totals, begun, added, strict=True):
+            emit.flows(total, (before, start), (loop_, value))
+        b.position_at_end(after)
+        for total, place in zip(added, places, strict=True):
+            b.store(total, place)
+        b.ret_void()
+        tiles[outputs] = function
+    return tiles
 
 
 def _tile(
@@ -221,8 +281,10 @@ class _Walk:
 
     def __init__(
         self, function: ir.Function, tiles: dict[tuple[int, int], ir.Function], number: Number, weights: Weights, decoder: ir.Function | None,
-        prefetch: ir.Function,
+        fused: dict[int, ir.Function], prefetch: ir.Function, fma: ir.Function,
     ) -> None:  # fmt: skip
+        self._fused = fused
+        self._fma = fma
         self._weights = weights
         self._prefetch = prefetch
         self._function = function
@@ -233,6 +295,10 @@ class _Walk:
         self._sums = b.bitcast(b.alloca(ir.ArrayType(FLOATS, BLOCK_ROWS * CHUNK)), FLOATS.as_pointer())
         if decoder is not None:
             self._decoded = b.bitcast(b.alloca(ir.ArrayType(FLOATS, codings.ROOM * DECODED // LANES)), FLOAT.as_pointer())
+            self._scales, self._minima = (
+                b.bitcast(b.alloca(ir.ArrayType(FLOATS, _PARAMETERS * DECODED // LANES)), FLOAT.as_pointer()) for _ in range(2)
+            )
+            self._group_sums = b.bitcast(b.alloca(ir.ArrayType(FLOATS, BLOCK_ROWS * _PARAMETERS // LANES)), FLOAT.as_pointer())
             self._states = b.bitcast(b.alloca(ir.ArrayType(INT64, 2 * DECODED)), INT64.as_pointer())
         self._at = {name: b.gep(function.args[0], [INT32(0), INT32(index)]) for index, (name, *_) in enumerate(Call._fields_)}
         self._given = {name: b.load(place) for name, place in self._at.items() if name != "claimed"}
@@ -316,11 +382,87 @@ class _Walk:
             steps(b, INT64(0), ahead_bytes, _LINE, lambda i: b.call(self._prefetch, [b.gep(coming, [i]), *_READ_AND_KEEP]))
             state = b.gep(self._states, [b.mul(output, INT64(2))])
             out = b.gep(self._decoded, [b.mul(output, room)])
-            b.call(self._decoder, [row, given["weight"], given["weight_bytes"], column, columns, width, out, state])
+            own = [b.gep(each, [b.mul(output, INT64(_PARAMETERS))]) for each in (self._scales, self._minima)] + [b.zext(several, INT64)]
+            if self._fused:
+                self._nothing_in_the_last(own[1], self._groups(columns)[1])
+            arguments = [row, given["weight"], given["weight_bytes"], column, columns, width, out, state]
+            b.call(self._decoder, arguments + (own if self._fused else []))
 
+        several = b.icmp_signed(">", rows, INT64(1))
         loop(b, INT64(0), count, 1, one)
-        self._products(first_row, rows, at, count, column, columns, lambda output: b.gep(self._decoded, [b.mul(output, room)]), room)
+        decoded = partial(self._products, first_row, rows, at, count, column, columns, lambda output: b.gep(self._decoded, [b.mul(output, room)]), room)
+        if not self._fused:
+            decoded()
+            return following
+        with b.if_else(several) as (many, alone):
+            with many:
+                decoded()
+            with alone:
+                self._one_row(first_row, b.gep(given["weight"], [b.mul(first, row_bytes)]), at, count, column, columns)
+        self._less_minima(first_row, rows, at, count, column, columns)
         return following
+
+    def _one_row(self, row: Value, weight: Value, at: Value, count: Value, column: Value, columns: Value) -> None:
+        b, given = self.b, self._given
+        x = b.gep(given["x"], [b.add(b.mul(row, given["width"]), column)])
+
+        def some(tile: ir.Function, output: Value) -> None:
+            lies = b.gep(weight, [b.mul(output, given["row_bytes"])])
+            scales = b.gep(self._scales, [b.mul(output, INT64(_PARAMETERS))])
+            sums = self._sum_of(INT64(0), b.add(at, output))
+            b.call(tile, [x, lies, given["row_bytes"], column, columns, given["width"], scales, sums])
+
+        wide = max(self._fused)
+        left = loop(b, INT64(0), count, wide, partial(some, self._fused[wide]))
+        loop(b, left, count, 1, partial(some, self._fused[1]))
+
+    def _groups(self, columns: Value) -> tuple[Value, Value]:
+        """How many there are in so many columns, and that rounded up to whole eights."""
+        assert isinstance(self._weights.decode, Shared)
+        groups = self.b.udiv(columns, INT64(self._weights.decode.columns))
+        return groups, self.b.and_(self.b.add(groups, INT64(LANES - 1)), INT64(-LANES))
+
+    def _nothing_in_the_last(self, numbers: Value, whole: Value) -> None:
+        """What is not filled in of the last eight is nought."""
+        last = self.b.gep(numbers, [self.b.sub(whole, INT64(LANES))])
+        self.b.store(emit.alike(FLOAT, 0.0), self.b.bitcast(last, FLOATS.as_pointer()), align=4)
+
+    def _less_minima(self, first_row: Value, rows: Value, at: Value, count: Value, column: Value, columns: Value) -> None:
+        """``sums[r][o] -= Σ minimum[o][g] · (Σ x[r][k] of the group)``, eight groups at a time: the lanes are added up in the end."""
+        shared = self._weights.decode
+        assert isinstance(shared, Shared)
+        if not shared.minimum:
+            return
+        b, given = self.b, self._given
+        groups, whole = self._groups(columns)
+
+        def sum_up(row: Value) -> None:
+            own = b.gep(self._group_sums, [b.mul(row, INT64(_PARAMETERS))])
+            x = b.gep(given["x"], [b.add(b.mul(b.add(first_row, row), given["width"]), column)])
+
+            def group(number: Value) -> None:
+                start = b.mul(number, INT64(shared.columns))
+                total = load(b, b.gep(x, [start]), FLOAT)
+                for more in range(LANES, shared.columns, LANES):
+                    total = b.fadd(total, load(b, b.gep(x, [b.add(start, INT64(more))]), FLOAT))
+                b.store(emit.total(b, total), b.gep(own, [number]))
+
+            self._nothing_in_the_last(own, whole)
+            loop(b, INT64(0), groups, 1, group)
+
+        def less(row: Value, output: Value) -> None:
+            place = self._sum_of(row, b.add(at, output))
+            minima = b.gep(self._minima, [b.mul(output, INT64(_PARAMETERS))])
+            sums = b.gep(self._group_sums, [b.mul(row, INT64(_PARAMETERS))])
+
+            def eight(i: Value) -> None:
+                least, of_x = (load(b, b.gep(each, [i]), FLOAT) for each in (minima, sums))
+                b.store(b.call(self._fma, [b.fneg(least), of_x, b.load(place)]), place)
+
+            loop(b, INT64(0), whole, LANES, eight)
+
+        loop(b, INT64(0), rows, 1, sum_up)
+        each(b, (INT64(0), rows, 1), (INT64(0), count, 1), less)
 
     def _products(
         self, first_row: Value, rows: Value, at: Value, count: Value, column: Value, columns: Value, lies: Callable[[Value], Value], stride: Value

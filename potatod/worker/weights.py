@@ -189,7 +189,7 @@ class PoolLender:
         views = bind_views(group, lying, self._scratch, known)
         if first not in self._resident:
             pairs = zip(views, group.tensors, strict=True)
-            self._resident[first] = {view[0]: view for view, (_, bands) in pairs if self._stay(group, bands) and not isinstance(view[1], Banded)}
+            self._resident[first] = {view[0]: view for view, (_, bands) in pairs if self._stay(group, bands)}
         yield views
         self._arrivals.free(group.indices)
 
