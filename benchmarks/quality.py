@@ -32,7 +32,7 @@ SMOL: Final = ROOT / ".cache" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 #: Prose that the repository ships.
 TEXT: Final = [ROOT / "docs" / name for name in ("PROTOCOL.md", "OPERATIONS.md", "GLOSSARY.md")]
 #: Tokens of each window of the text, and windows.
-WINDOW, WINDOWS = 512, 16
+WINDOW, WINDOWS = 512, 5
 NOISE: Final = 0.08
 
 
@@ -103,6 +103,7 @@ def table(source: Path, forms: tuple[str, ...], place: Path) -> dict[str, Any]:
         perplexity, same, own = judged(out, likeliest)
         likeliest = likeliest or own
         weights = sum(p.length for s in manifests.load(out).shards if s.kind in ("layer", "head") for p in s.parts)
+        click.echo(f"{source.name} as {form}: perplexity {perplexity:.3f}, the same token at {same:.1%}", err=True)
         rows[form] = {"weights_bytes": weights, "perplexity": round(perplexity, 3), "same_token": round(same, 4)}
     return rows
 

@@ -19,7 +19,7 @@ from potatod.store.prepare import prepare
 
 #: As `prepare --dtype` calls them.
 FORMS = ("bfloat16", "packed", "int8", "int4")
-STARTS, TURNS = 2, 2
+STARTS, TURNS = 1, 4
 
 
 def folder_of(model: Path, form: str) -> Path:

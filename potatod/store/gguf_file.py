@@ -7,6 +7,7 @@ largest vocabularies. A config needs no strings, so it is given a copy of the fi
 
 from __future__ import annotations
 
+import math
 import struct
 import tempfile
 from collections import defaultdict
@@ -19,7 +20,7 @@ import gguf
 import numpy as np
 import torch
 from transformers import PreTrainedConfig
-from transformers.integrations.gguf.reader import GgufHeader, TensorInfo, _read_string, _read_value
+from transformers.integrations.gguf.reader import GgufHeader, TensorInfo, _read_metadata, _read_string, _read_tensor_table, _read_value
 from transformers.modeling_gguf_pytorch_utils import (
     TENSOR_PROCESSORS,
     TensorProcessor,
@@ -50,7 +51,7 @@ class GgufSource:
     def __init__(self, file: Path) -> None:
         self.path = file
         try:
-            self._header = GgufHeader.from_file(str(file))
+            self._header = _header(file)
             self._metadata, stub = _without_strings(file)
             self._page = _config_page(self._header, self._metadata, stub)
         except ValueError as error:
@@ -219,6 +220,22 @@ class GgufTensor:
                 raise UnsupportedModel(f"{self.path}: {info.name} is stored as {kind.name}, which cannot be dequantised") from None
             out[row - first : row - first + count] = values.reshape(count, *inner)
         return out
+
+
+def _header(file: Path) -> GgufHeader:
+    """As ``GgufHeader.from_file``, which refuses types that gguf itself dequantises (Q5_0 and Q5_1, common where a width suits no K kind)."""
+    blob: Any = np.memmap(file, mode="r", dtype=np.uint8)
+    metadata, count, at = _read_metadata(blob, str(file))
+    entries, at = _read_tensor_table(blob, count, at)
+    alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+    infos = []
+    for name, shape, kind, offset in entries:
+        try:
+            block, nbytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
+        except (ValueError, KeyError):
+            raise UnsupportedModel(f"{file}: {name} is of ggml's type {kind}, which potatod does not know") from None
+        infos.append(TensorInfo(name, shape, kind, offset, math.prod(shape) // block * nbytes))
+    return GgufHeader(str(file), metadata["general.architecture"], tuple(infos), -(-at // alignment) * alignment)
 
 
 def _typed(raw: np.ndarray[Any, Any], kind: gguf.GGMLQuantizationType, inner: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -129,7 +129,7 @@ def test_a_card_decodes_what_is_uploaded(made, scheme):
             assert torch.equal(engine.sweep({2: PROMPT})[2], got)
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
 def test_a_gguf_files_blocks_are_kept_with_their_values(tmp_path, kind):
     """Permuted rows of queries and keys included; in fp32 values are to the bit those that are dequantised."""
     file = write_gguf(tmp_path / "model.gguf", kind=getattr(gguf.GGMLQuantizationType, kind))

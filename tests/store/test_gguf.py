@@ -80,7 +80,7 @@ def test_a_tensor_type_that_is_unknown_is_named(tmp_path):
     data = file.read_bytes()
     at = data.index(b"blk.0.ffn_up.weight") + len(b"blk.0.ffn_up.weight") + 4 + 16
     file.write_bytes(data[:at] + (199).to_bytes(4, "little") + data[at + 4 :])
-    with pytest.raises(UnsupportedModel, match=r"ggml type 199.*not supported"):
+    with pytest.raises(UnsupportedModel, match=r"blk.0.ffn_up.weight is of ggml's type 199, which potatod does not know"):
         prepare(file, tmp_path / "out")
 
 
