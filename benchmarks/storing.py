@@ -92,5 +92,5 @@ def packed(model: Path) -> dict[str, Any]:
         report = served.client.status().model
     plain = weights_bytes(model)
     return {
-        "s_per_token": round(s, 3), "streamed_bytes": report.streamed_bytes_per_sweep, "of_bfloat16_bytes": round(report.weights_bytes / plain, 4),
+        "s_per_token": round(s, 3), "streamed_bytes": report.streamed_bytes_per_sweep, "share_of_bfloat16": round(report.weights_bytes / plain, 4),
     }  # fmt: skip

@@ -14,6 +14,10 @@ from typing import Final
 RECORD_ALIGNMENT: Final = 16
 
 
+#: Behind everything that a band of its own holds: who reads its words by eight reads beyond the last of them.
+SPARE_BYTES: Final = 16
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     #: a row has a multiple of so many columns, and at least
@@ -59,7 +63,7 @@ def record_bytes(scheme: str, columns: int) -> int:
 def fits(scheme: str, rows: int, columns: int, nbytes: int) -> bool:
     """Whether so many bytes are those of such a matrix or band."""
     records = rows * record_bytes(scheme, columns)
-    return nbytes >= records if FORMS[scheme].more else nbytes == records
+    return nbytes >= records + SPARE_BYTES if FORMS[scheme].more else nbytes == records
 
 
 def has_more(scheme: str) -> bool:

@@ -33,8 +33,6 @@ Array = npt.NDArray[Any]
 BLOCK: Final = 256
 #: Which column of a segment the lanes of a whole block hold.
 LANES: Final = (0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15)
-#: Whoever reads words by eight may read beyond the last of them.
-_SPARE: Final = 16
 _WORDS: Final = 11
 _HEAD: Final = 8
 _WINDOW: Final = 8
@@ -80,7 +78,7 @@ class Packed:
         lies[:, 0:4] = starts.astype("<u4")[:, None].view(np.uint8)
         lies[:, 4:6] = gaps.astype("<u2")[:, None].view(np.uint8)
         lies[:, 6] = others
-        return torch.from_numpy(np.concatenate([lies.reshape(-1), more, np.zeros(_SPARE, dtype=np.uint8)]))
+        return torch.from_numpy(np.concatenate([lies.reshape(-1), more, np.zeros(forms.SPARE_BYTES, dtype=np.uint8)]))
 
     def view(self, lies: torch.Tensor, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
         rows, columns = shape

@@ -77,8 +77,8 @@ class Storing:
         for pattern, _ in asked.patterns:
             if not any(fnmatchcase(name, pattern) for name in self._matrices):
                 raise UsageError(f'no linear layer\'s weight is called "{pattern}"; there are such as {", ".join(sorted(self._matrices)[:3])}')
-        #: names by why they are stored otherwise than was asked
-        self.otherwise: dict[str, list[str]] = {}
+        #: by name, how and why it is stored otherwise than was asked
+        self._otherwise: dict[str, str] = {}
 
     @property
     def ties_stay(self) -> bool:
@@ -105,11 +105,10 @@ class Storing:
 
     def sentences(self) -> Sequence[str]:
         """What is stored otherwise than was asked, and why."""
-        said = []
-        for why, names in self.otherwise.items():
-            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            said.append(f"{names[0]}{others}: {why}")
-        return said
+        names: dict[str, list[str]] = {}
+        for name, why in self._otherwise.items():
+            names.setdefault(why, []).append(name)
+        return [f"{own[0]}{f' and {len(own) - 1} more' if len(own) > 1 else ''}: {why}" for why, own in names.items()]
 
     def _wanted(self, name: str) -> str:
         for pattern, scheme in self._asked.patterns:
@@ -122,5 +121,5 @@ class Storing:
         return "int8" if name == self._head and self._asked.scheme == "int4" else self._asked.scheme
 
     def _instead(self, name: str, scheme: str, why: str) -> str:
-        self.otherwise.setdefault(f"stored as {scheme}, since {why}", []).append(name)
+        self._otherwise[name] = f"stored as {scheme}, since {why}"
         return scheme
