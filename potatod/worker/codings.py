@@ -22,6 +22,8 @@ PANEL: Final = 512
 _FEW: Final = 256
 #: Room that the decoded columns of a row take.
 ROOM: Final = PANEL + _FEW
+#: Room for the scales of their groups, and for their minima.
+PARAMETERS: Final = ROOM // 16
 #: Columns that share a scale, in every scheme of four to eight bits.
 GROUP: Final = 32
 

@@ -32,66 +32,23 @@ from llvmlite.ir import Value
 from potatod.dtypes import RAW
 
 from . import codings, elf, emit
-from .codings import CODINGS, GROUP, Decode, Shared, Spot
-from .emit import BYTES, FLOAT, FLOATS, HALF, INT8, INT16, INT32, INT64, VOID, each, least, load, loop, steps
+from .codings import CODINGS, GROUP, PARAMETERS, Decode, Shared, Spot
+from .emit import BYTES, FLOAT, FLOATS, INT32, INT64, VOID, each, least, load, loop, steps
 from .native import CHUNK, LANES, Call
+from .numbers import INTEGER8, NUMBERS, Number
+from .tiles import READ_AND_KEEP, TILES, fused_tiles, tile
 
 #: Columns that are summed in registers before their sums are set aside.
 PANEL: Final = 2048
 #: Outputs whose weights are decoded before they are multiplied with.
 DECODED: Final = 12
-#: Room for the scales of a panel's groups, and for their minima.
-_PARAMETERS: Final = codings.ROOM // 16
 #: Of a row's scale.
 _SCALE_BYTES: Final = 4
 #: Bytes that come from memory together.
 _LINE: Final = 64
 #: Rows and outputs of a block: its sums lie on the stack. Whole tiles of every kind.
 BLOCK_ROWS: Final = 48
-#: (rows, outputs) of the tiles, largest first: their sums and what they are made of fit sixteen registers.
-TILES: Final = ((6, 2), (3, 4), (2, 6), (1, 6))
-
-#: To read, into the nearest cache, data.
-_READ_AND_KEEP: Final = (INT32(0), INT32(3), INT32(1))
 _ENTRY: Final = "product"
-
-
-def _bf16(b: Builder, pointer: Value) -> Value:
-    """bf16 is the upper half of fp32."""
-    return b.bitcast(b.shl(b.zext(load(b, pointer, INT16), emit.INTS), emit.alike(INT32, 16)), FLOATS)
-
-
-def _fp16(b: Builder, pointer: Value) -> Value:
-    return b.fpext(load(b, pointer, HALF), FLOATS)
-
-
-def _fp32(b: Builder, pointer: Value) -> Value:
-    return load(b, pointer, FLOAT)
-
-
-def _rounded_bf16(b: Builder, value: Value) -> Value:
-    """To nearest, ties to even; a NaN stays one."""
-    bits = b.bitcast(value, INT32)
-    up = b.add(INT32(0x7FFF), b.and_(b.lshr(bits, INT32(16)), INT32(1)))
-    rounded = b.select(b.fcmp_unordered("uno", value, value), INT32(0x7FC00000), b.add(bits, up))
-    return b.trunc(b.lshr(rounded, INT32(16)), INT16)
-
-
-def _rounded_fp16(b: Builder, value: Value) -> Value:
-    return b.fptrunc(value, HALF)
-
-
-def _int8(b: Builder, pointer: Value) -> Value:
-    return b.sitofp(b.sext(load(b, pointer, INT8), emit.INTS), FLOATS)
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A dtype: what it is in memory, how LANES of them become fp32, how one is made of fp32."""
-
-    kind: ir.Type
-    as_floats: Callable[[Builder, Value], Value]
-    rounded: Callable[[Builder, Value], Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +61,11 @@ class Weights:
     scaled: bool = False
 
 
-NUMBERS: Final = {
-    "bfloat16": Number(INT16, _bf16, _rounded_bf16),
-    "float16": Number(HALF, _fp16, _rounded_fp16),
-    "float32": Number(FLOAT, _fp32, lambda _, value: value),
-}
-
-
 def _weights(dtype: str, scheme: str) -> Weights:
     if scheme == RAW:
         return Weights(NUMBERS[dtype])
     if scheme == "int8":
-        return Weights(Number(INT8, _int8, lambda _, value: value), scaled=True)
+        return Weights(INTEGER8, scaled=True)
     return Weights(NUMBERS["float32"], CODINGS[scheme])
 
 
@@ -145,11 +95,11 @@ def _module(number: Number, weights: Weights) -> ir.Module:
     prefetch = ir.Function(module, ir.FunctionType(VOID, [BYTES, INT32, INT32, INT32]), "llvm.prefetch.p0")
     function = ir.Function(module, ir.FunctionType(VOID, [_call_type(number).as_pointer()]), _ENTRY)
     tiles = {
-        (rows, outputs): _tile(module, fma, prefetch if weights.decode is None else None, weights.number, rows, outputs)
+        (rows, outputs): tile(module, fma, prefetch if weights.decode is None else None, weights.number, rows, outputs)
         for rows, most in TILES for outputs in {most, 1}
     }  # fmt: skip
     decoder = None if weights.decode is None else _decoder(module, weights.decode)
-    fused = _fused_tiles(module, fma, weights.decode) if isinstance(weights.decode, Shared) else {}
+    fused = fused_tiles(module, fma, weights.decode) if isinstance(weights.decode, Shared) else {}
     _Walk(function, tiles, number, weights, decoder, fused, prefetch, fma).write()
     return module
 
@@ -188,94 +138,6 @@ def _decoder(module: ir.Module, decode: Decode | Shared) -> ir.Function:
     return function
 
 
-def _fused_tiles(module: ir.Module, fma: ir.Function, shared: Shared) -> dict[int, ir.Function]:
-    """For one row: ``sums[o] += x[k] · weight[o][k]`` with weights that become fp32 in registers. By the number of outputs."""
-    tiles = {}
-    for outputs in (max(wide for tall, wide in TILES if tall == 1), 1):
-        signature = [FLOAT.as_pointer(), BYTES, INT64, INT64, INT64, INT64, FLOAT.as_pointer(), FLOATS.as_pointer()]
-        function = ir.Function(module, ir.FunctionType(VOID, signature), f"fused_{outputs}")
-        function.linkage = "internal"
-        x, rows, row_bytes, column, columns, width, scales, sums = function.args
-        for pointer in (x, rows, scales, sums):
-            pointer.add_attribute("noalias")
-        before, loop_, after = (function.append_basic_block(name) for name in ("before", "loop", "after"))
-        b = Builder(before)
-        places = [b.gep(sums, [INT64(output)]) for output in range(outputs)]
-        begun = [b.load(place) for place in places]
-        b.branch(loop_)
-        b.position_at_end(loop_)
-        k = b.phi(INT64)
-        totals = [b.phi(FLOATS) for _ in places]
-        xs = [load(b, b.gep(x, [b.add(k, INT64(LANES * place))]), FLOAT) for place in range(GROUP // LANES)]
-        added = []
-        for output, total in enumerate(totals):
-            row = b.gep(rows, [b.mul(row_bytes, INT64(output))])
-            own = b.gep(scales, [INT64(output * _PARAMETERS)])
-            for values, some in zip(shared.values(b, row, width, b.add(column, k), own, column), xs, strict=True):
-                total = b.call(fma, [some, values, total])
-            added.append(total)
-        following = b.add(k, INT64(GROUP))
-        b.cbranch(b.icmp_signed("<", following, columns), loop_, after)
-        emit.flows(k, (before, INT64(0)), (loop_, following))
-        for total, start, value in zip(totals, begun, added, strict=True):
-            emit.flows(total, (before, start), (loop_, value))
-        b.position_at_end(after)
-        for total, place in zip(added, places, strict=True):
-            b.store(total, place)
-        b.ret_void()
-        tiles[outputs] = function
-    return tiles
-
-
-def _tile(
-    module: ir.Module, fma: ir.Function, prefetch: ir.Function | None, number: Number, rows: int, outputs: int
-) -> ir.Function:  # fmt: skip
-    """``sums[r][o] += x[r][k] · weight[o][k]``, LANES sums each, for k from 0 to ``columns``; rows of x are ``width`` apart, those of the weight
-    ``stride``, of the sums CHUNK.
-
-    One row is as fast as memory is, and a processor's own guesses begin anew with each output's weights: so it is told the next tile's.
-    """
-    signature = [FLOAT.as_pointer(), number.kind.as_pointer(), FLOATS.as_pointer(), INT64, INT64, INT64]
-    function = ir.Function(module, ir.FunctionType(VOID, signature), f"tile_{rows}x{outputs}")
-    function.linkage = "internal"
-    function.attributes.add("alwaysinline")
-    x, w, out, columns, width, stride = function.args
-    for pointer in (x, w, out):
-        pointer.add_attribute("noalias")
-    before, loop_, after = (function.append_basic_block(name) for name in ("before", "loop", "after"))
-    b = Builder(before)
-    xs = [b.gep(x, [b.mul(width, INT64(row))]) for row in range(rows)]
-    ws = [b.gep(w, [b.mul(stride, INT64(output))]) for output in range(outputs)]
-    places = [[b.gep(out, [INT64(row * CHUNK + output)]) for output in range(outputs)] for row in range(rows)]
-    begun = [[b.load(place) for place in row] for row in places]
-    b.branch(loop_)
-
-    b.position_at_end(loop_)
-    k = b.phi(INT64)
-    sums = [[b.phi(FLOATS) for _ in ws] for _ in xs]
-    weights = [number.as_floats(b, b.gep(pointer, [k])) for pointer in ws]
-    for pointer in ws if rows == 1 and prefetch else ():
-        ahead = b.gep(pointer, [b.add(k, b.mul(stride, INT64(outputs)))])
-        b.call(prefetch, [b.bitcast(ahead, BYTES), *_READ_AND_KEEP])
-    added = []
-    for pointer, row in zip(xs, sums, strict=True):
-        values = load(b, b.gep(pointer, [k]), FLOAT)
-        added.append([b.call(fma, [values, value, total]) for value, total in zip(weights, row, strict=True)])
-    next_k = b.add(k, INT64(LANES))
-    b.cbranch(b.icmp_signed("<", next_k, columns), loop_, after)
-    emit.flows(k, (before, INT64(0)), (loop_, next_k))
-    for row, first, new in zip(sums, begun, added, strict=True):
-        for total, start, value in zip(row, first, new, strict=True):
-            emit.flows(total, (before, start), (loop_, value))
-
-    b.position_at_end(after)
-    for row, of_row in zip(added, places, strict=True):
-        for total, place in zip(row, of_row, strict=True):
-            b.store(total, place)
-    b.ret_void()
-    return function
-
-
 class _Walk:
     """The function's body: the loops drawn above."""
 
@@ -296,9 +158,9 @@ class _Walk:
         if decoder is not None:
             self._decoded = b.bitcast(b.alloca(ir.ArrayType(FLOATS, codings.ROOM * DECODED // LANES)), FLOAT.as_pointer())
             self._scales, self._minima = (
-                b.bitcast(b.alloca(ir.ArrayType(FLOATS, _PARAMETERS * DECODED // LANES)), FLOAT.as_pointer()) for _ in range(2)
+                b.bitcast(b.alloca(ir.ArrayType(FLOATS, PARAMETERS * DECODED // LANES)), FLOAT.as_pointer()) for _ in range(2)
             )
-            self._group_sums = b.bitcast(b.alloca(ir.ArrayType(FLOATS, BLOCK_ROWS * _PARAMETERS // LANES)), FLOAT.as_pointer())
+            self._group_sums = b.bitcast(b.alloca(ir.ArrayType(FLOATS, BLOCK_ROWS * PARAMETERS // LANES)), FLOAT.as_pointer())
             self._states = b.bitcast(b.alloca(ir.ArrayType(INT64, 2 * DECODED)), INT64.as_pointer())
         self._at = {name: b.gep(function.args[0], [INT32(0), INT32(index)]) for index, (name, *_) in enumerate(Call._fields_)}
         self._given = {name: b.load(place) for name, place in self._at.items() if name != "claimed"}
@@ -379,10 +241,10 @@ class _Walk:
         def one(output: Value) -> None:
             row = b.gep(given["weight"], [b.mul(b.add(first, output), row_bytes)])
             coming = b.gep(row, [ahead])
-            steps(b, INT64(0), ahead_bytes, _LINE, lambda i: b.call(self._prefetch, [b.gep(coming, [i]), *_READ_AND_KEEP]))
+            steps(b, INT64(0), ahead_bytes, _LINE, lambda i: b.call(self._prefetch, [b.gep(coming, [i]), *READ_AND_KEEP]))
             state = b.gep(self._states, [b.mul(output, INT64(2))])
             out = b.gep(self._decoded, [b.mul(output, room)])
-            own = [b.gep(each, [b.mul(output, INT64(_PARAMETERS))]) for each in (self._scales, self._minima)] + [b.zext(several, INT64)]
+            own = [b.gep(each, [b.mul(output, INT64(PARAMETERS))]) for each in (self._scales, self._minima)] + [b.zext(several, INT64)]
             if self._fused:
                 self._nothing_in_the_last(own[1], self._groups(columns)[1])
             arguments = [row, given["weight"], given["weight_bytes"], column, columns, width, out, state]
@@ -406,11 +268,11 @@ class _Walk:
         b, given = self.b, self._given
         x = b.gep(given["x"], [b.add(b.mul(row, given["width"]), column)])
 
-        def some(tile: ir.Function, output: Value) -> None:
+        def some(kind: ir.Function, output: Value) -> None:
             lies = b.gep(weight, [b.mul(output, given["row_bytes"])])
-            scales = b.gep(self._scales, [b.mul(output, INT64(_PARAMETERS))])
+            scales = b.gep(self._scales, [b.mul(output, INT64(PARAMETERS))])
             sums = self._sum_of(INT64(0), b.add(at, output))
-            b.call(tile, [x, lies, given["row_bytes"], column, columns, given["width"], scales, sums])
+            b.call(kind, [x, lies, given["row_bytes"], column, columns, given["width"], scales, sums])
 
         wide = max(self._fused)
         left = loop(b, INT64(0), count, wide, partial(some, self._fused[wide]))
@@ -437,7 +299,7 @@ class _Walk:
         groups, whole = self._groups(columns)
 
         def sum_up(row: Value) -> None:
-            own = b.gep(self._group_sums, [b.mul(row, INT64(_PARAMETERS))])
+            own = b.gep(self._group_sums, [b.mul(row, INT64(PARAMETERS))])
             x = b.gep(given["x"], [b.add(b.mul(b.add(first_row, row), given["width"]), column)])
 
             def group(number: Value) -> None:
@@ -452,8 +314,8 @@ class _Walk:
 
         def less(row: Value, output: Value) -> None:
             place = self._sum_of(row, b.add(at, output))
-            minima = b.gep(self._minima, [b.mul(output, INT64(_PARAMETERS))])
-            sums = b.gep(self._group_sums, [b.mul(row, INT64(_PARAMETERS))])
+            minima = b.gep(self._minima, [b.mul(output, INT64(PARAMETERS))])
+            sums = b.gep(self._group_sums, [b.mul(row, INT64(PARAMETERS))])
 
             def eight(i: Value) -> None:
                 least, of_x = (load(b, b.gep(each, [i]), FLOAT) for each in (minima, sums))
@@ -471,9 +333,9 @@ class _Walk:
         chunk's from ``at`` on."""
         b, x, width = self.b, self._given["x"], self._given["width"]
 
-        def product(tile: ir.Function, row: Value, output: Value) -> None:
+        def product(kind: ir.Function, row: Value, output: Value) -> None:
             x_at = b.add(b.mul(b.add(first_row, row), width), column)
-            b.call(tile, [b.gep(x, [x_at]), lies(output), self._sum_of(row, b.add(at, output)), columns, width, stride])
+            b.call(kind, [b.gep(x, [x_at]), lies(output), self._sum_of(row, b.add(at, output)), columns, width, stride])
 
         row: Value = INT64(0)
         for tall, wide in TILES:

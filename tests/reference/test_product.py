@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from potatod.worker import arithmetic, cpu, kernels, microkernel, native
+from potatod.worker import arithmetic, cpu, kernels, microkernel, native, tiles
 from potatod.worker.arithmetic import Arithmetic
 from potatod.worker.attention import PackedAttention
 from potatod.worker.native import Product
@@ -68,7 +68,7 @@ def test_and_whatever_threads_there_are(threads, dtype):
 
 def test_what_a_thread_claims_is_whole_tiles():
     assert native.CHUNK % native.WHOLE_TILES == 0
-    assert all(native.WHOLE_TILES % outputs == 0 for _, outputs in microkernel.TILES)
+    assert all(native.WHOLE_TILES % outputs == 0 for _, outputs in tiles.TILES)
 
 
 def test_numbers_that_are_none_stay_in_their_row():

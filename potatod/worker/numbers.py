@@ -1,0 +1,61 @@
+"""Numbers in memory and in registers: how they become fp32, and fp32 one of them. LLVM's intermediate code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from llvmlite import ir
+from llvmlite.ir import IRBuilder as Builder
+from llvmlite.ir import Value
+
+from . import emit
+from .emit import FLOAT, FLOATS, HALF, INT8, INT16, INT32, load
+
+
+def _bf16(b: Builder, pointer: Value) -> Value:
+    """bf16 is the upper half of fp32."""
+    return b.bitcast(b.shl(b.zext(load(b, pointer, INT16), emit.INTS), emit.alike(INT32, 16)), FLOATS)
+
+
+def _fp16(b: Builder, pointer: Value) -> Value:
+    return b.fpext(load(b, pointer, HALF), FLOATS)
+
+
+def _fp32(b: Builder, pointer: Value) -> Value:
+    return load(b, pointer, FLOAT)
+
+
+def _rounded_bf16(b: Builder, value: Value) -> Value:
+    """To nearest, ties to even; a NaN stays one."""
+    bits = b.bitcast(value, INT32)
+    up = b.add(INT32(0x7FFF), b.and_(b.lshr(bits, INT32(16)), INT32(1)))
+    rounded = b.select(b.fcmp_unordered("uno", value, value), INT32(0x7FC00000), b.add(bits, up))
+    return b.trunc(b.lshr(rounded, INT32(16)), INT16)
+
+
+def _rounded_fp16(b: Builder, value: Value) -> Value:
+    return b.fptrunc(value, HALF)
+
+
+def _int8(b: Builder, pointer: Value) -> Value:
+    return b.sitofp(b.sext(load(b, pointer, INT8), emit.INTS), FLOATS)
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A dtype: what it is in memory, how LANES of them become fp32, how one is made of fp32."""
+
+    kind: ir.Type
+    as_floats: Callable[[Builder, Value], Value]
+    rounded: Callable[[Builder, Value], Value]
+
+
+NUMBERS: Final = {
+    "bfloat16": Number(INT16, _bf16, _rounded_bf16),
+    "float16": Number(HALF, _fp16, _rounded_fp16),
+    "float32": Number(FLOAT, _fp32, lambda _, value: value),
+}
+#: A byte, of which nothing is made.
+INTEGER8: Final = Number(INT8, _int8, lambda _, value: value)
