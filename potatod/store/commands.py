@@ -139,7 +139,7 @@ class _Bar:
         self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def __call__(self, done: int, total: int, what: str = "", before: int = 0) -> None:
-        self._bar.update(self._task, completed=done - before, total=total - before, description=f"{self._label} {what}".strip())
+        self._bar.update(self._task, completed=done - before, total=total - before, description=f"{self._label} {what}".strip(), refresh=True)
 
 
 class _Lines:
