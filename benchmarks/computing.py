@@ -18,15 +18,17 @@ from torch.nn import functional
 
 from potato_client import Client
 from potatod import manifest as manifests
-from potatod import pool
+from potatod import pool, schemes
 from potatod.worker import microkernel, native
+from potatod.worker.banded import Piece
 
 #: Tokens of a long prompt.
 PROMPT = 512
 #: Those that are compared are started so often (which pages a process gets is luck), and take so many turns each time.
 STARTS, TURNS = 4, 2
 #: Of a product of one row: more layers than any cache holds, and the turns.
-LAYERS, PRODUCTS = 12, 25
+LAYERS, PRODUCTS = 6, 25
+SCHEMES = ("packed", "int8", "int4")
 
 
 def machinery(model: Path) -> dict[str, Any]:
@@ -63,32 +65,48 @@ def machinery(model: Path) -> dict[str, Any]:
 @torch.inference_mode()
 def product(model: Path) -> dict[str, Any]:
     """One row with the matrices of some layers, in the pool's kind of memory and by turns: bytes of weights a second through our product and torch's,
-    and through a sum of the same bytes, which does nothing but read."""
+    and through a sum of the same bytes, which does nothing but read; and with the same weights stored in SCHEMES, what share of bf16's time they take."""
     shard = next(shard for shard in manifests.load(model).shards if shard.kind == "layer")
     shapes = [shape for shape in manifests.shapes_of(shard).values() if len(shape) == 2]
     memory = pool.Pool(pool.create(LAYERS * sum(2 * rows * columns for rows, columns in shapes)))
-    flat = torch.frombuffer(memory.view, dtype=torch.bfloat16).fill_(0.5)
+    flat = torch.frombuffer(memory.view, dtype=torch.bfloat16)
+    for some in flat.split(1 << 24):
+        some.normal_(std=0.02)
     weights, at = [], 0
     for rows, columns in shapes * LAYERS:
         weights.append(flat[at : at + rows * columns].view(rows, columns))
         at += rows * columns
     row = {columns: torch.randn(1, columns).bfloat16() for _, columns in shapes}
     torch.set_num_threads(os.cpu_count() or 1)
-    ours = native.Product({"raw": microkernel.compiled("bfloat16")}, torch.bfloat16)
+    ours = native.Product({scheme: microkernel.compiled("bfloat16", scheme) for scheme in ("raw", *SCHEMES)}, torch.bfloat16)
+    stored = {
+        scheme: [Piece(scheme, schemes.get(scheme).pack(weight), weight.dtype, weight.shape) for weight in weights] for scheme in SCHEMES
+    }  # fmt: skip
     ways: dict[str, Callable[[torch.Tensor], object]] = {
         "ours": lambda weight: ours(row[weight.shape[1]], weight),
         "torch": lambda weight: functional.linear(row[weight.shape[1]], weight),
         "reading": lambda weight: weight.view(torch.int64).sum(),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {scheme: [] for scheme in SCHEMES}
     for _ in range(PRODUCTS):
         for name, way in ways.items():
             began = time.perf_counter()
             for weight in weights:
                 way(weight)
             rates[name].append(memory.size / (time.perf_counter() - began))
+        for scheme, pieces in stored.items():
+            began = time.perf_counter()
+            for piece in pieces:
+                ours.by_pieces(row[piece.shape[1]], [piece])
+            seconds[scheme].append(time.perf_counter() - began)
     of_reading = statistics.median(a / b for a, b in zip(rates["ours"], rates["reading"], strict=True))
-    return {f"{name}_bytes_per_s": round(statistics.median(each)) for name, each in rates.items()} | {"ours_of_reading": round(of_reading, 3)}
+    return {f"{name}_bytes_per_s": round(statistics.median(each)) for name, each in rates.items()} | {"ours_of_reading": round(of_reading, 3)} | {
+        f"{scheme}_of_bfloat16": round(statistics.median(s * rate / memory.size for s, rate in zip(each, rates["ours"], strict=True)), 3)
+        for scheme, each in seconds.items()
+    } | {
+        f"{scheme}_bytes_per_s": round(sum(piece.lies.nbytes for piece in stored[scheme]) / statistics.median(each)) for scheme, each in seconds.items()
+    }  # fmt: skip
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ import random_model
 import storing
 import streaming
 import torch
+from peers import environments
 from yardstick import machine
 
 from potatod.sizes import human_size
@@ -30,6 +31,8 @@ OUT = ROOT / "bench-out"
 Table = Callable[[Path], dict[str, Any]]
 #: Of the large model's folder.
 COMPUTING: dict[str, Table] = {"machinery": computing.machinery, "rows": computing.rows, "product": computing.product, "stored": storing.stored}
+#: Of the large model, where llama.cpp's environment has been made.
+PEERS: dict[str, Table] = {"beside_llama": storing.beside_llama}
 STREAMING: dict[str, Table] = {
     "reading": streaming.reading, "curve": streaming.curve, "unlimited": streaming.unlimited, "invariance": streaming.invariance,
     "bubble": streaming.bubble, "cold": streaming.cold, "fewer": storing.fewer, "packed": storing.packed,
@@ -50,11 +53,11 @@ def _write(name: str, page: dict[str, Any]) -> None:
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), default=ROOT / ".cache" / "random-3gb", show_default=True)
 @click.option("--small", type=click.Path(path_type=Path), default=ROOT / ".cache" / "smollm2-135m", show_default=True)
-@click.option("--only", multiple=True, type=click.Choice(sorted({*COMPUTING, *STREAMING, *PLANNED, "first_token"})))
+@click.option("--only", multiple=True, type=click.Choice(sorted({*COMPUTING, *STREAMING, *PEERS, *PLANNED, "first_token"})))
 def main(model: Path, small: Path, only: tuple[str, ...]) -> None:
     """Measure and print."""
     tables: dict[str, Callable[[], dict[str, Any]]] = {
-        name: partial(_of_the_large, table, model) for name, table in (COMPUTING | STREAMING).items()
+        name: partial(_of_the_large, table, model) for name, table in (COMPUTING | STREAMING | PEERS).items()
     }
     tables |= {name: partial(table, model.parent) for name, table in PLANNED.items()}
     tables["first_token"] = lambda: streaming.first_token(small)
@@ -67,6 +70,9 @@ def main(model: Path, small: Path, only: tuple[str, ...]) -> None:
             continue
         if name == "first_token" and not small.exists():
             click.echo(f"{name:12} left out: `make demo` makes {small.name}")
+            continue
+        if name in PEERS and not environments.python("llama.cpp").exists():
+            click.echo(f"{name:12} left out: `python benchmarks/peers/environments.py --only llama.cpp` makes what it needs, in half an hour")
             continue
         results[name] = tables[name]()
         told = {key: value for key, value in results[name].items() if not isinstance(value, dict | list)}

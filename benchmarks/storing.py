@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import torch
 from computing import transformers_s
 from limited import Limits
-from serving import ONE, daemon, s_per_token
+from peers import environments, models
+from serving import ONE, TOKENS, daemon, gaps, s_per_token
 
 from potatod import manifest as manifests
 from potatod.sizes import parse_size
@@ -94,3 +97,26 @@ def packed(model: Path) -> dict[str, Any]:
     return {
         "s_per_token": round(s, 3), "streamed_bytes": report.streamed_bytes_per_sweep, "share_of_bfloat16": round(report.weights_bytes / plain, 4),
     }  # fmt: skip
+
+
+def beside_llama(model: Path) -> dict[str, Any]:
+    """Everything in RAM, one row, by turns: s/token of int8 beside llama.cpp's Q8_0, and of int4 beside its Q4_K_M. Needs llama.cpp's environment
+    (peers/environments.py) and the model as its F16 file (peers/models.py)."""
+    result: dict[str, Any] = {}
+    for form, theirs in (("int8", "q8_0"), ("int4", "q4_k_m")):
+        folder, file = folder_of(model, form), models.quantised(theirs)
+        with daemon(folder, "--pool-size", f"{weights_bytes(folder) + (64 << 20)}", *ONE) as served:
+            s_per_token(served.client)
+            pairs = [(s_per_token(served.client), _llama_s(file)) for _ in range(3)]
+        ours_s, theirs_s = (statistics.median(each) for each in zip(*pairs, strict=True))
+        result |= {f"{form}_s": round(ours_s, 4), f"{theirs}_s": round(theirs_s, 4), f"{form}_ratio": round(statistics.median(a / b for a, b in pairs), 2)}
+    return result
+
+
+def _llama_s(file: Path) -> float:
+    """The median of the tokens' gaps, the first few left out."""
+    program = Path(__file__).parent / "peers" / "run_llama.py"
+    command = [environments.python("llama.cpp"), program, file, "--prompt", "3,4,5,6,7", "--tokens", str(TOKENS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        return statistics.median(gaps([time.monotonic() for _ in process.stdout]))

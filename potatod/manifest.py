@@ -10,7 +10,6 @@ a parsed manifest against the files themselves.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -18,13 +17,13 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Final, Literal
 
 from .dtypes import RAW
 from .errors import ModelDataError, NoSuchModel
 from .forms import FORMS, fits, has_more, refusal
 from .json_file import read_text
+from .typed_json import build
 
 FORMAT: Final = 1
 ALIGNMENT: Final = 4096
@@ -112,6 +111,11 @@ def shapes_of(shard: Shard) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def values_bytes(tensor: Tensor) -> int:
+    """Of its values in its dtype, however they are stored."""
+    return math.prod(tensor.shape) * _DTYPE_BYTES[tensor.dtype]
+
+
 def schemes_of(manifest: Manifest) -> dict[str, int]:
     """Bytes by scheme, of the matrices that every sweep multiplies with: layers' and the head's."""
     found: dict[str, int] = {}
@@ -177,7 +181,7 @@ def parse(text: str) -> Manifest:
         raise ModelDataError(f"not JSON ({error})") from None
     if isinstance(page, dict) and page.get("format") != FORMAT:
         raise ModelDataError(f"format {page.get('format')!r} where this potatod reads format {FORMAT}")
-    manifest: Manifest = _build(Manifest, page, "manifest")
+    manifest: Manifest = build(Manifest, page, "manifest")
     _check_shards(manifest)
     return manifest
 
@@ -201,45 +205,6 @@ def check_mirror(folder: Path, mirror: Path) -> None:
     if not (mirror / NAME).is_file() or (mirror / NAME).read_bytes() != (folder / NAME).read_bytes():
         raise ModelDataError(f"[model] mirrors: {mirror} is not the model of {folder}; copy the whole folder there, or take it out of the list")
     check_files(mirror, load(mirror))
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    """Types of the fields. Evaluated once: for every tensor anew they cost half a minute in a large model."""
-    return get_type_hints(cls)
-
-
-def _build(cls: Any, value: Any, where: str) -> Any:
-    """A dataclass of ours from parsed JSON, every field present and of its type, none unknown."""
-    if not isinstance(value, dict):
-        raise ModelDataError(f"{where} must be a JSON object")
-    hints = _hints(cls)
-    for name in value:
-        if name not in hints:
-            raise ModelDataError(f"{where} has an unknown field {str(name)[:60]!r}")
-    built = {}
-    for name, hint in hints.items():
-        if name not in value:
-            raise ModelDataError(f"{where} has no field {name!r}")
-        built[name] = _typed(hint, value[name], f"{where}.{name}")
-    return cls(**built)
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_typed(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        return {_typed(arguments[0], k, where): _typed(arguments[1], v, f"{where}.{str(k)[:60]}") for k, v in value.items()}
-    if origin is Literal and value in arguments:
-        return value
-    if origin is UnionType:  # int | None
-        return None if value is None else _typed(arguments[0], value, where)
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    raise ModelDataError(f"{where} has a value of the wrong type: {str(value)[:60]!r}")
 
 
 def _check_shards(manifest: Manifest) -> None:
@@ -323,7 +288,7 @@ def _check_tensors(part: Part, label: str) -> None:
             raise ModelDataError(f"{name}: {tensor.shape} is not a shape")
         if tensor.scheme != "raw":
             _check_scheme(tensor)
-        elif tensor.length != math.prod(tensor.shape) * _DTYPE_BYTES[tensor.dtype]:
+        elif tensor.length != values_bytes(tensor):
             raise ModelDataError(f"{name}: {tensor.length} bytes are not those of {tensor.dtype} {list(tensor.shape)}")
         if tensor.offset < 0 or tensor.offset % 64 or tensor.length < 0 or tensor.offset + tensor.length > part.length:
             raise ModelDataError(f"{name}: bytes {tensor.offset} to {tensor.offset + tensor.length} do not lie well in its part")

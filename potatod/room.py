@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from .config import Settings
+from .dtypes import RAW
 from .errors import ConfigError, DoesNotFit
-from .manifest import Manifest, shapes_of
+from .manifest import Manifest, shapes_of, values_bytes
 from .memory import Available
 from .plan import smallest_pool, sweep_parts
 from .sizes import Auto, Percent, human_size
@@ -133,18 +134,19 @@ def activation_bytes(manifest: Manifest, tokens: int) -> int:
 
 
 def put_together_bytes(manifest: Manifest) -> int:
-    """Of the two largest matrices in bands that a layer has: one may be resident in part and another lie around the ring's end, and each is put
-    together to be computed with."""
-    banded: dict[tuple[int, str], int] = {}
+    """Of what a layer's matrices take that are put together to be computed with: all that are stored in another scheme than their dtype's own, and of
+    the others the two largest that come in bands, since one may be resident in part and another lie around the ring's end."""
+    most = 0
     for shard in manifest.shards:
-        for part in shard.parts if shard.kind == "layer" else ():
-            for tensor in part.tensors:
-                if tensor.first_row is not None:
-                    banded[shard.layer, tensor.name] = banded.get((shard.layer, tensor.name), 0) + tensor.length
-    layers: dict[int, list[int]] = {}
-    for (layer, _), length in banded.items():
-        layers.setdefault(layer, []).append(length)
-    return max((sum(sorted(lengths)[-2:]) for lengths in layers.values()), default=0)
+        banded: dict[str, int] = {}
+        decoded = 0
+        for tensor in (tensor for part in shard.parts for tensor in part.tensors if shard.kind == "layer"):
+            if tensor.scheme != RAW:
+                decoded += values_bytes(tensor)
+            elif tensor.first_row is not None:
+                banded[tensor.name] = banded.get(tensor.name, 0) + tensor.length
+        most = max(most, decoded + sum(sorted(banded.values())[-2:]))
+    return most
 
 
 def tokenizer_bytes(folder: Path) -> int:

@@ -4,6 +4,7 @@
     random-3gb.hf        a Hugging Face folder, bf16                                  accelerate, and what the others are made from
     random-3gb.airllm    AirLLM's shards of a layer each, bf16, written by itself     AirLLM
     random-3gb.f16.gguf  F16; norms and biases F32, as llama.cpp's own converter has them
+    random-3gb.q8_0.gguf, random-3gb.q4_k_m.gguf      made of it by llama.cpp itself
 
 Run in benchmarks/, as ``python -m peers.models``.
 """
@@ -30,6 +31,9 @@ from potatod.store.prepare import prepare
 CACHE = environments.ROOT / ".cache"
 OURS, HF, AIRLLM, GGUF = (CACHE / f"random-3gb{end}" for end in ("", ".hf", ".airllm", ".f16.gguf"))
 
+#: As llama.cpp numbers them.
+FILE_TYPES = {"q8_0": "7", "q4_k_m": "15"}
+
 
 def make() -> None:
     """All of them, but for a peer that has no environment."""
@@ -47,6 +51,21 @@ def make() -> None:
         command = [environments.python("airllm"), program, HF, "--shards", AIRLLM, "--prompt", "3", "--tokens", "0"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (AIRLLM / "done").touch()
+
+
+def quantised(form: str) -> Path:
+    """The large model as llama.cpp quantises it, "q8_0" or "q4_k_m"; made once, with llama.cpp's environment."""
+    out = CACHE / f"random-3gb.{form}.gguf"
+    if not out.exists():
+        part = out.with_suffix(".part")
+        program = (
+            "import ctypes, sys, llama_cpp as l; p = l.llama_model_quantize_default_params(); p.ftype = int(sys.argv[3]); "
+            "sys.exit(l.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(p)))"
+        )
+        command = [environments.python("llama.cpp"), "-c", program, GGUF, part, FILE_TYPES[form]]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.replace(part, out)
+    return out
 
 
 def write_gguf(folder: Path, out: Path) -> None:

@@ -227,7 +227,9 @@ def _header(file: Path) -> GgufHeader:
     blob: Any = np.memmap(file, mode="r", dtype=np.uint8)
     metadata, count, at = _read_metadata(blob, str(file))
     entries, at = _read_tensor_table(blob, count, at)
-    alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+    architecture, alignment = metadata.get("general.architecture"), metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+    if not isinstance(architecture, str) or not isinstance(alignment, int) or alignment <= 0:
+        raise ModelDataError(f"{file} says neither what architecture it is of nor how it is aligned; download it again")
     infos = []
     for name, shape, kind, offset in entries:
         try:
@@ -235,7 +237,7 @@ def _header(file: Path) -> GgufHeader:
         except (ValueError, KeyError):
             raise UnsupportedModel(f"{file}: {name} is of ggml's type {kind}, which potatod does not know") from None
         infos.append(TensorInfo(name, shape, kind, offset, math.prod(shape) // block * nbytes))
-    return GgufHeader(str(file), metadata["general.architecture"], tuple(infos), -(-at // alignment) * alignment)
+    return GgufHeader(str(file), architecture, tuple(infos), -(-at // alignment) * alignment)
 
 
 def _typed(raw: np.ndarray[Any, Any], kind: gguf.GGMLQuantizationType, inner: tuple[int, ...]) -> np.ndarray[Any, Any]:

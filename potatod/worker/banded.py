@@ -6,15 +6,18 @@ To the modules that it is bound to it is a tensor like any other. What can multi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from potatod import schemes
+from potatod import forms, schemes
+
+#: Weights that are decoded at a time where no code of ours does it.
+AT_A_TIME: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,18 @@ class Piece:
     def of(cls, matrix: torch.Tensor) -> Piece:
         """A matrix that is there as it is, contiguous."""
         return cls("raw", matrix, matrix.dtype, matrix.shape)
+
+    def some(self) -> Iterator[Piece]:
+        """The same in pieces of at most about AT_A_TIME weights, where its scheme allows: to decode takes several times their values."""
+        rows, columns = self.shape[0], self.shape[-1]
+        step = max(1, AT_A_TIME // columns)
+        if self.scheme == "raw" or forms.has_more(self.scheme) or rows <= step:
+            yield self
+            return
+        record = forms.record_bytes(self.scheme, columns)
+        for first in range(0, rows, step):
+            last = min(first + step, rows)
+            yield replace(self, lies=self.lies[first * record : last * record], shape=(last - first, columns))
 
     def values(self) -> torch.Tensor:
         return schemes.get(self.scheme).view(self.lies, str(self.dtype).removeprefix("torch."), self.shape)
@@ -88,7 +103,7 @@ class Banded(torch.Tensor):
             nbytes = self.numel() * first.dtype.itemsize
             whole = self._scratch.take(nbytes, first.lies.device).view(first.dtype).view(-1, *first.shape[1:])
             at = 0
-            for piece in self.pieces:
+            for piece in (some for every in self.pieces for some in every.some()):
                 whole[at : at + piece.shape[0]] = piece.values().detach()
                 at += piece.shape[0]
             self._lent = self._scratch.lent
@@ -110,11 +125,11 @@ def memory_of(weight: torch.Tensor) -> list[torch.Tensor]:
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``torch.nn.functional.linear``; of a matrix in another scheme one piece's values at a time, so that those of the whole are never there."""
+    """``torch.nn.functional.linear``; of a matrix in another scheme some rows' values at a time, so that those of the whole are never there."""
     if type(weight) is not Banded or any(piece.scheme == "raw" for piece in weight.pieces):
         return functional.linear(x, weight, bias)
     outs, at = [], 0
-    for piece in weight.pieces:
+    for piece in (some for every in weight.pieces for some in every.some()):
         end = at + piece.shape[0]
         outs.append(functional.linear(x, piece.values(), None if bias is None else bias[at:end]))
         at = end

@@ -5,7 +5,7 @@ The bytes are those that the scheme of the same name draws (potatod/schemes). On
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,41 +13,10 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
-from . import emit
-from .emit import FLOAT, FLOATS, HALF, INT8, INT16, INT32, INT64, INTS, alike, at, load, loop, scalar, splat
+from .emit import FLOAT, FLOATS, HALF, INT8, INT32, INT64, INTS, alike, at, load, loop, scalar, splat
 from .native import LANES
-
-#: Columns that are decoded at a time; fewer that would be left are decoded with the last ones.
-PANEL: Final = 512
-_FEW: Final = 256
-#: Room that the decoded columns of a row take.
-ROOM: Final = PANEL + _FEW
-#: Room for the scales of their groups, and for their minima.
-PARAMETERS: Final = ROOM // 16
-#: Columns that share a scale, in every scheme of four to eight bits.
-GROUP: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """What is to be decoded: ``columns`` of a row from ``column`` on."""
-
-    #: the row's record
-    row: Value
-    #: the band that it lies in, and its bytes
-    band: Value
-    band_bytes: Value
-    column: Value
-    columns: Value
-    #: of the whole row
-    width: Value
-    #: fp32, ``columns`` long
-    out: Value
-    #: two INT64 that are the row's own from its first columns to its last
-    state: Value
-
-
-Decode = Callable[[Builder, Spot], None]
+from .spot import GROUP, Decode, Spot
+from .unpacking import unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +41,6 @@ class Shared:
 
 def _floats(b: Builder, integers: Value) -> Value:
     return b.sitofp(integers, FLOATS)
-
-
-def put(b: Builder, spot: Spot, column: Value, values: Value) -> None:
-    """``column``: from the first that is decoded."""
-    b.store(values, b.bitcast(b.gep(spot.out, [column]), FLOATS.as_pointer()), align=4)
 
 
 def _nibbles(b: Builder, pointer: Value) -> list[Value]:
@@ -235,121 +199,9 @@ class _Ggml:
             _in_eights(b, count, eight, one)
 
 
-#: Of a row of `packed`: bytes that it begins with, words that hold 16 weights, columns of a block.
-_HEAD: Final = 8
-_WORDS: Final = 11
-_BLOCK: Final = 256
-
-
-def _packed(b: Builder, spot: Spot) -> None:
-    """See schemes/packed.py, which draws it. The window's own weights first, then those one window lower, then the few that lie elsewhere."""
-    base = b.shl(b.zext(scalar(b, b.gep(spot.row, [INT64(7)])), INT16), INT16(7))
-    words_at = b.gep(spot.row, [b.add(INT64(_HEAD), b.mul(b.lshr(spot.column, INT64(4)), INT64(2 * _WORDS)))])
-
-    def words_of(i: Value) -> Value:
-        """Where the words of the block lie whose first column is the i-th that is decoded."""
-        return b.gep(words_at, [b.mul(b.lshr(i, INT64(4)), INT64(2 * _WORDS))])
-
-    def block(i: Value) -> None:
-        words = [load(b, at(b, words_of(i), 32 * n, INT16), INT16, 16) for n in range(_WORDS)]
-        for segment, bits in enumerate(_codes(b, words, 16)):
-            value = b.add(bits, splat(b, base, 16))
-            for half in (0, 1):
-                put(b, spot, b.add(i, INT64(16 * segment + LANES * half)), _upper_halves(b, value, half))
-
-    left = loop(b, INT64(0), spot.columns, _BLOCK, block)
-    lanes = b.lshr(b.sub(spot.columns, left), INT64(4))
-
-    def some(i: Value) -> None:
-        """Eight lanes of the last block from i on; those that it has not come after it and are written over, or left."""
-        words = [load(b, at(b, words_of(left), b.mul(b.add(b.mul(lanes, INT64(n)), i), INT64(2)), INT16), INT16) for n in range(_WORDS)]
-        for segment, bits in enumerate(_codes(b, words, LANES)):
-            floats = b.bitcast(b.shl(b.zext(b.add(bits, splat(b, base)), INTS), alike(INT32, 16)), FLOATS)
-            put(b, spot, b.add(left, b.add(b.mul(lanes, INT64(segment)), i)), floats)
-
-    with b.if_then(b.icmp_signed(">", lanes, INT64(0))):
-        several = b.icmp_signed(">", lanes, INT64(LANES))
-        some(INT64(0))
-        with b.if_then(several):
-            some(b.sub(lanes, INT64(LANES)))
-    _lower(b, spot)
-    _elsewhere(b, spot)
-
-
-def _codes(b: Builder, words: list[Value], lanes: int) -> Iterator[Value]:
-    """Sign, place in the window and mantissa of 16 weights in each lane, where bf16 has them."""
-    for word in words:
-        yield b.and_(word, alike(INT16, -31745, lanes))  # 0x83ff: sign, three bits of exponent, mantissa
-    for k in range(5):
-        low = b.and_(b.lshr(words[2 * k], alike(INT16, 10, lanes)), alike(INT16, 31, lanes))
-        middle = b.and_(b.lshr(words[2 * k + 1], alike(INT16, 5, lanes)), alike(INT16, 0x3E0, lanes))
-        sign = b.and_(b.shl(words[10], alike(INT16, 5 - k, lanes)), alike(INT16, -32768, lanes))
-        yield b.or_(b.or_(low, middle), sign)
-
-
-def _upper_halves(b: Builder, values: Value, half: int) -> Value:
-    """Eight of 16 bf16 as fp32, with nought below: what one instruction puts there."""
-    lanes = [lane for start in (4 * half, 8 + 4 * half) for lane in range(start, start + 4)]
-    mask = [index for lane in lanes for index in (16, lane)]
-    noughts = ir.Constant(ir.VectorType(INT16, 16), [0] * 16)
-    return b.bitcast(b.shuffle_vector(values, noughts, ir.Constant(ir.VectorType(INT32, 16), mask)), FLOATS)
-
-
-def _lower(b: Builder, spot: Spot) -> None:
-    """Gaps between weights one window lower: a byte each; 255 only goes on. Neither list nor row is left, whatever the bytes say."""
-    place, reached = (b.gep(spot.state, [INT64(n)]) for n in (0, 1))
-    start = b.zext(scalar(b, at(b, spot.row, 0, INT32)), INT64)
-    count = b.zext(scalar(b, at(b, spot.row, 4, INT16)), INT64)
-    stop = b.add(start, count)
-    stop = b.select(b.icmp_unsigned("<", stop, spot.band_bytes), stop, spot.band_bytes)
-    begins = b.icmp_signed("==", spot.column, INT64(0))
-    b.store(b.select(begins, start, b.load(place)), place)
-    b.store(b.select(begins, INT64(-1), b.load(reached)), reached)
-    end = b.add(spot.column, spot.columns)
-
-    head, inside, fix, after = (b.append_basic_block() for _ in range(4))
-    before = b.block
-    first, at_first = b.load(place), b.load(reached)
-    b.branch(head)
-    b.position_at_end(head)
-    i, column = b.phi(INT64), b.phi(INT64)
-    b.cbranch(b.icmp_unsigned("<", i, stop), inside, after)
-    b.position_at_end(inside)
-    gap = b.zext(scalar(b, b.gep(spot.band, [i])), INT64)
-    only_on = b.icmp_signed("==", gap, INT64(255))
-    following = b.add(b.add(column, gap), b.select(only_on, INT64(0), INT64(1)))
-    b.cbranch(b.icmp_signed("<", following, end), fix, after)
-    b.position_at_end(fix)
-    weight = b.bitcast(b.gep(spot.out, [b.sub(following, spot.column)]), INT32.as_pointer())  # what was reached lies before `column`
-    b.store(b.sub(b.load(weight), b.select(only_on, INT32(0), INT32(8 << 23))), weight)
-    emit.flows(i, (before, first), (fix, b.add(i, INT64(1))))
-    emit.flows(column, (before, at_first), (fix, following))
-    b.branch(head)
-    b.position_at_end(after)
-    b.store(i, place)
-    b.store(column, reached)
-
-
-def _elsewhere(b: Builder, spot: Spot) -> None:
-    """[column uint16][bf16] of each weight that no window holds, behind the gaps."""
-    start = b.add(b.zext(scalar(b, at(b, spot.row, 0, INT32)), INT64), b.zext(scalar(b, at(b, spot.row, 4, INT16)), INT64))
-    count = b.zext(scalar(b, at(b, spot.row, 6, INT8)), INT64)
-    stop = b.add(start, b.mul(count, INT64(4)))
-    stop = b.select(b.icmp_unsigned("<=", stop, spot.band_bytes), stop, INT64(0))
-
-    def one(i: Value) -> None:
-        column = b.sub(b.zext(scalar(b, at(b, spot.band, i, INT16)), INT64), spot.column)
-        here = b.icmp_unsigned("<", column, spot.columns)
-        with b.if_then(here):
-            bits = b.shl(b.zext(scalar(b, at(b, spot.band, b.add(i, INT64(2)), INT16)), INT32), INT32(16))
-            b.store(bits, b.bitcast(b.gep(spot.out, [column]), INT32.as_pointer()))
-
-    loop(b, start, stop, 4, one)
-
-
 #: By the scheme's name. int8 is read as it lies (microkernel.py).
 CODINGS: Final[Mapping[str, Decode | Shared]] = {
-    "packed": _packed,
+    "packed": unpack,
     "int4": _int4(),
     "q4_0": _Ggml(4, super_block=False, minimum=False).shared(),
     "q4_1": _Ggml(4, super_block=False, minimum=True).shared(),

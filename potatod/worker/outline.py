@@ -15,6 +15,8 @@ import torch
 from transformers import PreTrainedConfig
 
 from potatod import errand
+from potatod import manifest as manifests
+from potatod.dtypes import RAW
 from potatod.store.outline import outline
 
 from .arithmetic import better_than_torch
@@ -35,7 +37,7 @@ def find(source: str, dtype: str, revision: str | None = None) -> dict[str, Any]
         "kv_bytes_per_token": token_bytes,
         "state_bytes": state_bytes,
         "max_positions": max_positions(config),
-        "in_pieces": better_than_torch(),
+        "in_pieces": RAW not in manifests.schemes_of(manifest) or better_than_torch(),
     }
 
 

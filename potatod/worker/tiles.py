@@ -8,10 +8,11 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 
 from . import emit
-from .codings import GROUP, PARAMETERS, Shared
+from .codings import Shared
 from .emit import BYTES, FLOAT, FLOATS, INT32, INT64, VOID, load
 from .native import CHUNK, LANES
 from .numbers import Number
+from .spot import GROUP, PARAMETERS
 
 #: (rows, outputs) of the tiles, largest first: their sums and what they are made of fit sixteen registers.
 TILES: Final = ((6, 2), (3, 4), (2, 6), (1, 6))

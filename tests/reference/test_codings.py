@@ -111,6 +111,20 @@ def test_without_our_code_values_are_taken_piece_by_piece(scheme):
     assert torch.equal(banded.together().detach(), torch.cat([piece.values(), piece.values()]))
 
 
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme != "packed"])
+def test_a_large_piece_is_decoded_some_rows_at_a_time(scheme, monkeypatch):
+    from potatod.worker import banded
+
+    piece = matrix(scheme, 50, 256)
+    x, whole = rows_of(2, 256), piece.values()
+    monkeypatch.setattr(banded, "AT_A_TIME", 7 * 256)
+    assert [some.shape[0] for some in piece.some()] == [7] * 7 + [1]
+    assert torch.equal(torch.cat([some.values() for some in piece.some()]), whole)
+    expected = torch.cat([torch.nn.functional.linear(x, rows) for rows in whole.split(7)], dim=1)
+    assert torch.equal(linear(x, Banded.of([piece], Scratch())), expected)
+    assert torch.equal(Banded.of([piece], Scratch()).together().detach(), whole)
+
+
 def test_bytes_that_no_packing_made_are_read_and_nothing_beyond_them():
     """Records whose exceptions are said to lie anywhere: the product is some product, and memory beside it stays what it was."""
     generator = torch.Generator().manual_seed(3)

@@ -75,6 +75,11 @@ def test_a_file_cut_anywhere_says_so(tmp_path, keep):
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_a_file_that_says_nonsense_of_its_alignment_is_damaged(tmp_path):
+    with pytest.raises(ModelDataError, match="how it is aligned"):
+        prepare(write_gguf(tmp_path / "model.gguf", extra=lambda writer: writer.add_uint32("general.alignment", 0)), tmp_path / "out")
+
+
 def test_a_tensor_type_that_is_unknown_is_named(tmp_path):
     file = write_gguf(tmp_path / "model.gguf")
     data = file.read_bytes()

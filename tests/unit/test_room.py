@@ -9,6 +9,7 @@ import pytest
 
 from potatod.config import Settings
 from potatod.errors import DoesNotFit
+from potatod.manifest import Part, Shard, Tensor
 from potatod.memory import OWN_RESERVE, SHARED_RESERVE, Available
 from potatod.room import activation_bytes, pool_bytes, put_together_bytes, share
 from potatod.sizes import Auto, Percent
@@ -128,6 +129,12 @@ def test_without_a_configured_context_a_fifth_of_the_card_is_kvs(manifest):
     needs = SimpleNamespace(kv_bytes_per_token=1 << 20, state_bytes=0, max_positions=1 << 20, in_pieces=True, worker_bytes=1 << 20)
     room = share(with_vram(Auto(), max_sequences=1), manifest, Available(4 * GIB, OWN_RESERVE), needs, 0, card=20 * GIB)
     assert room.context == pytest.approx(19 * 1024 / 5, rel=0.01)
+
+
+def test_matrices_in_other_schemes_have_room_for_their_values():
+    int4, raw = Tensor("w", "bfloat16", (1024, 1024), "int4", 0, 1024 * 592), Tensor("n", "bfloat16", (1024,), "raw", 0, 2048)
+    shards = [Shard("layer", 0, (Part("f", 0, 606208, "0" * 16, (int4,)), Part("f", 606208, 4096, "0" * 16, (raw,))))]
+    assert put_together_bytes(SimpleNamespace(shards=shards)) == 2 << 20
 
 
 def test_where_matrices_are_put_together_two_of_a_layer_have_room_once_more():
