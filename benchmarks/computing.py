@@ -65,7 +65,7 @@ def machinery(model: Path) -> dict[str, Any]:
 @torch.inference_mode()
 def product(model: Path) -> dict[str, Any]:
     """One row with the matrices of some layers, in the pool's kind of memory and by turns: bytes of weights a second through our product and torch's,
-    and through a sum of the same bytes, which does nothing but read; and with the same weights stored in SCHEMES, what share of bf16's time they take."""
+    and through a sum of the same bytes, which does nothing but read; and of the same weights stored in SCHEMES the share of bf16's time."""
     shard = next(shard for shard in manifests.load(model).shards if shard.kind == "layer")
     shapes = [shape for shape in manifests.shapes_of(shard).values() if len(shape) == 2]
     memory = pool.Pool(pool.create(LAYERS * sum(2 * rows * columns for rows, columns in shapes)))

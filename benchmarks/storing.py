@@ -83,7 +83,7 @@ def fewer(model: Path, ram: str = "1.5GB", read: str = "500MB") -> dict[str, Any
             seconds[form] = statistics.median(s_per_token(served.client, 16) for _ in range(2))
             streamed[form] = served.client.status().model.streamed_bytes_per_sweep
         share, of_bytes = seconds[form] / seconds["bfloat16"], streamed[form] / streamed["bfloat16"]
-        result |= {f"{form}_s": round(seconds[form], 3), f"{form}_share": round(share, 3), f"{form}_share_of_bytes": round(of_bytes, 3)}
+        result |= {f"{form}_s": round(seconds[form], 3), f"{form}_share": round(share, 3), f"{form}_share_streamed": round(of_bytes, 3)}
     return result
 
 
@@ -108,8 +108,8 @@ def beside_llama(model: Path) -> dict[str, Any]:
         with daemon(folder, "--pool-size", f"{weights_bytes(folder) + (64 << 20)}", *ONE) as served:
             s_per_token(served.client)
             pairs = [(s_per_token(served.client), _llama_s(file)) for _ in range(3)]
-        ours_s, theirs_s = (statistics.median(each) for each in zip(*pairs, strict=True))
-        result |= {f"{form}_s": round(ours_s, 4), f"{theirs}_s": round(theirs_s, 4), f"{form}_ratio": round(statistics.median(a / b for a, b in pairs), 2)}
+        ours_s, theirs_s = (round(statistics.median(each), 4) for each in zip(*pairs, strict=True))
+        result |= {f"{form}_s": ours_s, f"{theirs}_s": theirs_s, f"{form}_ratio": round(statistics.median(a / b for a, b in pairs), 2)}
     return result
 
 
