@@ -20,7 +20,7 @@ import zmq.asyncio
 
 from .address import ASK_AGAIN_S, STALE_S, Stale, endpoint, look
 from .answer import Collected, report_of
-from .asking import AnswerOptions, Prompt, generate_message
+from .asking import AnswerOptions, Prompt, generate_message, several
 from .connection import LINGER_MS, client_name, dealer
 from .errors import ClientError
 from .protocol import SILENCE_S, Piece, Report, Status
@@ -92,6 +92,12 @@ class AsyncClient:
         frame = encode(message)
         connection = await self._connected()
         return AsyncAnswer(message.request, connection.ask(message.request, frame), connection)
+
+    async def generate_many(
+        self, prompt: Prompt, count: int, *, system: str | None = None, raw: bool = False, **options: Unpack[AnswerOptions]
+    ) -> list[AsyncAnswer]:  # fmt: skip
+        """As :meth:`potato_client.Client.generate_many`."""
+        return [await self.generate(prompt, system=system, raw=raw, **each) for each in several(options, count)]
 
     def cancel(self, answer: AsyncAnswer) -> None:
         """The same as ``answer.cancel()``."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from .errors import BadRequest
-from .protocol import ChatMessage, Generate, Options
+from .protocol import MAX_JOBS, ChatMessage, Generate, Options
 
 Prompt = str | Sequence[ChatMessage | Mapping[str, str]]
 
@@ -28,6 +29,8 @@ class AnswerOptions(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     thinking: bool | None
+    choice: int | None
+    priority: Literal["interactive", "batch"] | None
 
 
 _OPTIONS: Final = tuple(field.name for field in fields(Options))
@@ -65,6 +68,16 @@ def options_of(given: Mapping[str, Any]) -> Options:
         stop = values["stop"]
         values["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     return Options(**values)
+
+
+def several(options: AnswerOptions, count: int) -> list[AnswerOptions]:
+    """Of ``count`` answers to one prompt: the same seed, drawn where none is given, and a choice each. Raises :class:`BadRequest`."""
+    if not (type(count) is int and 1 <= count <= MAX_JOBS):
+        raise BadRequest(f"answers must be a whole number from 1 to {MAX_JOBS}")
+    seed = options.get("seed")
+    seed = secrets.randbits(63) if seed is None else seed
+    first = options.get("choice") or 0
+    return [{**options, "seed": seed, "choice": first + number} for number in range(count)]
 
 
 def _raw_prompt(prompt: Prompt, system: str | None) -> str:

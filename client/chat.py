@@ -90,7 +90,7 @@ class Chat:
         question = ChatMessage("user", text)
         screen = Screen(sys.stdout, sys.stderr, quiet=self._quiet)
         try:
-            answer = generate(self._client, [*self._conversation, question], system=self._system, options=self._options)
+            (answer,) = generate(self._client, [*self._conversation, question], system=self._system, options=self._options)
             interrupted = follow(answer, screen)
         except ClientError as error:
             self._say(f"\n{one_line(str(error))}\n")

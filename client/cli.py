@@ -126,12 +126,15 @@ def potato_client() -> None:
 @click.argument("prompt", nargs=-1)
 @_answer_options
 @click.option("--raw", is_flag=True, help="Go on with the text as it is, without the model's chat template.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object when the answer is complete.")
+@click.option("--answers", "-n", type=int, default=1, metavar="N", help="So many answers to the prompt, which is computed once for all of them.")
+@click.option("--batch", is_flag=True, help="Let every other question go first.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object when an answer is complete.")
 def ask(
     prompt: tuple[str, ...],
     socket: str | None,
     system: str | None,
     raw: bool,
+    answers: int,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -140,14 +143,18 @@ def ask(
     if len(prompt) > 1:
         raise click.UsageError(f'one prompt at a time; put it in quotes: {_NAME} "{" ".join(prompt)[:60]}"')
     text = _whole_prompt("".join(prompt), raw)
-    screen = Screen(sys.stdout, sys.stderr, quiet=quiet, silent=as_json)
     with Client(socket) as client:
-        answer = generate(client, text, system=system, raw=raw, options=answer_options(options))
-        interrupted = follow(answer, screen)
-        screen.end(answer, interrupted=interrupted and not as_json)
-    if as_json and answer.finished is not None:
-        _out(json.dumps(_as_object(answer), ensure_ascii=False) + "\n")
-    return EXIT_INTERRUPTED if interrupted else EXIT_OK
+        for choice, answer in enumerate(generate(client, text, system=system, raw=raw, options=answer_options(options), count=answers)):
+            screen = Screen(sys.stdout, sys.stderr, quiet=quiet, silent=as_json)
+            if answers > 1 and not as_json:
+                _out(f"--- {choice + 1} of {answers} ---\n")
+            interrupted = follow(answer, screen)
+            screen.end(answer, interrupted=interrupted and not as_json)
+            if as_json and answer.finished is not None:
+                _out(json.dumps(_as_object(answer, choice), ensure_ascii=False) + "\n")
+            if interrupted:
+                return EXIT_INTERRUPTED
+    return EXIT_OK
 
 
 @potato_client.command()
@@ -196,11 +203,12 @@ def _piped() -> str:
         raise click.UsageError(f"the text on stdin is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from None
 
 
-def _as_object(answer: Collected) -> dict[str, Any]:
+def _as_object(answer: Collected, choice: int) -> dict[str, Any]:
     finished, accepted = answer.finished, answer.accepted
     assert finished is not None, "only what is complete becomes an object"
     return {
         "id": finished.job,
+        "choice": choice,
         "text": answer.text,
         **({"reasoning": answer.reasoning} if answer.reasoning else {}),
         "token_ids": list(answer.token_ids),

@@ -18,7 +18,7 @@ from typing import Self, Unpack
 
 from .address import ASK_AGAIN_S, STALE_S, Stale, endpoint, look
 from .answer import Collected, report_of
-from .asking import AnswerOptions, Prompt, generate_message
+from .asking import AnswerOptions, Prompt, generate_message, several
 from .connection import Connection, Inbox
 from .protocol import SILENCE_S, Piece, Report, Status
 from .session import Message, encode
@@ -97,6 +97,12 @@ class Client:
         frame = encode(message)
         self._look()
         return Answer(message.request, self._connection.ask(message.request, frame), self._connection)
+
+    def generate_many(
+        self, prompt: Prompt, count: int, *, system: str | None = None, raw: bool = False, **options: Unpack[AnswerOptions]
+    ) -> list[Answer]:  # fmt: skip
+        """So many answers to one prompt, which share its computation; they come at the same time. As :meth:`generate`."""
+        return [self.generate(prompt, system=system, raw=raw, **each) for each in several(options, count)]
 
     def cancel(self, answer: Answer) -> None:
         """The same as ``answer.cancel()``."""

@@ -52,6 +52,10 @@ MAX_STOP_CHARS: Final = 256
 MAX_MESSAGES: Final = 10_000
 
 
+#: In the order in which their requests are served.
+PRIORITIES: Final = ("interactive", "batch")
+
+
 def _whole(name: str, value: int | None, low: int, high: int, what: str) -> None:
     if value is not None and not (type(value) is int and low <= value <= high):
         raise ValueError(f"{name} must be {what}, not {_shown(value)}")
@@ -92,6 +96,10 @@ class Options:
     stop: tuple[str, ...] = ()
     #: passed to templates of models that think
     thinking: bool | None = None
+    #: which of several answers to the same prompt and seed this is; they share the work of reading the prompt
+    choice: int = 0
+    #: a batch makes place for what is interactive, and goes on when that is done
+    priority: Literal["interactive", "batch"] = "interactive"
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, 1 << 31, "a whole number of 1 or more")
@@ -110,6 +118,9 @@ class Options:
                 raise ValueError(f"a stop string has 1 to {MAX_STOP_CHARS} characters")
         if not (self.thinking is None or isinstance(self.thinking, bool)):
             raise ValueError("thinking must be true or false")
+        _whole("choice", self.choice, 0, 1 << 31, "a whole number, 0 or more")
+        if self.priority not in PRIORITIES:
+            raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {_shown(self.priority)}")
 
 
 # client → front

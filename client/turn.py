@@ -17,16 +17,19 @@ _LAST_WORDS_S: Final = 1.0
 
 def answer_options(given: dict[str, Any]) -> AnswerOptions:
     """What was given on the command line. An empty list of stop strings is none."""
-    return cast(AnswerOptions, {**given, "stop": given["stop"] or None})
+    priority = "batch" if given.pop("batch", False) else None
+    return cast(AnswerOptions, {**given, "stop": given["stop"] or None, "priority": priority})
 
 
-def generate(client: Client, prompt: Prompt, *, system: str | None, raw: bool = False, options: AnswerOptions) -> Answer:
-    """As ``client.generate``; errors call options as they are typed here."""
+def generate(client: Client, prompt: Prompt, *, system: str | None, raw: bool = False, options: AnswerOptions, count: int = 1) -> list[Answer]:
+    """As ``client.generate_many``; errors call options as they are typed here."""
     try:
-        return client.generate(prompt, system=system, raw=raw, **options)
+        if count == 1:
+            return [client.generate(prompt, system=system, raw=raw, **options)]
+        return client.generate_many(prompt, count, system=system, raw=raw, **options)
     except BadRequest as error:
         name, _, rest = str(error).partition(" ")
-        raise BadRequest(f"--{name.replace('_', '-')} {rest}" if name in options else str(error)) from None
+        raise BadRequest(f"--{name.replace('_', '-')} {rest}" if name in options or name == "answers" else str(error)) from None
 
 
 def follow(answer: Answer, screen: Screen) -> bool:

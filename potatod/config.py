@@ -71,6 +71,16 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class Kv:
+    #: bytes where it is a number
+    size: int | Percent | Auto = _key(  # noqa: RUF009  as above
+        Auto(), Share("the RAM available at start, or the card's free memory"),
+        "Memory for the KV cache of all texts, running or kept for the next turn of a chat. auto takes a tenth at most, and no more than "
+        "max_sequences texts of max_context tokens.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
     io: Literal["auto", "direct", "buffered"] = _key(
         "auto", Choice(("auto", "direct", "buffered")),
@@ -116,12 +126,15 @@ class Front:
         example="ipc:///run/user/1000/potato/front.sock",
     )  # fmt: skip
     max_sequences: int = _key(
-        4, Whole(1, 1024, "sequences"), "Answers that share each sweep. More of them cost KV cache, hardly time."
+        16, Whole(1, 1024, "sequences"), "Answers that share each sweep, as far as the KV cache holds them. More of them hardly cost time while weights stream."
+    )
+    prefill_share: float = _key(
+        0.5, Number(0, 100), "While answers are written, prompts that come in may make a token take longer by this share of its time, and no more."
     )
     #: tokens; 0: the model's own
     max_context: int = _key(
         0, Whole(0, 1 << 24, "tokens"),
-        "Longest prompt and answer together. 0 takes the model's own length, or less where its KV cache does not fit.",
+        "Longest prompt and answer together. 0 takes the model's own length, or what [kv] size holds.",
     )  # fmt: skip
     max_queue: int = _key(
         64, Whole(0, 100_000, "requests"),
@@ -189,6 +202,7 @@ class Settings:
 
     model: Model = field(default_factory=Model)
     pool: Pool = field(default_factory=Pool)
+    kv: Kv = field(default_factory=Kv)
     reader: Reader = field(default_factory=Reader)
     worker: Worker = field(default_factory=Worker)
     front: Front = field(default_factory=Front)

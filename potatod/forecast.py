@@ -84,6 +84,11 @@ class Forecast:
         return self.sweep_s / self.rows
 
     @property
+    def stream_s(self) -> float:
+        """Until all weights have come to where they are computed with."""
+        return max(self.disk_s, self.upload_s if self.overlapped else 0.0)
+
+    @property
     def bottleneck(self) -> Link:
         if self.disk_s > self._on_the_card_s:
             return "disk"

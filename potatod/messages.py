@@ -76,6 +76,15 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """front → worker: a new sequence that begins with the first ``length`` tokens of another one, whose KV is there. Acts between sweeps."""
+
+    sequence: int
+    of: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """What a step wanted: the likeliest token, or where its logits lie."""
 
@@ -209,5 +218,5 @@ class Traced:
 
 
 BYTES_WIRE = (Loaded, Passed, Freed)
-SWEEPS_WIRE = (Sweep, Drop, Rows, LayerDone)
+SWEEPS_WIRE = (Sweep, Drop, Fork, Rows, LayerDone)
 CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Parted, Trace, Traced)

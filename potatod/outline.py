@@ -13,6 +13,7 @@ from typing import Final
 
 from . import errand, manifest, process, verdict
 from .config import Settings
+from .kv_layout import KvLayout
 from .manifest import Manifest
 
 #: A model's shapes take seconds.
@@ -25,9 +26,8 @@ _WORKER_BYTES: Final = 330 << 20
 class Outline:
     #: checksums are zeros where no folder has been prepared
     manifest: Manifest
-    kv_bytes_per_token: int
-    #: kept of a sequence whatever its length
-    state_bytes: int
+    #: what is kept of a sequence
+    kv: KvLayout
     #: tokens that the model was made for
     max_positions: int
     #: as in verdict.Findings
@@ -43,9 +43,9 @@ def of(source: str, dtype: str, revision: str | None, settings: Settings) -> Out
         index = manifest.load(folder)
         found = verdict.known(settings, folder, index)
         if found is not None:
-            return Outline(index, found.kv_bytes_per_token, found.state_bytes, found.max_positions, found.in_pieces, found.worker_bytes)
+            return Outline(index, KvLayout.from_json(found.kv), found.max_positions, found.in_pieces, found.worker_bytes)
     environment = process.environment()
     if "HF_HUB_OFFLINE" not in os.environ:
         del environment["HF_HUB_OFFLINE"]  # a hub id's config is fetched
     said = errand.run("worker.outline", source, dtype, *([revision] if revision else []), limit_s=_LIMIT_S, environment=environment)
-    return Outline(manifest=manifest.parse(said.pop("manifest")), worker_bytes=_WORKER_BYTES, **said)
+    return Outline(manifest=manifest.parse(said.pop("manifest")), kv=KvLayout.from_json(said.pop("kv")), worker_bytes=_WORKER_BYTES, **said)

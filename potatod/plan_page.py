@@ -116,7 +116,7 @@ def _head(planned: Planned) -> Iterator[str]:
 
 
 def _kv(planned: Planned) -> str:
-    return f"{human_size(planned.room.kv_bytes)} for KV ({planned.sequences} × {planned.room.context} tokens)"
+    return f"{human_size(planned.room.kv_bytes)} for KV (one text of {planned.room.context} tokens, or several shorter ones)"
 
 
 def _table(planned: Planned) -> Iterator[str]:

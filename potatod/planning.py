@@ -16,7 +16,7 @@ from . import manifest as manifests
 from . import memory, outline, rates
 from . import room as rooms
 from .arrangement import CHUNKS, Arrangement, arrange
-from .config import Settings
+from .config import Kv, Settings
 from .errors import DoesNotFit
 from .forecast import Forecast, Rates, forecast
 from .manifest import stored_as
@@ -33,7 +33,7 @@ DISKS: Final = (0.5e9, 3.5e9, 7e9)
 SUPPOSED_UPLOAD: Final = 12e9
 SUPPOSED_CARD: Final = Computing(((1, 300e9), (64, 300e9), (512, 150e9)), 0.0005, SUPPOSED_UPLOAD, "card")
 #: So many answers at the same time are forecast beside one.
-MANY: Final = 16
+MANY: Final = 64
 #: A tokenizer's file, where there is none to look at: one of 128,000 tokens.
 _TOKENIZER_BYTES: Final = 9 << 20
 #: What more RAM is advised in, and more memory of a card.
@@ -136,7 +136,7 @@ class Planner:
             return arrange(settings, known.manifest, larger, known, self._tokenizer, here, card=None if vram is None else vram + more_vram)
 
         now = arranged_for(settings)
-        fixed = _with_front(settings, max_context=now.room.context)
+        fixed = dataclasses.replace(_with_front(settings, max_context=now.room.context), kv=Kv(now.room.kv_bytes))
         outlooks = tuple(Outlook(each.disk, self._forecasts(now, each, fixed, arranged_for)) for each in every)
         advice = _advice(known.manifest.layers, now.plan, lambda ram, vram: arranged_for(fixed, ram, vram).plan, every[0], outlooks[0].forecasts[0])
         return Planned(

@@ -14,6 +14,7 @@ from typing import Final, Literal, Protocol
 from .config import Settings
 from .dtypes import RAW
 from .errors import ConfigError, DoesNotFit
+from .kv_layout import KvLayout
 from .manifest import Manifest, shapes_of, values_bytes
 from .memory import Available
 from .plan import smallest_pool, sweep_parts
@@ -21,10 +22,12 @@ from .sizes import Auto, Percent, human_size
 
 #: The most tokens of a prompt per sweep, but under ``reference``.
 CHUNK: Final = 512
-#: KV is allocated in blocks of so many tokens.
-_KV_BLOCK: Final = 128
-#: Of what is available, at most so much goes to KV where the context is not configured.
-KV_SHARE: Final = 0.2
+#: Of what is available, at most so much goes to KV where its size is not configured …
+KV_SHARE: Final = 0.1
+#: … but enough for a text of so many tokens.
+LEAST_CONTEXT: Final = 256
+#: Families that keep KV of their own copy it when it grows: of one layer at a time, and what the allocator loses.
+_COPIED: Final = 8
 #: Supervisor, reader and front together without a tokenizer (their proportional sets, where memory is short: 84 MB measured), and a tokenizer for each
 #: byte of its file.
 _OTHER_STAGES: Final = 88 << 20
@@ -47,9 +50,7 @@ class Needs(Protocol):
     """What a model takes beside its weights."""
 
     @property
-    def kv_bytes_per_token(self) -> int: ...
-    @property
-    def state_bytes(self) -> int: ...
+    def kv(self) -> KvLayout: ...
     @property
     def max_positions(self) -> int: ...
     @property
@@ -82,34 +83,52 @@ def share(
 
     Raises :class:`DoesNotFit` with the missing bytes.
     """
-    context = settings.front.max_context or needs.max_positions
     taken = None if card is None else _of_the_card(settings, card)
-    if not settings.front.max_context:
-        each = int((available.size_bytes if taken is None else taken) * KV_SHARE) // settings.front.max_sequences - needs.state_bytes
-        affordable = each // max(1, needs.kv_bytes_per_token)
-        context = min(context, max(affordable, 256))
-    if context > needs.max_positions:
-        raise ConfigError(
-            f"[front] max_context is {context} tokens and this model was made for {needs.max_positions}; set it to at most that"
-        )
-    tokens = context + context // 8 + _KV_BLOCK  # how the worker lets KV grow
     sequences = settings.front.max_sequences
-    kv = sequences * (needs.state_bytes + tokens * needs.kv_bytes_per_token)
+    context, kv = _kv(settings, available.size_bytes if taken is None else taken, needs, chunk)
     rows = sequences + min(chunk, context * sequences)
-    computing = activation_bytes(manifest, rows) + context * needs.kv_bytes_per_token // manifest.layers * _ATTENDED
+    computing = activation_bytes(manifest, rows) + context * needs.kv.bytes_per_token // manifest.layers * _ATTENDED
+    computing += 0 if needs.kv.forks else kv // _COPIED
     processes = needs.worker_bytes + _OTHER_STAGES + _PER_TOKENIZER_BYTE * tokenizer + sequences * vocabulary_of(manifest) * 4
     reserve = _reserve(settings, available)
     if taken is not None:
         computing += sequences * vocabulary_of(manifest) * _PER_LOGIT
         if taken < kv + computing:
             raise DoesNotFit(
-                f"of the card's memory {human_size(taken)} may be taken, and the KV of [front] max_sequences texts of max_context tokens and what a "
-                f"sweep computes with need {human_size(kv + computing)}: lower one of these, or set [worker] device to \"cpu\""
+                f"of the card's memory {human_size(taken)} may be taken, and the KV of [kv] size and what a sweep computes with need "
+                f"{human_size(kv + computing)}: lower [kv] size or [front] max_context, or set [worker] device to \"cpu\""
             )
         pool = pool_bytes(settings, manifest, available.size_bytes, processes, reserve, card=True)
         return Room(pool, kv, processes, reserve, context, taken - kv - computing)
     processes += computing + (0 if needs.in_pieces else put_together_bytes(manifest))
     return Room(pool_bytes(settings, manifest, available.size_bytes, kv + processes, reserve), kv, processes, reserve, context)
+
+
+def _kv(settings: Settings, available: int, needs: Needs, chunk: int) -> tuple[int, int]:
+    """Tokens that one text may have, and bytes for the KV of all. It holds one text of that length; how many more is what the budget gives."""
+    layout, configured, wanted = needs.kv, settings.front.max_context, settings.kv.size
+    if configured > needs.max_positions:
+        raise ConfigError(
+            f"[front] max_context is {configured} tokens and this model was made for {needs.max_positions}; set it to at most that"
+        )
+
+    def bytes_of(tokens: int) -> int:
+        return layout.bytes_of(tokens, min(chunk, tokens))
+
+    if isinstance(wanted, Auto):
+        least = bytes_of(configured or min(LEAST_CONTEXT, needs.max_positions))
+        most = settings.front.max_sequences * bytes_of(configured or needs.max_positions)
+        budget = max(least, min(most, int(available * KV_SHARE)))
+    else:
+        budget = int(available * wanted.percent / 100) if isinstance(wanted, Percent) else wanted
+    context = layout.affordable(budget, configured or needs.max_positions, chunk)
+    if context < (configured or min(LEAST_CONTEXT, needs.max_positions)):
+        missing = bytes_of(configured or min(LEAST_CONTEXT, needs.max_positions)) - budget
+        raise ConfigError(
+            f"[kv] size of {human_size(budget)} holds {context} tokens of one text: raise it by {human_size(missing)}"
+            + (f", or lower [front] max_context to {context}" if configured and context else "")
+        )
+    return context, budget
 
 
 def _of_the_card(settings: Settings, free: int) -> int:
@@ -185,7 +204,7 @@ def pool_bytes(settings: Settings, manifest: Manifest, available: int, others: i
 
 def _missing(what: str, pool: int, available: int, others: int) -> DoesNotFit:
     return DoesNotFit(
-        f"{what}, and {human_size(others)} for the processes and the KV of [front] max_sequences texts of max_context tokens are "
+        f"{what}, and {human_size(others)} for the processes and the KV are "
         f"{human_size(pool + others - available)} more than the {human_size(available)} of RAM that are available: free some, or lower one of these"
     )
 

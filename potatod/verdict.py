@@ -43,9 +43,8 @@ class Findings:
     arithmetic: dict[str, Any]
     #: whether matrices that lie in several places are multiplied with where they lie; else they are put together first
     in_pieces: bool
-    kv_bytes_per_token: int
-    #: kept of a sequence whatever its length: recurrent states
-    state_bytes: int
+    #: what is kept of a sequence: KvLayout.to_json()
+    kv: dict[str, Any]
     #: what the model was made for
     max_positions: int
     #: tokens up to which longrope turns by its short set; None for every other rope
@@ -69,6 +68,8 @@ class Verdict:
     plan: Plan
     #: tokens per sequence
     max_context: int
+    #: for the KV of all sequences
+    kv_bytes: int
     #: tokens of a prompt per sweep
     prefill_chunk: int
     #: what disk and processor gave when they were tried out
@@ -107,6 +108,7 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         kernels=settings.worker.kernels,
         plan=arranged.plan,
         max_context=arranged.room.context,
+        kv_bytes=arranged.room.kv_bytes,
         prefill_chunk=arranged.chunk,
         rates=speed,
         verify=verified(settings, arranged.plan, manifest.layers, speed),

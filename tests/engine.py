@@ -6,6 +6,7 @@ What tests/pipeline adds are the processes; everything that computes or moves by
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from potatod import manifest as manifests
 from potatod import plan as plans
 from potatod import pool, wire
 from potatod.config import Settings
-from potatod.messages import Drop, Step, Stop, Sweep
+from potatod.messages import Drop, Fork, Step, Stop, Sweep
 from potatod.reader.reader import Reader
 from potatod.stage import Boot, Stage
 from potatod.verdict import vocabulary_of
@@ -29,6 +30,9 @@ from potatod.worker.arithmetic import Arithmetic
 from potatod.worker.lenders import torch_device
 from potatod.worker.probe import weight_shapes
 from potatod.worker.worker import Stopped, Worker
+
+#: Open files above which what is over is collected: select() takes no more than 1024.
+_MANY_FILES = 300
 
 _found: dict[object, Arithmetic] = {}
 
@@ -112,6 +116,9 @@ class Engine:
         self.front.close()
         self._context.destroy(linger=0)
         self._directory.cleanup()
+        if len(os.listdir("/proc/self/fd")) > _MANY_FILES:  # a model's hooks refer to it in circles, and it refers to the pool
+            del self.worker
+            gc.collect()
 
     def sweep(self, steps: dict[int, list[int]], want: str = "logits", known: dict[int, int] | None = None) -> dict[int, torch.Tensor | int]:
         """Feeds each sequence its tokens behind what it holds; the last row's logits (vocabulary,) or likeliest token of each.
@@ -136,6 +143,11 @@ class Engine:
         return {
             row.sequence: row.token if row.logits_row is None else self._logits[row.logits_row].clone() for row in rows.rows
         }
+
+    def fork(self, sequence: int, of: int, length: int) -> None:
+        """A new sequence that begins with the first ``length`` tokens of another one."""
+        self.worker.fork(Fork(sequence, of, length))
+        self._held[sequence] = length
 
     def held(self, sequence: int) -> int:
         """Tokens whose KV the worker holds."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from potato_client.protocol import Generate
+from potato_client.protocol import PRIORITIES, Generate
 from potatod.config import Sampling as Defaults
 from potatod.sampling.params import Sampling, of_model, resolve
 
@@ -32,6 +32,10 @@ class Admitted:
     #: tokens that the answer may have
     limit_tokens: int
     text: Text
+    #: which of several answers to one prompt it is
+    choice: int = 0
+    #: 0 goes before 1
+    rank: int = 0
 
 
 class Admission:
@@ -66,7 +70,8 @@ class Admission:
                 f"the prompt has {len(prompt_ids)} tokens and the context {self.max_context}: no room for an answer",
             )
         limit = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
-        return Admitted(prompt_ids, sampling, limit, self._text(sampling, prompt))
+        options = ask.options
+        return Admitted(prompt_ids, sampling, limit, self._text(sampling, prompt), options.choice, PRIORITIES.index(options.priority))
 
     def _sampling(self, ask: Generate) -> Sampling:
         return resolve(ask.options, self._defaults, self._generation_config, drawn_seed=secrets.randbits(63))

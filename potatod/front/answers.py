@@ -82,7 +82,7 @@ class Answers:
         """Queues it and says Accepted. Raises :class:`Refusal` where there is no place."""
         if len(self._jobs.of_owner(owner)) >= MAX_JOBS:
             raise Refusal("queue_full", f"{MAX_JOBS} answers are under way for you; wait for one to end")
-        sequence = Sequence(next(self._sequence_ids), list(admitted.prompt_ids), needs_logits(admitted.sampling))
+        sequence = Sequence(next(self._sequence_ids), list(admitted.prompt_ids), needs_logits(admitted.sampling), admitted.rank)
         try:
             place = self._scheduler.add(sequence)
         except QueueFull:
@@ -98,6 +98,7 @@ class Answers:
             sampling=admitted.sampling,
             limit_tokens=admitted.limit_tokens,
             accepted_at=self._clock(),
+            choice=admitted.choice,
         )
         self._jobs.add(job)
         self._answers[sequence.id] = _Answer(job, sequence, admitted.text)
@@ -199,14 +200,14 @@ class Answers:
         )
 
     def _fail(self, answer: _Answer, refusal: Refusal) -> None:
-        self._forget(answer, State.FAILED)
+        self._forget(answer, State.FAILED, keep=False)
         job = answer.job
         self._send(job.owner, refusal.to(job=job.id))
         log.event(self._logger, "failed", level=logging.WARNING, job=job.id, code=refusal.code, why=refusal.message)
 
-    def _forget(self, answer: _Answer, state: State) -> None:
+    def _forget(self, answer: _Answer, state: State, keep: bool = True) -> None:
         answer.job.enter(state, self._clock())
-        self._scheduler.remove(answer.sequence.id)
+        self._scheduler.remove(answer.sequence.id, keep)
         self._jobs.forget(answer.job)
         del self._answers[answer.sequence.id]
 

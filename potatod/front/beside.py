@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from potatod.forecast import Load, Rates, of_load
+from potatod.forecast import Forecast, Load, Rates, of_load
 
 from .sweep_times import SweepTimes
 
@@ -20,12 +20,12 @@ FAR: Final = 2.0
 FOR_MINUTES_FAR: Final = 2
 
 
-def expecting(verdict: dict[str, Any]) -> Callable[[int], float]:
-    """Seconds that a sweep of so many tokens was planned to take, from a boot page's facts."""
+def planned(verdict: dict[str, Any]) -> Callable[[int], Forecast]:
+    """What was planned of a sweep of so many tokens, from a boot page's facts."""
     known = verdict["rates"]
     rates = Rates(**known | {"compute": tuple((int(rows), float(rate)) for rows, rate in known["compute"])})
     load = Load(**verdict["load"])
-    return lambda rows: of_load(load, rates, rows).sweep_s
+    return lambda rows: of_load(load, rates, rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import zmq
 from numpy.typing import NDArray
 
 from potatod import wire
-from potatod.messages import Drop, Engine, LayerDone, Rows, Sweep
+from potatod.messages import Drop, Engine, Fork, LayerDone, Rows, Sweep
 from potatod.pool import Pool
 
 from .sweep_times import SweepTimes
@@ -70,10 +70,10 @@ class EngineLink:
         self._sent = (sweep, self._clock())
         self._say(sweep)
 
-    def drop(self, sequences: tuple[int, ...]) -> None:
+    def order(self, orders: tuple[Drop | Fork, ...]) -> None:
         """Acts after the sweep under way."""
-        for sequence in sequences:
-            self._say(Drop(sequence))
+        for order in orders:
+            self._say(order)
 
     def receive(self) -> Iterator[Rows | LayerDone]:
         """What the present engine has said about the sweep under way."""
@@ -101,7 +101,7 @@ class EngineLink:
         self._wire = None
         self._sent = None
 
-    def _say(self, message: Sweep | Drop) -> None:
+    def _say(self, message: Sweep | Drop | Fork) -> None:
         assert self._wire is not None, "there is no engine to talk to"
         self._wire.send(message)  # dropped where the worker is gone: what it took with it is made again
 

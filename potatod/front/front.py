@@ -14,17 +14,20 @@ import zmq
 
 from potato_client.protocol import VANISHED_S, Cancel, Generate, Status
 from potatod.errors import first_line
-from potatod.messages import Engine, LayerDone, Parted
+from potatod.kv_layout import KvLayout
+from potatod.messages import Engine, LayerDone, Parted, Rows
 from potatod.sizes import human_size
 from potatod.stage import Stage
 
 from .admission import Admission
 from .answers import Answers, EngineNow
-from .beside import Beside, Minute, expecting
+from .beside import Beside, Minute, planned
+from .cost import CostModel
 from .engine_link import EngineLink
+from .ledger import Ledger
 from .refusal import Refusal
 from .report import Reporter
-from .scheduler import Scheduler
+from .scheduler import Scheduler, weight_of
 from .server import Server
 from .sweep_times import SweepTimes
 
@@ -55,15 +58,21 @@ class Front:
         self._layers_done = 0
         self._look_at = 0.0
         self._poller = zmq.Poller()
+        expected = planned(boot.verdict)
+        self._streamed_bytes: int = boot.verdict["load"]["streamed_bytes"]
+        self._costs = CostModel(lambda tokens: expected(tokens).compute_s, expected(1).stream_s)
         self._scheduler = Scheduler(
             max_sequences=limits.max_sequences,
             max_queue=limits.max_queue,
+            ledger=Ledger(KvLayout.from_json(boot.verdict["kv"]), boot.verdict["kv_bytes"]),
+            costs=self._costs,
             prefill_chunk=boot.verdict["prefill_chunk"],
+            prefill_share=limits.prefill_share,
             rope_border=boot.verdict["rope_border"],
             may_cut=boot.settings.worker.kernels != "reference",  # its bits are those of prompts that are not cut
         )
         self._admission = Admission(Path(boot.model), boot.settings.sampling, boot.verdict["max_context"], boot.verdict["embed_rows"])
-        self._times = SweepTimes(expecting(boot.verdict))
+        self._times = SweepTimes(lambda tokens: expected(tokens).sweep_s)
         self._beside = Beside(self._times, began)
         self._engine = EngineLink(
             stage.context, stage.directory, stage.fds["logits"], boot.verdict["vocabulary"], self._poller, self._times
@@ -124,15 +133,23 @@ class Front:
             else:
                 began = time.monotonic()
                 self._layers_done = 0
+                self._learn(said)
                 self._answers.swept(said, self._engine.logits)
                 self._stage.spans.add("sweep", f"sweep {said.number}", began - self._times.last_s, began)
                 self._stage.spans.add("sample", f"sweep {said.number}", began, time.monotonic())
 
+    def _learn(self, rows: Rows) -> None:
+        """What a sweep cost; one that also loads what stays says nothing of those to come."""
+        sweep = self._scheduler.in_flight
+        if sweep is not None and not rows.exhausted and rows.read_bytes <= self._streamed_bytes:
+            self._costs.observe(*weight_of(sweep), rows.seconds, rows.waited_s)
+
     def _send_sweep(self) -> None:
         if not self._engine.up:
             return
-        self._engine.drop(self._scheduler.drops())
-        if (sweep := self._scheduler.compose(self._engine.epoch)) is not None:
+        sweep = self._scheduler.compose(self._engine.epoch)
+        self._engine.order(self._scheduler.orders())
+        if sweep is not None:
             self._engine.send(sweep)
             self._answers.taken(sweep)
 

@@ -1,27 +1,33 @@
 """Which tokens go into the next sweep. Pure: no clock, no socket, no text.
 
-    waiting (FIFO) ──a place is free──▶ running ──▶ compose() ─▶ Sweep ─▶ worker ─▶ Rows ─▶ completed()
-                                           ▲                                                   │ wanted rows
-                                           └──────────────── append(token) ◀── sampler ◀───────┘
+    waiting ──a place and KV are free──▶ running ──▶ compose() ─▶ Sweep ─▶ worker ─▶ Rows ─▶ completed()
+       ▲                                  │   ▲                                                │ wanted rows
+       └───── set aside: no KV left ──────┘   └─────────────── append(token) ◀── sampler ◀─────┘
 
-A sweep costs one pass over the weights whatever it computes, so every running sequence that has one token to feed takes
-part in each; what is left to prefill shares a bounded number of tokens per sweep, first come first served. A sequence
-counts the tokens whose KV the worker holds (``held``). That is the only thing an engine's death changes: ``held``
-becomes 0 and the same rule prefills prompt and answer again.
+A sweep costs one pass over the weights whatever it computes, so every running sequence that has one token to feed takes part in each; what is left
+to prefill shares as many tokens per sweep as the cost model says are free, in the order of priority and arrival. A sequence counts the tokens whose KV
+the worker holds (``held``), and everything else follows: whose KV is gone, since the engine died or others needed the room, has ``held`` = 0, and the
+same rule prefills prompt and answer again; who begins like another one starts with what that one holds.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+import bisect
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from potatod.messages import Row, Step, Sweep
+from potatod.messages import Drop, Fork, Row, Step, Sweep
+
+from .cost import CostModel
+from .ledger import Ledger
+from .prefixes import common
 
 #: A card's memory may be too small for a prompt's share of a sweep; it is halved down to this, and doubled again after so many sweeps that were not.
 LEAST_CHUNK: Final = 16
 GOOD_SWEEPS: Final = 64
+#: Who begins like a sequence that is being prefilled waits for it where that spares so many tokens.
+WORTH_WAITING: Final = 32
 
 
 class QueueFull(Exception):
@@ -32,10 +38,13 @@ class QueueFull(Exception):
 class Sequence:
     """Token ids inside the engine: a prompt and what has been sampled after it."""
 
+    #: later ones have larger ids
     id: int
     tokens: list[int]
     #: whether sampling needs the logits, or the likeliest token is enough
     needs_logits: bool = False
+    #: 0 goes before 1, in the queue and in a sweep
+    rank: int = 0
     #: tokens, from the start, whose KV the worker holds
     held: int = 0
 
@@ -44,35 +53,47 @@ class Sequence:
         """Tokens that the worker has not seen."""
         return len(self.tokens) - self.held
 
+    @property
+    def turn(self) -> tuple[int, int]:
+        """Who has the smaller one comes first."""
+        return self.rank, self.id
+
 
 class Scheduler:
     """The queue, the running sequences and the one sweep that may be under way."""
 
     def __init__(
-        self, *, max_sequences: int, max_queue: int, prefill_chunk: int = 512, rope_border: int | None = None, may_cut: bool = True
+        self, *, max_sequences: int, max_queue: int, ledger: Ledger, costs: CostModel, prefill_chunk: int = 512, prefill_share: float = 0.5,
+        rope_border: int | None = None, may_cut: bool = True,
     ) -> None:  # fmt: skip
-        """``rope_border``: a sequence that grows longer is computed anew from its first token (None: that never happens); ``may_cut``: whether a prompt
+        """``prefill_chunk``: most tokens of prompts in a sweep; ``prefill_share``: so much longer a sweep may become for them while others decode.
+        ``rope_border``: a sequence that grows longer is computed anew from its first token (None: that never happens); ``may_cut``: whether a prompt
         may come in smaller pieces than ``prefill_chunk`` says."""
         self._max_sequences = max_sequences
         self._max_queue = max_queue
+        self._ledger = ledger
+        self._costs = costs
         #: tokens of prompts per sweep, and what they were planned to be
         self._prefill_chunk = self._planned_chunk = prefill_chunk
+        self._prefill_share = prefill_share
         self._good_sweeps = 0
         self._rope_border = rope_border
         self._may_cut = may_cut
-        self._waiting: deque[Sequence] = deque()
-        #: in the order of arrival
-        self._running: dict[int, Sequence] = {}
+        #: both by their turns
+        self._waiting: list[Sequence] = []
+        self._running: list[Sequence] = []
+        #: that take part in the sweep under way and are over, and whether what is held of them may be kept
+        self._leaving: dict[int, tuple[Sequence, bool]] = {}
         self._in_flight: Sweep | None = None
         self._number = 0
-        #: ids whose KV the worker may still hold
-        self._dropped: list[int] = []
+        #: how often a sequence was set aside
+        self.set_aside = 0
 
     # the queue
 
     @property
     def running(self) -> tuple[int, ...]:
-        return tuple(self._running)
+        return tuple(sequence.id for sequence in self._running)
 
     @property
     def waiting(self) -> tuple[int, ...]:
@@ -82,48 +103,64 @@ class Scheduler:
     def in_flight(self) -> Sweep | None:
         return self._in_flight
 
+    def room_for(self, count: int) -> bool:
+        """Whether so many sequences more would be taken."""
+        return count <= max(0, self._max_sequences - len(self._running) - len(self._waiting)) + max(0, self._max_queue - len(self._waiting))
+
     def add(self, sequence: Sequence) -> int:
         """Queues it; returns its place (0: it takes part in the next sweep). Raises :class:`QueueFull`."""
         assert sequence.tokens, "a sequence starts with a prompt"
         assert sequence.held == 0, "a new sequence is one that no worker has seen"
-        if len(self._running) < self._max_sequences:  # then nobody waits
-            self._running[sequence.id] = sequence
-            return 0
-        if len(self._waiting) >= self._max_queue:
+        if not self.room_for(1):
             raise QueueFull
-        self._waiting.append(sequence)
-        return len(self._waiting)
+        bisect.insort(self._waiting, sequence, key=lambda s: s.turn)
+        self._promote(may_put_aside=self._in_flight is None)
+        return self._waiting.index(sequence) + 1 if sequence in self._waiting else 0
 
-    def remove(self, sequence_id: int) -> None:
-        """It is finished, failed or cancelled. A sweep that it is part of goes on; its row will be ignored."""
-        sequence = self._running.pop(sequence_id, None)
-        if sequence is None:
-            self._waiting = deque(s for s in self._waiting if s.id != sequence_id)
-            return
-        if sequence.held or self._takes_part(sequence_id):
-            self._dropped.append(sequence_id)
-        self._promote()
+    def remove(self, sequence_id: int, keep: bool = True) -> None:
+        """It is finished, failed or cancelled; ``keep``: others may go on from what the worker holds of it. A sweep that it is part of goes on; its
+        row will be ignored."""
+        for sequence in self._waiting:
+            if sequence.id == sequence_id:
+                self._waiting.remove(sequence)
+                if not keep:
+                    self._ledger.forget(sequence_id)  # where it was set aside
+                return
+        for sequence in self._running:
+            if sequence.id == sequence_id:
+                self._running.remove(sequence)
+                if self._takes_part(sequence_id):
+                    self._leaving[sequence_id] = sequence, keep
+                else:
+                    self._over(sequence, keep)
+                self._promote(may_put_aside=False)
+                return
 
     def sweeps_to_go(self, sequence_id: int) -> int:
         """Sweeps until this running sequence has its next token, the one under way or next included."""
         ahead = 0
-        for sequence in self._running.values():
+        for sequence in self._running:
             ahead += sequence.pending if sequence.pending > 1 else 0
             if sequence.id == sequence_id:
                 break
-        return max(1, -(-ahead // self._prefill_chunk))
+        return max(1, -(-ahead // max(1, self._prefill_tokens())))
 
     # sweeps
 
-    def drops(self) -> tuple[int, ...]:
-        """Ids the worker must forget; said before the next sweep. Each is returned once."""
-        dropped, self._dropped = tuple(self._dropped), []
-        return dropped
+    def orders(self) -> tuple[Drop | Fork, ...]:
+        """What the worker is to forget and to begin; said before the next sweep. Each is returned once."""
+        return self._ledger.orders()
+
+    @property
+    def kv_bytes(self) -> int:
+        """What the worker holds once it has done what it was told."""
+        return self._ledger.used_bytes
 
     def compose(self, epoch: int) -> Sweep | None:
         """The next sweep, now under way; None while one is, or while there is nothing to compute."""
         if self._in_flight is not None:
             return None
+        self._promote(may_put_aside=True)
         steps = tuple(self._steps())
         if not steps:
             return None
@@ -144,10 +181,14 @@ class Scheduler:
         self._good_sweeps += 1
         if self._prefill_chunk < self._planned_chunk and self._good_sweeps >= GOOD_SWEEPS:
             self._prefill_chunk, self._good_sweeps = min(self._planned_chunk, 2 * self._prefill_chunk), 0
+        running = {sequence.id: sequence for sequence in self._running}
         for step in sweep.steps:
-            if step.sequence in self._running:
-                self._running[step.sequence].held = step.start + len(step.tokens)
-        return [(row.sequence, row) for row in rows if row.sequence in self._running]
+            sequence = running.get(step.sequence) or self._leaving[step.sequence][0]
+            sequence.held = step.start + len(step.tokens)
+        for sequence, keep in self._leaving.values():
+            self._over(sequence, keep)
+        self._leaving.clear()
+        return [(row.sequence, row) for row in rows if row.sequence in running]
 
     def exhausted(self, number: int) -> int | None:
         """The card had not the memory for the sweep under way, and forgot its sequences: they are computed anew, prompts in pieces half as large.
@@ -159,46 +200,136 @@ class Scheduler:
             return None
         self._in_flight = None
         self._good_sweeps = 0
-        taken = [self._running[step.sequence] for step in sweep.steps if step.sequence in self._running]
+        self._leaving.clear()
+        parts = {step.sequence for step in sweep.steps}
+        taken = [sequence for sequence in self._running if sequence.id in parts]
+        for id in parts:
+            self._ledger.lost(id)
         for sequence in taken:
             sequence.held = 0
         longest = max(len(step.tokens) for step in sweep.steps)
         if longest > LEAST_CHUNK and self._may_cut:
             self._prefill_chunk = max(LEAST_CHUNK, min(self._prefill_chunk, longest) // 2)
             return None
-        return taken[-1].id if taken else None
+        return max(taken, key=lambda s: s.turn).id if taken else None
 
     def append(self, sequence_id: int, token: int) -> None:
         """The sampled token; it is fed in the next sweep."""
-        sequence = self._running[sequence_id]
+        sequence = next(s for s in self._running if s.id == sequence_id)
         assert sequence.pending == 0, "a token was sampled before everything before it was computed"
         sequence.tokens.append(token)
         if self._rope_border is not None and len(sequence.tokens) == self._rope_border + 1:
             sequence.held = 0
-            self._dropped.append(sequence_id)
+            self._ledger.forget(sequence_id)
 
     def restarted(self) -> None:
         """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
         self._in_flight = None
         self._prefill_chunk, self._good_sweeps = self._planned_chunk, 0
-        self._dropped.clear()
-        for sequence in self._running.values():
+        self._leaving.clear()
+        self._ledger.reset()
+        for sequence in self._running:
             sequence.held = 0
 
-    def _promote(self) -> None:
-        while self._waiting and len(self._running) < self._max_sequences:
-            sequence = self._waiting.popleft()
-            self._running[sequence.id] = sequence
+    # who runs
 
-    def _steps(self) -> Iterable[Step]:
-        budget = self._prefill_chunk
-        for sequence in self._running.values():
-            count = sequence.pending
-            if count > 1:  # prefill, bounded by what is left of this sweep's share
+    def _promote(self, *, may_put_aside: bool) -> None:
+        """Who waits takes a place, in turn, where its KV fits beside those that run; for who goes before the last of them, that one makes place."""
+        while self._waiting:
+            first = self._waiting[0]
+            while not self._has_place(first):
+                last = self._running[-1]
+                if last.rank <= first.rank or not may_put_aside:
+                    return
+                self._put_aside(last)
+            self._waiting.remove(first)
+            bisect.insort(self._running, first, key=lambda s: s.turn)
+
+    def _has_place(self, sequence: Sequence) -> bool:
+        if not self._running:
+            return True
+        beside = len(self._running) * self._ledger.block_bytes  # each of them may need a block soon
+        known = len(sequence.tokens) + 1
+        fits = self._ledger.fits(known, self._shared(sequence), beside, chunk=min(known, self._prefill_chunk))
+        return fits and len(self._running) < self._max_sequences
+
+    def _put_aside(self, sequence: Sequence) -> None:
+        """It waits, and goes on later with the same text."""
+        self._running.remove(sequence)
+        self._ledger.keep(sequence.id, sequence.tokens[: sequence.held])
+        sequence.held = 0
+        bisect.insort(self._waiting, sequence, key=lambda s: s.turn)
+        self.set_aside += 1
+
+    def _over(self, sequence: Sequence, keep: bool) -> None:
+        if keep:
+            self._ledger.keep(sequence.id, sequence.tokens[: sequence.held])
+        else:
+            self._ledger.forget(sequence.id)
+
+    def _shared(self, sequence: Sequence) -> int:
+        """Tokens of it whose KV others hold, or will."""
+        kept = self._ledger.match(sequence.tokens, self._is_long(sequence))
+        begun = (common(other.tokens, sequence.tokens) for other in self._running if self._is_long(other) == self._is_long(sequence))
+        return min(max(kept[1] if kept else 0, max(begun, default=0)), len(sequence.tokens) - 1)
+
+    # what they compute
+
+    def _steps(self) -> Iterator[Step]:
+        """In turn, so that whoever must be set aside for another has no step yet."""
+        budget = self._prefill_tokens()
+        for sequence in list(self._running):
+            if sequence not in self._running or (sequence.held == 0 and not self._begin(sequence)):
+                continue
+            count = min(sequence.pending, max(1, budget))
+            if sequence.pending > 1:
                 count = min(count, budget)
                 budget -= count
-            if count:
+            if count and self._grow(sequence, count):
                 yield _step(sequence, count)
+
+    def _prefill_tokens(self) -> int:
+        """Tokens of prompts that the next sweep may take."""
+        decoding = [sequence for sequence in self._running if sequence.held and sequence.pending == 1]
+        if not decoding or not self._may_cut:
+            return self._prefill_chunk
+        free = self._costs.free(len(decoding), sum(len(s.tokens) for s in decoding), self._prefill_chunk, self._prefill_share)
+        return max(min(LEAST_CHUNK, self._prefill_chunk), free)
+
+    def _grow(self, sequence: Sequence, count: int) -> bool:
+        """Room for so many tokens more; False where that one itself had to be set aside."""
+        while not self._ledger.grow(sequence.id, sequence.held, sequence.held + count, self._is_long(sequence)):
+            last = self._running[-1]
+            assert last is not sequence or len(self._running) > 1, "the budget holds one text of the whole context"
+            self._put_aside(last)
+            if last is sequence:
+                return False
+        return True
+
+    def _begin(self, sequence: Sequence) -> bool:
+        """Whether it may start now, with what another sequence holds of its beginning or with nothing; False where it is better to wait for one."""
+        sequence.held = self._ledger.revive(sequence.id)
+        if sequence.held:
+            return True
+        of, length = self._ledger.match(sequence.tokens, self._is_long(sequence)) or (0, 0)
+        coming = 0
+        for other in self._running:
+            if other is sequence or self._is_long(other) != self._is_long(sequence):
+                continue
+            shared = min(common(other.tokens, sequence.tokens), len(sequence.tokens) - 1)
+            if other.turn < sequence.turn and other.pending > 1:
+                coming = max(coming, shared)
+            if length < (here := min(shared, other.held)) and self._ledger.forkable(other.id, here):
+                of, length = other.id, here
+        if coming >= length + WORTH_WAITING:
+            return False
+        if length and self._ledger.fork(sequence.id, of, length):
+            sequence.held = length
+        return True
+
+    def _is_long(self, sequence: Sequence) -> bool:
+        """Whether it is computed as longrope computes long texts: its KV is no beginning of a short one."""
+        return self._rope_border is not None and len(sequence.tokens) > self._rope_border
 
     def _takes_part(self, sequence_id: int) -> bool:
         return self._in_flight is not None and any(step.sequence == sequence_id for step in self._in_flight.steps)
@@ -210,3 +341,9 @@ def _step(sequence: Sequence, count: int) -> Step:
     if end < known:
         return Step(sequence.id, sequence.held, tokens, known, "nothing")
     return Step(sequence.id, sequence.held, tokens, known, "logits" if sequence.needs_logits else "argmax")
+
+
+def weight_of(sweep: Sweep) -> tuple[int, int]:
+    """Tokens of a sweep, and the keys that they attend to together."""
+    tokens = sum(len(step.tokens) for step in sweep.steps)
+    return tokens, sum(len(step.tokens) * step.start + len(step.tokens) * (len(step.tokens) + 1) // 2 for step in sweep.steps)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,8 +28,10 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.models.llama import modeling_llama
 
+from potatod.kv_layout import BLOCK
+
 from . import cpu
-from .kv import BLOCK, AsTransformers, Batch, PackedKV, Piece
+from .kv import AsTransformers, Batch, PackedKV, Piece
 from .rows import unwatched
 
 #: What models are told their attention is called.
@@ -39,6 +42,8 @@ TILES: Final = (8, 1)
 
 #: A tile sees its keys in whole steps of so many. Each more is computed with and weighs nothing: at 20 tokens steps of 128 cost three times the rest.
 STEP: Final = 16
+
+_CPU: Final = torch.device("cpu")
 
 assert all(STEP % tile == 0 for tile in TILES) and BLOCK % STEP == 0
 
@@ -61,6 +66,13 @@ class MaskRule:
         )  # fmt: skip
         return mask
 
+    def slides(self, window: int) -> bool:
+        """Whether a token sees itself and the ``window`` − 1 before it, and nothing else. Asked of a few positions that are nothing round."""
+        return all(
+            (self.matrix((at, 1), (0, at + 1), torch.float32, _CPU)[0, 0, 0] == 0).tolist() == [False] * (at + 1 - window) + [True] * window
+            for at in (window, 2 * window + 3, 3 * window + 7)
+        )
+
 
 class PackedAttention:
     """The attention function that transformers' layers call: stores new keys and values, attends piece by piece.
@@ -71,6 +83,7 @@ class PackedAttention:
 
     def __init__(self) -> None:
         self.batch: Batch | None = None
+        self._windows: weakref.WeakKeyDictionary[torch.nn.Module, int | None] = weakref.WeakKeyDictionary()
         AttentionInterface.register(NAME, self)
         AttentionMaskInterface.register(NAME, _mask_rule)
 
@@ -90,13 +103,21 @@ class PackedAttention:
         layer: int = module.layer_idx  # type: ignore[assignment]
         outs = []
         with unwatched():
+            window = self._window(module, attention_mask, arguments)
             for piece in batch.pieces:
                 rows = slice(piece.first, piece.end)
                 kv = piece.kv
                 assert isinstance(kv, PackedKV)
-                kv.append(layer, key[:, :, rows], value[:, :, rows])
-                outs.append(batch.attend(eager, module, query[:, :, rows], kv, piece, layer, attention_mask, batch, arguments))
+                kv.append(layer, key[:, :, rows], value[:, :, rows], window)
+                outs.append(batch.attend(eager, module, query[:, :, rows], kv, piece, layer, window, attention_mask, batch, arguments))
             return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1), None
+
+    def _window(self, module: torch.nn.Module, rule: MaskRule | None, arguments: dict[str, Any]) -> int | None:
+        """Tokens that a layer's newest one sees: what the family says, where its mask says the same."""
+        if module not in self._windows:
+            said = arguments.get("sliding_window")
+            self._windows[module] = said if isinstance(said, int) and rule is not None and rule.slides(said) else None
+        return self._windows[module]
 
 
 def _mask_rule(*, mask_function: Callable[..., torch.Tensor], use_vmap: bool = False, **_: Any) -> MaskRule:
@@ -122,18 +143,19 @@ def attend_whole(
     kv: PackedKV,
     piece: Piece,
     layer: int,
+    window: int | None,
     rule: MaskRule | None,
     batch: Batch,
     arguments: dict[str, Any],
 ) -> torch.Tensor:
     """All of a piece's rows with all keys, as transformers attends for this sequence alone. (1, heads, n, head_dim) → (1, n, heads, head_dim)."""
     count = piece.end - piece.first
-    key, value = kv.read(layer)
     if isinstance(kv, AsTransformers):
         length, offset = kv.mask_sizes[layer]
     else:
-        length, offset = piece.start + count, 0
-        key, value = key[:, :, :length], value[:, :, :length]
+        offset = _first_seen(window, piece.start)
+        length = piece.start + count - offset
+    key, value = kv.read(layer, offset, offset + length, query.dtype)
     mask = None
     if rule is not None:
         slot = (rule, piece.start, count, length, offset)
@@ -151,19 +173,20 @@ def attend_tiled(
     kv: PackedKV,
     piece: Piece,
     layer: int,
+    window: int | None,
     rule: MaskRule | None,
     batch: Batch,
     arguments: dict[str, Any],
 ) -> torch.Tensor:
     """NOTE [ invariant attention ]. (1, heads, n, head_dim) → (1, n, heads, head_dim)."""
-    keys, values = kv.read(layer)
     end = piece.start + piece.end - piece.first
-    if _attends_as_llama(eager):  # else each tile's own
-        most = ((end - 1) // STEP + 1) * STEP
-        keys, values = _computed_in(keys[:, :, :most]), _computed_in(values[:, :, :most])
+    ours = _attends_as_llama(eager)
+    begin = _first_seen(window, piece.start - piece.start % tile)
+    keys, values = kv.read(layer, begin, ((end - 1) // STEP + 1) * STEP, _computing_dtype(query) if ours else query.dtype)
     tiles = []
     for at in range(piece.start - piece.start % tile, end, tile):
         low, high = max(at, piece.start), min(at + tile, end)
+        seen = _first_seen(window, at)
         visible = (at // STEP + 1) * STEP
         rows = query.new_zeros(1, query.shape[1], tile, query.shape[3])
         rows[:, :, low - at : high - at] = query[:, :, low - piece.start : high - piece.start]
@@ -171,11 +194,16 @@ def attend_tiled(
         if rule is not None:
             slot = (rule, at)
             if slot not in batch.masks:
-                batch.masks[slot] = _what_hides(rule.matrix((at, tile), (0, visible), query.dtype, query.device), eager)
+                batch.masks[slot] = _what_hides(rule.matrix((at, tile), (seen, visible - seen), query.dtype, query.device), eager)
             mask = batch.masks[slot]
-        out = grouped(eager, module, rows, keys[:, :, :visible], values[:, :, :visible], mask, arguments)
+        out = grouped(eager, module, rows, keys[:, :, seen - begin : visible - begin], values[:, :, seen - begin : visible - begin], mask, arguments)
         tiles.append(out[:, low - at : high - at])
     return tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=1)
+
+
+def _first_seen(window: int | None, position: int) -> int:
+    """The first key that is computed with for a query there: whole steps, so that it follows from the position alone."""
+    return 0 if window is None else max(0, position - window + 1) // STEP * STEP
 
 
 def _what_hides(mask: torch.Tensor, eager: Callable[..., Any]) -> torch.Tensor | None:
@@ -218,7 +246,11 @@ def grouped(
 
 def _computed_in(x: torch.Tensor) -> torch.Tensor:
     """In fp32 where the processor has no instructions for its dtype: products of bf16 take twenty times as long there."""
-    return x.float() if x.device.type == "cpu" and not cpu.multiplies(x.dtype) else x
+    return x.to(_computing_dtype(x))
+
+
+def _computing_dtype(x: torch.Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "cpu" and not cpu.multiplies(x.dtype) else x.dtype
 
 
 @functools.cache

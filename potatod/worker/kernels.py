@@ -3,8 +3,8 @@
 | name      | attention | KV                | linear layers            | promise                                                   |
 |-----------|-----------|-------------------|--------------------------|-----------------------------------------------------------|
 | reference | whole     | as in transformers| torch's, as rows come    | bit-identical to transformers for one sequence, unchunked |
-| invariant | tiled     | grown             | ours, or torch's in groups | a row's bits do not depend on what else is in the sweep |
-| fast      | whole     | grown             | ours, or torch's         | none beyond rounding: texts may part at near-ties         |
+| invariant | tiled     | paged             | ours, or torch's in groups | a row's bits do not depend on what else is in the sweep |
+| fast      | whole     | paged             | ours, or torch's         | none beyond rounding: texts may part at near-ties         |
 
 So it is where a sweep is packed. Families that cannot be packed (passes.py) bring attention and KV of their own; under ``invariant`` they are
 computed token by token, and a row alone needs no group.
@@ -27,7 +27,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from . import attention, banded
 from .arithmetic import Arithmetic
 from .attention import PackedAttention
-from .kv import AsTransformers, Grown
+from .kv import AsTransformers, Paged
 from .passes import CUTS, Abreast, Batching, Pack, Packed
 from .rows import Watch
 
@@ -78,9 +78,9 @@ def choose(
     if name == "reference":
         return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.as_family), lambda: AsTransformers(config)), linear)
     if name == "fast":
-        return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.grouped), Grown), linear)
+        return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.grouped), Paged), linear)
     watch = Watch(arithmetic.groupings, product.attempt if product else None)
     return Kernels(
-        Packed(device, packed, partial(attention.attend_tiled, arithmetic.tile), Grown), linear,
+        Packed(device, packed, partial(attention.attend_tiled, arithmetic.tile), Paged), linear,
         lambda pack: watch.around(len(pack.tokens), len(pack.wanted)),
     )  # fmt: skip

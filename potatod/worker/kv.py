@@ -3,7 +3,7 @@
 Where a sweep is packed (passes.py) transformers sees one sequence of all new tokens, ``[1, tokens]``; each :class:`Piece` of the pack belongs
 to one sequence, and our attention stores its keys and values there. Two ways of storing them, by ``[worker] kernels``:
 
-- :class:`Grown` (invariant, fast): one tensor per layer that grows in whole key blocks, zeros beyond the last token;
+- :class:`Paged` (invariant, fast): blocks of tokens, which sequences that begin alike share;
 - :class:`AsTransformers` (reference): transformers' own DynamicCache, so that shapes are the same as there.
 
 Where each sequence has a pass of its own the family stores what it stores, in :class:`Own`.
@@ -12,16 +12,15 @@ Where each sequence has a pass of its own the family stores what it stores, in :
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import Cache
 
-#: KV grows by whole blocks of so many tokens. A multiple of attention.STEP.
-BLOCK: Final = 128
+from potatod.kv_layout import BLOCK, blocks, first_kept
 
 
 class SequenceKV(ABC):
@@ -39,48 +38,109 @@ class PackedKV(SequenceKV):
     """The keys and values of one sequence, stored by our attention."""
 
     @abstractmethod
-    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Takes (1, kv_heads, new_tokens, head_dim) each."""
+    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> None:
+        """Takes (1, kv_heads, new_tokens, head_dim) each; ``window``: tokens that the newest one sees in this layer, None for all."""
 
     @abstractmethod
-    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(1, kv_heads, tokens, head_dim) of keys and of values; see the class for how many tokens."""
+    def read(self, layer: int, first: int, end: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """(1, kv_heads, end − first, head_dim) of keys and of values of these positions, in ``dtype``."""
 
 
-class Grown(PackedKV):
-    """``read`` gives whole blocks: zeros follow the last token up to the next multiple of BLOCK (or further)."""
+#: Keys and values of BLOCK tokens, (kv_heads, BLOCK, head_dim) each.
+Block = tuple[torch.Tensor, torch.Tensor]
+
+
+class Paged(PackedKV):
+    """Blocks, by the rules of potatod.kv_layout: zeros follow the last token up to the end of its block.
+
+    A whole block may belong to several sequences, and nobody writes into it any more; the last one belongs to one. What nobody refers to is freed.
+    """
 
     def __init__(self) -> None:
-        self._stored: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        #: of each layer: its window, and its blocks from the first token on, None where the window has left one behind
+        self._layers: dict[int, tuple[int | None, list[Block | None]]] = {}
 
-    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        end = self.length + key.shape[2]
-        stored = self._stored.get(layer)
-        if stored is None or stored[0].shape[2] < end:
-            stored = self._stored[layer] = _grow(stored, key, end), _grow(stored, value, end, 1)
-        stored[0][:, :, self.length : end] = key
-        stored[1][:, :, self.length : end] = value
+    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> None:
+        kept = self._layers.setdefault(layer, (window, []))[1]
+        for behind in range(first_kept(window, self.length) - 1, -1, -1):
+            if kept[behind] is None:
+                break
+            kept[behind] = None
+        at, end = self.length, self.length + key.shape[2]
+        while at < end:
+            if at // BLOCK == len(kept):
+                kept.append((_empty_block(key), _empty_block(value)))
+            block = kept[at // BLOCK]
+            assert block is not None, "the last block is never left behind"
+            taken = min(end, at - at % BLOCK + BLOCK) - at
+            for place, new in zip(block, (key, value), strict=True):
+                place[:, at % BLOCK : at % BLOCK + taken] = new[0, :, at - self.length : at - self.length + taken]
+            at += taken
 
-    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._stored[layer]
+    def read(self, layer: int, first: int, end: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        kept = self._layers[layer][1][first // BLOCK : blocks(end)]
+        start = first - first % BLOCK
+        if len(kept) == 1 and kept[0] is not None:
+            keys, values = (half[None, :, first - start : end - start].to(dtype) for half in kept[0])
+            return keys, values
+        keys, values = (_joined(kept, which, first - start, end - start, dtype) for which in (0, 1))
+        return keys, values
+
+    def fork(self, length: int) -> Paged:
+        """A sequence that begins with the first ``length`` tokens of this one."""
+        other = Paged()
+        other.length = length
+        whole = length // BLOCK
+        for layer, (window, kept) in self._layers.items():
+            first = first_kept(window, length)
+            taken: list[Block | None] = [None] * first + kept[first:whole]
+            if length % BLOCK:
+                last = kept[whole]
+                assert last is not None
+                taken.append((_begun(last[0], length % BLOCK), _begun(last[1], length % BLOCK)))
+            assert all(block is not None for block in taken[first:]), "what the window has left behind cannot be gone on from"
+            other._layers[layer] = window, taken
+        return other
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        for pair in self._stored.values():
-            yield from pair
+        for _, kept in self._layers.values():
+            for block in kept:
+                yield from block or ()
+
+    def bytes_per_token(self) -> dict[int | None, int]:
+        """By window: of the layers that have it."""
+        sums: dict[int | None, int] = {}
+        for window, kept in self._layers.values():
+            if kept and kept[-1] is not None:
+                sums[window] = sums.get(window, 0) + sum(half.numel() * half.itemsize for half in kept[-1]) // BLOCK
+        return sums
 
 
-def _grow(stored: tuple[torch.Tensor, torch.Tensor] | None, new: torch.Tensor, tokens: int, which: int = 0) -> torch.Tensor:
-    """A zeroed tensor for at least ``tokens`` tokens with what is stored at its start; grows by an eighth, so copies are few."""
-    held = stored[which].shape[2] if stored else 0
-    capacity = max(tokens, held + held // 8)
-    grown = new.new_zeros(1, new.shape[1], -(-capacity // BLOCK) * BLOCK, new.shape[3])
-    if stored:
-        grown[:, :, :held] = stored[which]
-    return grown
+def _empty_block(new: torch.Tensor) -> torch.Tensor:
+    return new.new_zeros(new.shape[1], BLOCK, new.shape[3])
+
+
+def _begun(half: torch.Tensor, tokens: int) -> torch.Tensor:
+    """A copy of which only the first ``tokens`` are taken over."""
+    begun = torch.zeros_like(half)
+    begun[:, :tokens] = half[:, :tokens]
+    return begun
+
+
+def _joined(kept: Sequence[Block | None], which: int, first: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+    """(1, kv_heads, end − first, head_dim) of blocks one after the other, in ``dtype``."""
+    some = kept[0]
+    assert some is not None
+    joined = torch.empty(1, some[which].shape[0], end - first, some[which].shape[2], dtype=dtype, device=some[which].device)
+    for number, block in enumerate(kept):
+        assert block is not None, "the window has left behind what is read"
+        at, to = max(first, number * BLOCK), min(end, (number + 1) * BLOCK)
+        joined[0, :, at - first : to - first] = block[which][:, at - number * BLOCK : to - number * BLOCK]
+    return joined
 
 
 class AsTransformers(PackedKV):
-    """``read`` gives what transformers' cache gives its own attention: exactly the visible tokens."""
+    """``read`` gives of what transformers' cache gives its own attention: the visible tokens and no others."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         self.cache = DynamicCache(config=config)
@@ -88,12 +148,14 @@ class AsTransformers(PackedKV):
         #: (kv_length, kv_offset) of the mask, taken before the update as transformers does
         self.mask_sizes: dict[int, tuple[int, int]] = {}
 
-    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> None:
         self.mask_sizes[layer] = self.cache.get_mask_sizes(key.shape[2], layer)
         self._visible[layer] = self.cache.update(key, value, layer)
 
-    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._visible[layer]
+    def read(self, layer: int, first: int, end: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        key, value = self._visible[layer]
+        offset = self.mask_sizes[layer][1]
+        return key[:, :, first - offset : end - offset].to(dtype), value[:, :, first - offset : end - offset].to(dtype)
 
     def tensors(self) -> Iterator[torch.Tensor]:
         return _tensors_of(self.cache)

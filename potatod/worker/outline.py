@@ -17,11 +17,12 @@ from transformers import PreTrainedConfig
 from potatod import errand
 from potatod import manifest as manifests
 from potatod.dtypes import RAW
+from potatod.kv_layout import KvLayout
 from potatod.store.outline import outline
 
 from .arithmetic import better_than_torch
 from .attention import PackedAttention
-from .probe import kept_bytes, max_positions
+from .probe import kept, max_positions
 
 
 def main(argv: list[str]) -> int:
@@ -31,20 +32,18 @@ def main(argv: list[str]) -> int:
 def find(source: str, dtype: str, revision: str | None = None) -> dict[str, Any]:
     """The fields of outline.Outline."""
     manifest, config = outline(source, dtype, revision)
-    state_bytes, token_bytes = _kept(config, getattr(torch, manifest.dtype))
     return {
         "manifest": json.dumps(dataclasses.asdict(manifest)),
-        "kv_bytes_per_token": token_bytes,
-        "state_bytes": state_bytes,
+        "kv": _kept(config, getattr(torch, manifest.dtype)).to_json(),
         "max_positions": max_positions(config),
         "in_pieces": RAW not in manifests.schemes_of(manifest) or better_than_torch(),
     }
 
 
-def _kept(config: PreTrainedConfig, dtype: torch.dtype) -> tuple[int, int]:
+def _kept(config: PreTrainedConfig, dtype: torch.dtype) -> KvLayout:
     """Packed, as most families are served; those that attend in modules of their own leave nothing there."""
-    packed = kept_bytes(config, dtype, "fast", "packed", PackedAttention())
-    return packed if any(packed) else kept_bytes(config, dtype, "fast", "sequences", PackedAttention())
+    packed = kept(config, dtype, "fast", "packed", PackedAttention())
+    return packed if packed.groups else kept(config, dtype, "fast", "sequences", PackedAttention())
 
 
 if __name__ == "__main__":

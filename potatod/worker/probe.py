@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potatod import errand
 from potatod import manifest as manifests
 from potatod.config import Settings
+from potatod.kv_layout import BLOCK, KvGroup, KvLayout
 from potatod.machine import cores
 from potatod.manifest import Manifest
 from potatod.plan import sweep_parts
@@ -28,7 +29,7 @@ from . import arithmetic, device, selfcheck
 from .arithmetic import PLAIN
 from .attention import PackedAttention, find_tile
 from .kernels import choose
-from .kv import BLOCK, Piece
+from .kv import Paged, Piece, SequenceKV
 from .lenders import torch_device
 from .passes import Batching, Pack
 
@@ -55,14 +56,12 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     stored = manifests.schemes_of(manifest)
     found = arithmetic.find(kernels, weight_shapes(manifest) if batching == "packed" else [], dtype, where, stored)
     selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, found, where)
-    state_bytes, token_bytes = kept_bytes(config, dtype, kernels, batching, attention)
     return {
         "device": device.describe(name),
         "batching": batching,
         "arithmetic": found.to_json(),
         "in_pieces": kernels != "reference" and found.in_pieces(stored),
-        "kv_bytes_per_token": token_bytes,
-        "state_bytes": state_bytes,
+        "kv": kept(config, dtype, kernels, batching, attention).to_json(),
         "max_positions": max_positions(config),
         "rope_border": rope_border(config),
         "worker_bytes": worker_bytes + _touched_bytes(),
@@ -99,8 +98,8 @@ def weight_shapes(manifest: Manifest) -> list[tuple[int, int]]:
     return sorted({(shape[-2], shape[-1]) for shape in (*layers, *head.values()) if len(shape) >= 2})
 
 
-def kept_bytes(config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batching: str, attention: PackedAttention) -> tuple[int, int]:
-    """What the worker keeps of a sequence: bytes whatever its length, and bytes per token.
+def kept(config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batching: str, attention: PackedAttention) -> KvLayout:
+    """What the worker keeps of a sequence.
 
     Found by running the model where tensors have shapes and no values. How a text is cut into passes and tiles changes nothing, so it is not cut.
     """
@@ -114,15 +113,21 @@ def kept_bytes(config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batch
     chosen.prepare(model)
     with torch.inference_mode(), _without_experts(model):
         few, many = (_kept_after(tokens, model, chosen.batching) for tokens in (BLOCK, 2 * BLOCK))
-    per_token = max(0, many - few) // BLOCK
-    return max(0, few - per_token * BLOCK), per_token
+    if isinstance(few, Paged):
+        return KvLayout(tuple(KvGroup(window, size) for window, size in sorted(few.bytes_per_token().items(), key=lambda item: item[0] or 0)))
+    grown = max(0, _bytes_of(many) - _bytes_of(few)) // BLOCK
+    return KvLayout((KvGroup(None, grown),), max(0, _bytes_of(few) - grown * BLOCK), forks=False)
 
 
-def _kept_after(tokens: int, model: PreTrainedModel, batching: Batching) -> int:
+def _kept_after(tokens: int, model: PreTrainedModel, batching: Batching) -> SequenceKV:
     kv = batching.new_kv()
     for run in batching.passes(model, Pack([0] * tokens, [Piece(kv, 0, tokens, 0, tokens)], ())):
         run()
-    return sum(kept.numel() * kept.itemsize for kept in kv.tensors())
+    return kv
+
+
+def _bytes_of(kv: SequenceKV) -> int:
+    return sum(tensor.numel() * tensor.itemsize for tensor in kv.tensors())
 
 
 @contextlib.contextmanager

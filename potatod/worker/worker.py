@@ -15,7 +15,7 @@ from potatod import manifest as manifests
 from potatod import wire
 from potatod.errors import InternalError
 from potatod.machine import cores
-from potatod.messages import Drop, LayerDone, Row, Rows, Step, Sweep
+from potatod.messages import Drop, Fork, LayerDone, Row, Rows, Step, Sweep
 from potatod.pool import Pool
 from potatod.stage import Stage
 from potatod.store import skeleton as skeletons
@@ -24,7 +24,7 @@ from . import kernels, lenders
 from .arithmetic import Arithmetic
 from .attention import PackedAttention
 from .embedding import Twins, reader_compares
-from .kv import Piece, SequenceKV
+from .kv import Paged, Piece, SequenceKV
 from .model import Model
 from .passes import Pack
 from .weights import Arrivals, groups_of
@@ -99,6 +99,8 @@ class Worker:
             while (message := self._front.receive()) is not None and not self._stage.stopping:
                 if isinstance(message, Drop):
                     self.forget(message)
+                elif isinstance(message, Fork):
+                    self.fork(message)
                 elif isinstance(message, Sweep) and message.epoch == self._epoch:
                     self._front.send(self.serve(message))
 
@@ -109,6 +111,12 @@ class Worker:
 
     def forget(self, drop: Drop) -> None:
         self._sequences.pop(drop.sequence, None)
+
+    def fork(self, fork: Fork) -> None:
+        source = self._sequences.get(fork.of)
+        if not isinstance(source, Paged) or source.length < fork.length:
+            raise InternalError(f"sequence {fork.sequence} begins with {fork.length} tokens of sequence {fork.of}, which does not have them")
+        self._sequences[fork.sequence] = source.fork(fork.length)
 
     def serve(self, sweep: Sweep) -> Rows:
         """One pass over all weights for every step of the sweep."""

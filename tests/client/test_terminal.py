@@ -35,7 +35,7 @@ def spawn(place: Path) -> Iterator[Spawn]:
     def begin(*arguments: str, **more: str) -> Any:
         program = pexpect.spawn(
             PROGRAM, list(arguments), env={**environment, **more},
-            encoding="utf-8", timeout=PATIENCE_S, dimensions=(24, 100),
+            encoding="utf-8", timeout=PATIENCE_S, dimensions=(24, 100), use_poll=True,
         )  # fmt: skip
         programs.append(program)
         return program

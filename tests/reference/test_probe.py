@@ -9,7 +9,7 @@ from engine import Engine
 from families import by_name
 
 from potatod.worker.attention import PackedAttention
-from potatod.worker.probe import kept_bytes, max_positions, rope_border
+from potatod.worker.probe import kept, max_positions, rope_border
 
 from .conftest import make_tiny
 from .test_families import PROMPT
@@ -37,10 +37,10 @@ def test_what_a_sequence_keeps_is_known_before_it_is_there(tmp_path, name, kerne
     """Experts, latents, states and shared keys included."""
     family = by_name(name)
     batching = family.invariant_batching if kernels == "invariant" else family.batching
-    state, per_token = kept_bytes(family.config(), torch.float32, kernels, batching, PackedAttention())
+    layout = kept(family.config(), torch.float32, kernels, batching, PackedAttention())
     made = make_tiny(family, torch.float32, tmp_path)
     tokens = (PROMPT * 2)[:128]  # a whole block
     with Engine(made.folder, 1 << 22, kernels=kernels, batching=batching) as engine:
         engine.sweep({1: tokens})
-        kept = sum(kept.numel() * kept.itemsize for kept in engine.worker._sequences[1].tensors())
-    assert kept == state + len(tokens) * per_token
+        found = sum(tensor.numel() * tensor.itemsize for tensor in engine.worker._sequences[1].tensors())
+    assert found == layout.bytes_of(len(tokens), len(tokens))

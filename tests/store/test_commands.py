@@ -93,7 +93,7 @@ def test_an_unwritable_place_is_a_sentence(tmp_path, source):
 
 
 def test_on_a_terminal_a_bar_shows_layers_bytes_and_rate(tmp_path, source):
-    child = pexpect.spawn(POTATOD[0], [*POTATOD[1:], "prepare", str(source), str(tmp_path / "out")], dimensions=(24, 160), timeout=60)
+    child = pexpect.spawn(POTATOD[0], [*POTATOD[1:], "prepare", str(source), str(tmp_path / "out")], dimensions=(24, 160), timeout=60, use_poll=True)
     child.expect(pexpect.EOF)
     child.close()
     screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", child.before.decode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from potatod.front.beside import EVERY_S, FOR_MINUTES, FOR_MINUTES_FAR, Beside, expecting
+from potatod.front.beside import EVERY_S, FOR_MINUTES, FOR_MINUTES_FAR, Beside, planned
 from potatod.front.sweep_times import SweepTimes
 from potatod.messages import Row, Rows
 
@@ -29,9 +29,9 @@ def minutes(beside: Beside, times: SweepTimes, seconds: float, count: int) -> li
 def test_what_is_expected_follows_from_the_plan_and_the_rates():
     rates = {"disk": 500.0, "compute": [[1, 3000.0], [4, 1000.0]], "layer_s": 0.1}
     load = {"weights_bytes": 3000, "streamed_bytes": 1000, "uploaded_bytes": 0, "slots": 0, "layers": 10}
-    expected = expecting({"load": load, "rates": rates})
-    assert expected(1) == pytest.approx(2.0)  # the disk
-    assert expected(4) == pytest.approx(4.0)  # computing
+    expected = planned({"load": load, "rates": rates})
+    assert expected(1).sweep_s == pytest.approx(2.0)  # the disk
+    assert expected(4).sweep_s == pytest.approx(4.0)  # computing
 
 
 def test_a_minute_is_told_when_it_is_over_and_something_was_computed_in_it():

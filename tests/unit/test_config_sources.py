@@ -40,7 +40,7 @@ def test_flag_goes_over_variable_over_file_over_default(file: Path) -> None:
     assert gathered.settings.pool.size == Percent(50)
     assert gathered.settings.reader.in_flight == 3
     assert gathered.settings.front.max_queue == 7
-    assert gathered.settings.front.max_sequences == 4
+    assert gathered.settings.front.max_sequences == 16
     assert gathered.origins["pool", "size"] == "flag --pool-size"
     assert gathered.origins["reader", "in_flight"] == "variable POTATO_READER__IN_FLIGHT"
     assert gathered.origins["front", "max_queue"] == f"{file}, line 6"

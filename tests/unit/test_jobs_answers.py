@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from schedulers import scheduler
 
 from potato_client.protocol import Accepted, Finished, Piece, Progress, Refused
 from potatod.front.admission import Admitted
 from potatod.front.answers import Answers, EngineNow
 from potatod.front.refusal import Refusal
-from potatod.front.scheduler import Scheduler
 from potatod.front.sweep_times import SweepTimes
 from potatod.front.text import Shown
 from potatod.messages import Row, Rows, Sweep
@@ -48,7 +48,7 @@ class World:
     sent: list[tuple[bytes, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.scheduler = Scheduler(max_sequences=self.running, max_queue=self.queue, prefill_chunk=4)
+        self.scheduler = scheduler(running=self.running, queue=self.queue)
         self.times = SweepTimes()
         self.answers = Answers(
             self.scheduler,

@@ -25,7 +25,7 @@ LADDER = (
         "potatod", "potatod.messages", "potatod.manifest", "potatod.sizes", "potatod.keys", "potatod.config",
         "potatod.sources", "potatod.config_page", "potatod.json_file", "potatod.places", "potatod.log", "potatod.memory", "potatod.notify",
         "potatod.kept", "potatod.machine", "potatod.process", "potatod.cgroups", "potatod.restarts", "potatod.run_directory", "potatod.surroundings",
-        "potatod.sampling", "potatod.status", "potatod.reading", "potatod.dtypes", "potatod.forms", "potatod.typed_json",
+        "potatod.sampling", "potatod.status", "potatod.reading", "potatod.dtypes", "potatod.forms", "potatod.typed_json", "potatod.kv_layout",
     },
     {"potatod.plan", "potatod.forecast", "potatod.spans", "potatod.pool", "potatod.wire", "potatod.schemes"},
     {

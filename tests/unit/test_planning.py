@@ -11,6 +11,7 @@ import pytest
 from potatod import cli, outline, plan_grid, plan_page, planning, rates
 from potatod.config import Settings
 from potatod.errors import DoesNotFit
+from potatod.kv_layout import KvGroup, KvLayout
 from potatod.outline import Outline
 from potatod.planning import Machine
 from potatod.rates import Computing
@@ -29,7 +30,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every source is MODEL; ten gigabytes a second are computed with, and half of one is read."""
     for name, value in {"architecture": "LlamaForCausalLM", "dtype": "bfloat16", "layers": 28, "files": {"x": WEIGHTS}}.items():
         monkeypatch.setattr(MODEL, name, value, raising=False)
-    needs = Outline(MODEL, kv_bytes_per_token=28_672, state_bytes=0, max_positions=4096, in_pieces=True, worker_bytes=300_000_000)
+    needs = Outline(MODEL, kv=KvLayout((KvGroup(None, 28_672),)), max_positions=4096, in_pieces=True, worker_bytes=300_000_000)
     monkeypatch.setattr(outline, "of", lambda *_: needs)
     monkeypatch.setattr(rates, "compute", lambda *_, **__: HERE)
     monkeypatch.setattr(rates, "disk", lambda *_, **__: 5e8)
@@ -50,11 +51,11 @@ def test_where_no_disk_is_known_several_are_supposed():
 
 def test_what_streams_is_read_for_every_sweep_and_shared_by_the_sequences_in_it():
     planned = planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=5e8))
-    one, four = planned.outlooks[0].forecasts[:2]
+    one, many = planned.outlooks[0].forecasts[:2]
     assert 0 < planned.plan.streamed_bytes < WEIGHTS
     assert one.token_s == one.disk_s == planned.plan.streamed_bytes / 5e8
-    assert four.rows == Settings().front.max_sequences == 4
-    assert four.token_s == one.token_s / 4
+    assert many.rows == Settings().front.max_sequences == 16
+    assert many.token_s == max(one.token_s, many.compute_s) / 16
 
 
 def test_advice_names_what_saves_most_first_and_nothing_that_saves_nothing():
@@ -69,7 +70,7 @@ def test_advice_names_what_saves_most_first_and_nothing_that_saves_nothing():
 
 def test_advice_keeps_the_context_that_was_planned():
     """What more RAM would bring if KV took its share of it is another question."""
-    planned = planning.make("m", Settings(), Machine(ram=1_400_000_000, disk=5e8))
+    planned = planning.make("m", Settings(), Machine(ram=1_100_000_000, disk=5e8))
     assert planned.room.context < 4096
     assert planned.advice[0].token_s == planned.outlooks[0].forecasts[0].compute_s
 
@@ -119,17 +120,20 @@ def test_where_the_pool_cannot_be_page_locked_uploads_and_computing_take_turns(m
     assert ", one after the other)" in plan_page.as_text(planned)
 
 
-def test_sixteen_sequences_are_forecast_with_the_memory_that_their_kv_takes():
-    planned = planning.make("m", Settings(), Machine(ram=3_200_000_000, disk=5e8))
-    one, _, sixteen = planned.outlooks[0].forecasts
-    assert sixteen.rows == 16
-    assert sixteen.disk_s > one.disk_s, "less stays resident"
-    assert "16 sequences need [front] max_sequences = 16" in plan_page.as_text(planned)
+def test_more_sequences_are_forecast_with_the_memory_that_they_are_computed_with(monkeypatch):
+    monkeypatch.setattr("potatod.room.vocabulary_of", lambda _: 128_000)
+    planned = planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=5e8))
+    one, _, many = planned.outlooks[0].forecasts
+    assert many.rows == 64
+    assert many.disk_s > one.disk_s, "less stays resident"
+    assert "64 sequences need [front] max_sequences = 64" in plan_page.as_text(planned)
 
 
-def test_sixteen_sequences_for_which_there_is_no_memory_are_not_forecast():
-    planned = planning.make("m", Settings(), Machine(ram=1_400_000_000, disk=5e8))
-    assert [each.rows for each in planned.outlooks[0].forecasts] == [1, 4]
+def test_more_sequences_for_whose_logits_there_is_no_memory_are_not_forecast(monkeypatch):
+    for vocabulary, rows in ((32_000, [1, 16, 64]), (3_000_000, [1, 16])):
+        monkeypatch.setattr("potatod.room.vocabulary_of", lambda _, size=vocabulary: size)
+        planned = planning.make("m", Settings(), Machine(ram=1_400_000_000, disk=5e8))
+        assert [each.rows for each in planned.outlooks[0].forecasts] == rows
 
 
 def test_a_grid_is_a_table_for_each_scheme(monkeypatch):
@@ -156,7 +160,7 @@ def test_the_page_says_what_stays_what_streams_and_what_it_waits_for():
     text = plan_page.as_text(planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=5e8)))
     lines = text.splitlines()
     assert lines[0].startswith("model   m: LlamaForCausalLM, bfloat16, 28 layers; ")
-    assert lines[1].startswith("RAM     2.5GB: ") and "4 × 4096 tokens" in lines[1]
+    assert lines[1].startswith("RAM     2.5GB: ") and "one text of 4096 tokens" in lines[1]
     assert "resident" in lines[2] and "are read for every sweep" in lines[2]
     assert "500MB/s" in text and "the disk (reading " in text
     assert "What would help one sequence most:" in text
@@ -171,7 +175,7 @@ def test_as_json_it_is_one_object_in_bytes_and_seconds():
     taken = page["pool_bytes"] + page["kv_bytes"] + page["process_bytes"] + page["reserve_bytes"]
     assert taken <= page["available_bytes"]
     assert taken + page["pool_bytes"] / 160 == pytest.approx(page["available_bytes"], abs=4096), "the kernel's own is for the pool"
-    assert [each["sequences"] for each in page["outlooks"][0]["forecasts"]][:2] == [1, 4]
+    assert [each["sequences"] for each in page["outlooks"][0]["forecasts"]][:2] == [1, 16]
 
 
 def test_the_command_takes_sizes_rates_and_the_daemon_s_own_settings(monkeypatch, capsys, tmp_path):

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from potatod.config import Settings
-from potatod.errors import DoesNotFit
+from potatod.errors import ConfigError, DoesNotFit
+from potatod.kv_layout import BLOCK, KvGroup, KvLayout
 from potatod.manifest import Part, Shard, Tensor
 from potatod.memory import OWN_RESERVE, SHARED_RESERVE, Available
 from potatod.room import activation_bytes, pool_bytes, put_together_bytes, share
@@ -57,7 +58,7 @@ def test_a_configured_size_is_taken_as_it_is_where_it_fits(manifest):
     assert pool_bytes(sized(Percent(25)), manifest, 8 * GIB, GIB, GIB) == 2 * GIB
 
 
-NEEDS = SimpleNamespace(kv_bytes_per_token=1000, state_bytes=0, max_positions=512, in_pieces=True, worker_bytes=1 << 20)
+NEEDS = SimpleNamespace(kv=KvLayout((KvGroup(None, 1000),)), max_positions=512, in_pieces=True, worker_bytes=1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -122,13 +123,43 @@ def test_a_card_that_is_too_small_or_too_full_is_said(manifest):
     with pytest.raises(DoesNotFit, match=r"\[worker\] vram is 2.1GB and the card has 1.1GB free: 1.1GB are missing"):
         share(with_vram(2 * GIB), manifest, Available(4 * GIB, OWN_RESERVE), NEEDS, 0, card=GIB)
     with pytest.raises(DoesNotFit, match=r"of the card's memory .* may be taken, and the KV .* need"):
-        share(with_vram(1 << 20), manifest, Available(4 * GIB, OWN_RESERVE), NEEDS, 0, card=GIB)
+        share(with_vram(1 << 18), manifest, Available(4 * GIB, OWN_RESERVE), NEEDS, 0, card=GIB)
 
 
-def test_without_a_configured_context_a_fifth_of_the_card_is_kvs(manifest):
-    needs = SimpleNamespace(kv_bytes_per_token=1 << 20, state_bytes=0, max_positions=1 << 20, in_pieces=True, worker_bytes=1 << 20)
+def test_without_a_configured_size_a_tenth_of_the_card_is_kvs(manifest):
+    needs = SimpleNamespace(kv=KvLayout((KvGroup(None, 1 << 20),)), max_positions=1 << 20, in_pieces=True, worker_bytes=1 << 20)
     room = share(with_vram(Auto(), max_sequences=1), manifest, Available(4 * GIB, OWN_RESERVE), needs, 0, card=20 * GIB)
-    assert room.context == pytest.approx(19 * 1024 / 5, rel=0.01)
+    assert room.context == pytest.approx(19 * 1024 / 10, abs=BLOCK)
+    assert room.kv_bytes == pytest.approx(1.9 * GIB, rel=0.01)
+
+
+def with_kv(size, **front) -> Settings:
+    settings = Settings()
+    return dataclasses.replace(settings, kv=dataclasses.replace(settings.kv, size=size), front=dataclasses.replace(settings.front, **front))
+
+
+def test_one_text_may_be_as_long_as_the_kv_of_all_holds(manifest):
+    available = Available(4 * GIB, OWN_RESERVE)
+    needs = SimpleNamespace(**vars(NEEDS) | {"max_positions": 100_000})
+    assert share(with_kv(10 * BLOCK * 1000), manifest, available, needs, 0).context == 10 * BLOCK
+    assert share(with_kv(Percent(1)), manifest, available, needs, 0).kv_bytes == 4 * GIB // 100
+    most = share(with_kv(Auto(), max_sequences=3, max_context=BLOCK), manifest, available, NEEDS, 0)
+    assert most.kv_bytes == 3 * BLOCK * 1000, "what max_sequences texts of max_context tokens take is enough"
+
+
+def test_kv_that_does_not_hold_one_text_is_refused_with_what_is_missing(manifest):
+    available = Available(4 * GIB, OWN_RESERVE)
+    with pytest.raises(ConfigError, match=r"\[kv\] size of 256kB holds 256 tokens of one text: raise it by 128kB, or lower \[front\] max_context to 256"):
+        share(with_kv(2 * BLOCK * 1000, max_context=300), manifest, available, NEEDS, 0)
+    with pytest.raises(ConfigError, match=r"\[kv\] size of 1.0kB holds 0 tokens of one text: raise it by 255kB"):
+        share(with_kv(1000), manifest, available, NEEDS, 0)
+
+
+def test_families_with_kv_of_their_own_have_room_to_copy_a_layer_of_it(manifest):
+    own = SimpleNamespace(**vars(NEEDS) | {"kv": KvLayout((KvGroup(None, 1000),), forks=False)})
+    shared, copied = (share(Settings(), manifest, Available(4 * GIB, OWN_RESERVE), needs, 0) for needs in (NEEDS, own))
+    assert copied.kv_bytes == shared.kv_bytes
+    assert copied.process_bytes == shared.process_bytes + shared.kv_bytes // 8
 
 
 def test_matrices_in_other_schemes_have_room_for_their_values():

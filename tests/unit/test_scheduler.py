@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from schedulers import drops, scheduler
 
-from potatod.front.scheduler import GOOD_SWEEPS, QueueFull, Scheduler, Sequence
-from potatod.messages import Row, Step, Sweep
+from potatod.front.cost import CostModel
+from potatod.front.scheduler import GOOD_SWEEPS, WORTH_WAITING, QueueFull, Scheduler, Sequence
+from potatod.kv_layout import BLOCK
+from potatod.messages import Fork, Row, Step, Sweep
 
-
-def scheduler(*, running: int = 2, queue: int = 2, chunk: int = 4, border: int | None = None) -> Scheduler:
-    return Scheduler(max_sequences=running, max_queue=queue, prefill_chunk=chunk, rope_border=border)
+def prefilled(s: Scheduler, token: int = 7) -> None:
+    """Sweeps until every running sequence has been given a token."""
+    for _ in range(100):
+        sweep = composed(s)
+        for id, row in s.completed(sweep.number, rows_of(sweep, token)):
+            assert row.token is not None
+            s.append(id, row.token)
+        if all(step.want != "nothing" for step in sweep.steps):
+            return
+    raise AssertionError("prefill does not end")
 
 
 def rows_of(sweep: Sweep, token: int = 7) -> list[Row]:
@@ -78,18 +88,19 @@ def test_a_sequence_removed_while_it_waits_is_never_dropped_at_the_worker() -> N
     s.add(Sequence(1, [1]))
     s.add(Sequence(2, [2]))
     s.remove(2)
-    assert (s.drops(), s.waiting) == ((), ())
+    assert (drops(s), s.waiting) == ([], ())
 
 
-def test_a_sequence_removed_during_a_sweep_is_dropped_once_and_its_row_ignored() -> None:
+def test_a_sequence_that_fails_during_a_sweep_is_dropped_once_and_its_row_ignored() -> None:
     s = scheduler()
     s.add(Sequence(1, [1]))
     s.add(Sequence(2, [2]))
     sweep = composed(s)
-    s.remove(1)
+    s.remove(1, keep=False)
+    assert drops(s) == []
     assert s.completed(sweep.number, rows_of(sweep)) == [(2, Row(2, token=7))]
-    assert s.drops() == (1,)
-    assert s.drops() == ()
+    assert drops(s) == [1]
+    assert drops(s) == []
 
 
 def test_rows_of_another_sweep_change_nothing() -> None:
@@ -119,9 +130,9 @@ def test_a_restart_forgets_what_the_dead_engine_should_have_dropped() -> None:
     s = scheduler()
     s.add(Sequence(1, [1]))
     composed(s)
-    s.remove(1)
+    s.remove(1, keep=False)
     s.restarted()
-    assert s.drops() == ()
+    assert s.orders() == ()
 
 
 def test_sweeps_to_go_counts_the_prefill_that_stands_before() -> None:
@@ -140,7 +151,7 @@ def test_a_sequence_that_outgrows_the_border_of_its_rope_is_computed_anew_once()
         steps.append(sweep.steps[0])
         s.completed(sweep.number, rows_of(sweep, token))
         s.append(1, token)
-        assert s.drops() == ((1,) if token == 4 else ())
+        assert drops(s) == ([1] if token == 4 else [])
     steps.append(composed(s).steps[0])
     assert [(step.start, step.tokens, step.known) for step in steps] == [(0, (1, 2), 2), (2, (3,), 3), (0, (1, 2, 3, 4), 4), (4, (5,), 5)]
 
@@ -190,7 +201,7 @@ def test_pieces_become_as_large_as_planned_again_after_many_good_sweeps_and_with
         sizes.append(len(sweep.steps[0].tokens))
         s.completed(sweep.number, [])
         s.remove(sweep.steps[0].sequence)
-        s.add(Sequence(number, list(range(100))))
+        s.add(Sequence(number, [number] * 100))
     assert sizes[:3] == [32, 32, 32] and sizes[-1] == 64
     assert s.exhausted(composed(s).number) is None
     s.restarted()
@@ -198,6 +209,146 @@ def test_pieces_become_as_large_as_planned_again_after_many_good_sweeps_and_with
 
 
 def test_a_prompt_that_may_not_be_cut_is_refused_instead() -> None:
-    s = Scheduler(max_sequences=1, max_queue=1, prefill_chunk=200, may_cut=False)
+    s = scheduler(running=1, queue=1, chunk=200, may_cut=False)
     s.add(Sequence(1, list(range(100))))
     assert s.exhausted(composed(s).number) == 1
+
+
+# who goes first
+
+
+def test_interactive_answers_go_before_batches_in_the_queue_and_in_a_sweep() -> None:
+    s = scheduler(running=2, queue=4, chunk=3)
+    for id, rank in ((1, 1), (2, 1), (3, 1), (4, 0)):
+        s.add(Sequence(id, [id] * 3, rank=rank))
+    assert s.running == (4, 1), "the youngest of the batch made place"
+    assert s.waiting == (2, 3)
+    assert [(step.sequence, len(step.tokens)) for step in composed(s).steps] == [(4, 3)]
+
+
+def test_nobody_of_the_same_rank_makes_place() -> None:
+    s = scheduler(running=1)
+    s.add(Sequence(1, [1], rank=1))
+    s.add(Sequence(2, [2], rank=1))
+    assert (s.running, s.waiting) == ((1,), (2,))
+
+
+def test_who_takes_part_in_the_sweep_under_way_makes_place_when_it_is_over() -> None:
+    s = scheduler(running=1)
+    s.add(Sequence(1, [1], rank=1))
+    sweep = composed(s)
+    s.add(Sequence(2, [2]))
+    assert (s.running, s.waiting) == ((1,), (2,))
+    s.completed(sweep.number, rows_of(sweep))
+    s.append(1, 7)
+    assert [step.sequence for step in composed(s).steps] == [2]
+    assert s.waiting == (1,)
+
+
+# what is free
+
+
+def test_prompts_take_what_is_free_beside_those_that_decode_and_all_where_nobody_does() -> None:
+    costs = CostModel(lambda tokens: 0.01 * tokens, 1.0)  # 95 tokens hide behind a second of streaming
+    s = scheduler(running=2, chunk=512, costs=costs, share=0.0)
+    s.add(Sequence(1, list(range(512))))
+    assert [len(step.tokens) for step in composed(s).steps] == [512]
+    s.completed(1, [Row(1, token=7)])
+    s.append(1, 7)
+    s.add(Sequence(2, list(range(1000, 2000))))
+    assert [(step.sequence, len(step.tokens)) for step in composed(s).steps] == [(1, 1), (2, 99)]
+
+
+def test_a_prompt_makes_who_decodes_wait_longer_by_the_configured_share_and_comes_on_by_some_tokens_all_the_same() -> None:
+    costs = CostModel(lambda tokens: 0.1 + 0.01 * tokens, 0.0)  # everything is resident
+    for share, tokens in ((1.0, 16), (3.0, 32)):
+        s = scheduler(running=2, chunk=512, costs=costs, share=share)
+        s.add(Sequence(1, [1]))
+        prefilled(s)
+        s.add(Sequence(2, list(range(1000, 2000))))
+        assert [(step.sequence, len(step.tokens)) for step in composed(s).steps] == [(1, 1), (2, tokens)]
+
+
+# beginning alike
+
+
+def test_the_next_turn_of_a_chat_computes_its_new_tokens_only() -> None:
+    s = scheduler(chunk=512)
+    s.add(Sequence(1, list(range(200))))
+    prefilled(s)
+    prefilled(s)
+    s.remove(1)
+    s.add(Sequence(2, [*range(200), 7, 7, 50, 51]))
+    sweep = composed(s)
+    assert sweep.steps == (Step(2, 201, (7, 50, 51), 204, "argmax"),), "the last token sampled was never fed"
+    assert s.orders() == (Fork(2, 1, 201),)
+
+
+def test_the_same_prompt_once_more_computes_its_last_token() -> None:
+    s = scheduler(chunk=512)
+    s.add(Sequence(1, list(range(200))))
+    prefilled(s)
+    s.add(Sequence(2, list(range(200))))
+    assert Step(2, 199, (199,), 200, "argmax") in composed(s).steps
+
+
+def test_several_answers_to_one_prompt_wait_for_the_first_to_be_prefilled() -> None:
+    s = scheduler(running=4, chunk=512)
+    for id in (1, 2, 3):
+        s.add(Sequence(id, list(range(100))))
+    first = composed(s)
+    assert [step.sequence for step in first.steps] == [1]
+    s.completed(first.number, rows_of(first))
+    s.append(1, 7)
+    assert [(step.sequence, step.start, len(step.tokens)) for step in composed(s).steps] == [(1, 100, 1), (2, 99, 1), (3, 99, 1)]
+    assert s.orders() == (Fork(2, 1, 99), Fork(3, 1, 99))
+
+
+def test_a_short_beginning_is_not_waited_for() -> None:
+    s = scheduler(running=2, chunk=512)
+    shared = [5] * (WORTH_WAITING - 1)
+    s.add(Sequence(1, [*shared, 1]))
+    s.add(Sequence(2, [*shared, 2]))
+    assert [step.sequence for step in composed(s).steps] == [1, 2]
+
+
+def test_the_least_recently_used_text_makes_room_for_a_new_one() -> None:
+    s = scheduler(running=1, chunk=512, kv=3 * BLOCK)
+    for id in (1, 2, 3):
+        s.add(Sequence(id, [id] * 100))
+        prefilled(s)
+        s.remove(id)
+    s.add(Sequence(4, [1] * 99 + [4]))
+    prefilled(s)
+    s.remove(4)
+    s.orders()
+    s.add(Sequence(5, [5] * 100))
+    composed(s)
+    assert drops(s) == [3], "the second made room for what the fourth copied of the first"
+
+
+def test_where_no_kv_is_left_the_youngest_is_set_aside_and_goes_on_with_the_same_tokens() -> None:
+    s = scheduler(running=2, chunk=512, kv=4 * BLOCK)
+    s.add(Sequence(1, list(range(BLOCK - 1))))
+    s.add(Sequence(2, list(range(1000, 1000 + BLOCK - 1))))
+    answers: dict[int, list[int]] = {1: [], 2: []}
+    for number in range(1, 2 * BLOCK + 2):
+        sweep = composed(s)
+        for id, _ in s.completed(sweep.number, rows_of(sweep)):
+            answers[id].append(number)
+            s.append(id, number)
+    assert s.waiting == (2,) and s.set_aside == 1
+    s.remove(1)
+    seen = composed(s).steps[0]
+    assert (seen.sequence, seen.start + len(seen.tokens)) == (2, BLOCK - 1 + len(answers[2]))
+
+
+def test_one_text_takes_the_whole_budget_where_it_must() -> None:
+    s = scheduler(running=2, chunk=64, kv=2 * BLOCK)
+    s.add(Sequence(1, [1] * 5))
+    s.add(Sequence(2, list(range(2 * BLOCK - 1))))
+    assert s.running == (1,)
+    prefilled(s)
+    s.remove(1)
+    prefilled(s)
+    assert s.running == (2,) and drops(s) == [1]

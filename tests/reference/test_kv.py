@@ -1,0 +1,148 @@
+"""Blocks of KV: what sequences share, what a window leaves behind, and that no bit of a text shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from engine import Engine
+from families import by_name
+
+from potatod.kv_layout import BLOCK, first_kept
+from potatod.worker.kv import Paged
+
+TEXT = [3 + (7 * at + at // 5) % 80 for at in range(3 * BLOCK)]
+PROMPT = [5, 17, 42, 8, 99, 23, 61, 7, 30, 12, 77, 54, 3, 18, 66]
+
+
+def drawn(tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(tokens)
+    return torch.randn(1, 2, tokens, 8, generator=generator), torch.randn(1, 2, tokens, 16, generator=generator)
+
+
+def filled(lengths: list[int], window: int | None = None) -> tuple[Paged, torch.Tensor, torch.Tensor]:
+    """KV to which so many tokens were appended, piece by piece, and all its keys and values."""
+    kv, all_keys, all_values = Paged(), [], []
+    for length in lengths:
+        key, value = drawn(length)
+        kv.append(0, key, value, window)
+        kv.length += length
+        all_keys.append(key)
+        all_values.append(value)
+    return kv, torch.cat(all_keys, dim=2), torch.cat(all_values, dim=2)
+
+
+@pytest.mark.parametrize("lengths", [[1], [BLOCK], [BLOCK + 1], [5, BLOCK, 1, 300, 77]])
+def test_what_was_appended_is_read_and_zeros_behind_it(lengths: list[int]) -> None:
+    kv, keys, values = filled(lengths)
+    total = sum(lengths)
+    for first, end in ((0, total), (total // 2, total), (total - 1, total)):
+        read = kv.read(0, first, end, torch.float32)
+        assert torch.equal(read[0], keys[:, :, first:end]) and torch.equal(read[1], values[:, :, first:end])
+    behind = kv.read(0, total, -(-total // BLOCK) * BLOCK, torch.float32)[0] if total % BLOCK else torch.zeros(1)
+    assert not behind.any()
+
+
+@pytest.mark.parametrize("length", [1, 100, BLOCK, BLOCK + 5, 2 * BLOCK])
+def test_a_fork_shares_whole_blocks_and_neither_sees_what_the_other_goes_on_with(length: int) -> None:
+    kv, keys, _ = filled([2 * BLOCK + 9])
+    fork = kv.fork(length)
+    before = {tensor.data_ptr() for tensor in kv.tensors()}
+    shared = [tensor.data_ptr() in before for tensor in fork.tensors()]
+    assert shared == [True] * (2 * (length // BLOCK)) + [False] * (2 * (length % BLOCK > 0))
+    new_key, new_value = drawn(3)
+    fork.append(0, new_key, new_value, None)
+    fork.length += 3
+    kv.append(0, -new_key, new_value, None)
+    kv.length += 3
+    assert torch.equal(fork.read(0, 0, length + 3, torch.float32)[0], torch.cat([keys[:, :, :length], new_key], dim=2))
+    assert torch.equal(kv.read(0, 0, kv.length, torch.float32)[0], torch.cat([keys, -new_key], dim=2))
+
+
+def test_a_window_leaves_blocks_behind_and_what_it_reaches_can_be_read_and_gone_on_from() -> None:
+    window = 200
+    kv, keys, _ = filled([300, 300, 1], window)
+    kept = sum(1 for _ in kv.tensors()) // 2
+    assert kept == 5 - first_kept(window, 600)
+    first = 600 - window + 1
+    assert torch.equal(kv.read(0, first, 601, torch.float32)[0], keys[:, :, first:])
+    fork = kv.fork(595)
+    assert torch.equal(fork.read(0, 595 - window + 1, 595, torch.float32)[0], keys[:, :, 595 - window + 1 : 595])
+    assert kv.bytes_per_token() == {window: 2 * (8 + 16) * 4}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from .conftest import make_tiny
+
+    made = {}
+    for name in ("Llama 3", "Gemma 3"):
+        for dtype in (torch.float32, torch.bfloat16):
+            made[f"{name} {dtype}"] = make_tiny(by_name(name), dtype, tmp_path_factory.mktemp("kv")).folder
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["Llama 3", "Gemma 3"])
+def test_whoever_goes_on_from_another_s_kv_has_the_bits_of_a_text_computed_alone(folders: dict[str, Path], name: str, dtype: torch.dtype) -> None:
+    """Forks at, before and behind the border of a block, some of a fork, beside others."""
+    folder = folders[f"{name} {dtype}"]
+    with Engine(folder, 1 << 22, kernels="invariant", tile=1 if dtype == torch.bfloat16 else 8) as engine:
+        engine.sweep({1: TEXT[:250]}, "nothing")
+        lengths = {2: 250, 3: 249, 4: 2 * BLOCK - 16, 5: BLOCK + 100}
+        for sequence, length in lengths.items():
+            engine.fork(sequence, 1, length)
+        engine.fork(6, 2, 250)
+        engine.drop(1)
+        rows = engine.sweep({sequence: [*TEXT[length : length + 20], sequence] for sequence, length in lengths.items()} | {6: [9]})
+        for sequence, length in lengths.items():
+            alone = engine.sweep({100 + sequence: [*TEXT[: length + 20], sequence]})[100 + sequence]
+            assert torch.equal(rows[sequence], alone), f"forked at {length}"
+        assert torch.equal(rows[6], engine.sweep({7: [*TEXT[:250], 9]})[7])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_text_is_the_same_whoever_shares_its_sweeps(folders: dict[str, Path], dtype: torch.dtype, temperature: float) -> None:
+    """Sampled token by token, alone and among twelve that join and leave, some of them beginning alike."""
+    from potatod.sampling.params import Sampling
+    from potatod.sampling.sampler import sample
+
+    sampling = Sampling(temperature=temperature, seed=11)
+
+    def choose(logits: torch.Tensor, tokens: list[int]) -> int:
+        return sample(logits.numpy(), tokens, sampling, 0, len(tokens))
+
+    prompts = {number: (TEXT[: 20 + 9 * number] if number % 2 else PROMPT[: 3 + number]) for number in range(1, 13)}
+    alone: dict[int, list[int]] = {}
+    with Engine(folders[f"Llama 3 {dtype}"], 1 << 22, tile=1 if dtype == torch.bfloat16 else 8, max_sequences=12) as engine:
+        for number, prompt in prompts.items():
+            tokens = list(prompt)
+            new = tokens
+            for _ in range(12):
+                tokens = [*tokens, choose(engine.sweep({number: new})[number], tokens)]
+                new = tokens[-1:]
+            alone[number] = tokens
+            engine.drop(number)
+        together = {number: list(prompt) for number, prompt in prompts.items()}
+        fed = dict.fromkeys(prompts, 0)
+        sweep = 0
+        while together != alone:
+            sweep += 1
+            assert sweep < 100
+            steps = {
+                number: tokens[fed[number] : fed[number] + 7]
+                for number, tokens in together.items()
+                if number <= sweep and len(tokens) < len(alone[number])
+            }
+            rows = engine.sweep(steps, known={number: len(together[number]) for number in steps})
+            for number, new in steps.items():
+                fed[number] += len(new)
+                if fed[number] == len(together[number]):
+                    together[number].append(choose(rows[number], together[number]))
+                    assert together[number] == alone[number][: len(together[number])]
