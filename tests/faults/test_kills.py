@@ -23,7 +23,7 @@ def _ask(daemon: Daemon, prompt: str, seed: int, temperature: float):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_thirty_kills_of_the_engine_change_no_token(tiny_model: Path, probe_cache: Path, seed: int):
     """The client sees a pause, not an error: same seed, same text, through every restart."""
     shuffled = random.Random(seed)

@@ -26,7 +26,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, Generate, Hello, Options, Welcome
 from potatod import pool, wire
 from potatod.config import build
-from potatod.messages import Counted, Drop, Engine, Failed, LayerDone, Ready, Row, Rows, StageProcess, Stop, Sweep
+from potatod.kv_layout import KvGroup, KvLayout
+from potatod.messages import Counted, Drop, Engine, Failed, Fork, LayerDone, Ready, Row, Rows, StageProcess, Stop, Sweep
 from potatod.stage import Boot
 
 END = 256
@@ -78,6 +79,7 @@ class Worker(threading.Thread):
         self.delay_s = delay_s
         self.kv: dict[int, list[int]] = {}
         self.sweeps: list[Sweep] = []
+        self.forks: list[Fork] = []
         self.wrong: str | None = None
         self.hold = threading.Event()
         self._die = threading.Event()
@@ -99,6 +101,9 @@ class Worker(threading.Thread):
                 message = ours.receive()
                 if isinstance(message, Drop):
                     self.kv.pop(message.sequence, None)
+                elif isinstance(message, Fork):
+                    self.forks.append(message)
+                    self.kv[message.sequence] = self.kv[message.of][: message.length]
                 elif isinstance(message, Sweep):
                     self._serve(ours, message)
         finally:
@@ -302,6 +307,7 @@ VERDICT = {
     "resident_bytes": 2000,
     "card_bytes": 0,
     "rope_border": None,
+    "kv": KvLayout((KvGroup(None, 1),)).to_json(),
     "rates": {"disk": 1000.0, "compute": [[1, 1500.0]], "layer_s": 0.1},
 }
 
@@ -310,6 +316,7 @@ def front(
     directory: Path,
     *,
     max_context: int = 256,
+    kv_bytes: int = 1 << 20,
     prefill_chunk: int = 512,
     socket: str | None = None,
     program: list[str] | None = None,
@@ -320,7 +327,7 @@ def front(
     byte_tokenizer(directory / "model")
     values: dict[tuple[str, str], Any] = {("front", key): value for key, value in limits.items()}
     values["front", "socket"] = socket or f"ipc://{directory}/front.sock"
-    verdict = {**VERDICT, "max_context": max_context, "prefill_chunk": prefill_chunk}
+    verdict = {**VERDICT, "max_context": max_context, "prefill_chunk": prefill_chunk, "kv_bytes": kv_bytes}
     boot = Boot(1, str(directory), str(directory / "model"), build(values), None, verdict)
     return Front(directory, boot, program)
 
