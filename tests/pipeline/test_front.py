@@ -244,7 +244,53 @@ def test_cancel_ends_a_running_answer_between_sweeps(start: StartFront) -> None:
     assert heard.last.reason == "cancelled"
     assert heard.last.completion_tokens == len(heard.token_ids)
     assert client.answer("xy|", max_tokens=4).text == "xyxy"
-    assert 1 not in worker.kv, "the worker was told to drop the cancelled sequence"  # and of the other one it may have been by now
+    assert client.answer("abc|", max_tokens=5).text == "abcab"
+    assert [(fork.of, fork.length) for fork in worker.forks] == [(1, 3)], "what it had computed is gone on from"
+
+
+def test_the_next_turn_computes_its_new_tokens_only_and_room_is_made_for_others(start: StartFront) -> None:
+    front = start(kv_bytes=256, max_context=256)
+    worker = front.engine_up()
+    client = front.client()
+    first = client.answer("abc|", max_tokens=8)
+    assert client.answer("abc|" + first.text + "!?", max_tokens=1).text, "goes on"
+    assert [(fork.of, fork.length) for fork in worker.forks] == [(1, 11)], "the last token of the answer was never fed"
+    client.answer("x" * 130 + "|", max_tokens=2)
+    assert list(worker.kv) == [3]
+    assert worker.wrong is None
+
+
+def test_a_batch_makes_place_for_who_waits_and_goes_on_with_the_same_text(start: StartFront) -> None:
+    front = start(max_sequences=1, max_queue=4, max_context=2048)
+    worker = front.engine_up(delay_s=0.005)
+    client = front.client()
+    client.ask("abc|", max_tokens=150, priority="batch")
+    heard = client.hear(Heard(), "Piece", 3)
+    other = front.client()
+    assert other.answer("xy|", max_tokens=4).text == "xyxy"
+    assert not heard.of("Finished")
+    client.hear(heard, "Finished")
+    assert heard.text == "abc" * 50
+    assert worker.wrong is None
+
+
+def test_answers_to_one_prompt_share_its_computation_and_differ_by_their_choice(start: StartFront) -> None:
+    front = start(max_context=2048)
+    worker = front.engine_up()
+    client = front.client()
+    prompt = "?" + "a" * 60 + "|"
+    texts = {}
+    for choice in (0, 1, 2):
+        texts[choice] = client.answer(prompt, max_tokens=12, temperature=1.0, seed=5, choice=choice).text
+    assert len(set(texts.values())) == 3
+    for choice in (0, 1, 2):
+        client.ask(prompt, max_tokens=12, temperature=1.0, seed=5, choice=choice)
+    together = client.hear(Heard(), "Finished", 3)
+    by_job = {accepted.job: choice for choice, accepted in enumerate(together.of("Accepted"))}
+    for job, choice in by_job.items():
+        assert "".join(piece.text for piece in together.of("Piece") if piece.job == job) == texts[choice]
+    assert sum(len(step.tokens) for sweep in worker.sweeps for step in sweep.steps if step.start == 0) == len(prompt), "computed once"
+    assert worker.wrong is None
 
 
 def test_cancel_ends_an_answer_that_waits(start: StartFront) -> None:
