@@ -126,7 +126,8 @@ class Front:
         example="ipc:///run/user/1000/potato/front.sock",
     )  # fmt: skip
     max_sequences: int = _key(
-        16, Whole(1, 1024, "sequences"), "Answers that share each sweep, as far as the KV cache holds them. More of them hardly cost time while weights stream."
+        16, Whole(1, 1024, "sequences"),
+        "Answers that share each sweep, as far as the KV cache holds them. More of them hardly cost time while weights stream.",
     )
     prefill_share: float = _key(
         0.5, Number(0, 100), "While answers are written, prompts that come in may make a token take longer by this share of its time, and no more."

@@ -67,7 +67,8 @@ class KvLayout:
         return low
 
     def forkable(self, kept_from: int, length: int) -> Iterator[bool]:
-        """For each group: whether what is kept of a sequence whose KV was last appended to behind ``kept_from`` tokens is enough to go on behind ``length``."""
+        """For each group: whether what is kept of a sequence, to which was last appended behind ``kept_from`` tokens, is enough to go on behind
+        ``length``."""
         for group in self.groups:
             yield first_kept(group.window, length) >= first_kept(group.window, kept_from)
 

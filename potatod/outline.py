@@ -43,7 +43,7 @@ def of(source: str, dtype: str, revision: str | None, settings: Settings) -> Out
         index = manifest.load(folder)
         found = verdict.known(settings, folder, index)
         if found is not None:
-            return Outline(index, KvLayout.from_json(found.kv), found.max_positions, found.in_pieces, found.worker_bytes)
+            return Outline(index, found.kv, found.max_positions, found.in_pieces, found.worker_bytes)
     environment = process.environment()
     if "HF_HUB_OFFLINE" not in os.environ:
         del environment["HF_HUB_OFFLINE"]  # a hub id's config is fetched

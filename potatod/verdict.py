@@ -20,6 +20,7 @@ from .config import Settings
 from .forecast import Rates
 from .json_file import MAX_CONFIG_BYTES, read_text
 from .kept import Kept
+from .kv_layout import KvLayout
 from .machine import accelerators, processor
 from .manifest import Manifest, Part, stored_as
 from .plan import Plan
@@ -43,8 +44,8 @@ class Findings:
     arithmetic: dict[str, Any]
     #: whether matrices that lie in several places are multiplied with where they lie; else they are put together first
     in_pieces: bool
-    #: what is kept of a sequence: KvLayout.to_json()
-    kv: dict[str, Any]
+    #: what is kept of a sequence
+    kv: KvLayout
     #: what the model was made for
     max_positions: int
     #: tokens up to which longrope turns by its short set; None for every other rope
@@ -53,6 +54,11 @@ class Findings:
     worker_bytes: int
     #: how the architecture's self-check went
     checked: str
+
+    @classmethod
+    def of(cls, page: dict[str, Any]) -> Findings:
+        """From the probe's JSON. Raises TypeError, KeyError where it is another version's."""
+        return cls(**page | {"kv": KvLayout.from_json(page["kv"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +124,8 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
 def known(settings: Settings, folder: Path, manifest: Manifest) -> Findings | None:
     """What an earlier probe found, where nothing that matters has changed since."""
     try:
-        return Findings(**(_kept(settings, folder, manifest).get() or {}))
-    except TypeError:  # nothing, or what another version found
+        return Findings.of(_kept(settings, folder, manifest).get() or {})
+    except (TypeError, KeyError):  # nothing, or what another version found
         return None
 
 
@@ -144,6 +150,6 @@ def _run(settings: Settings, folder: Path, directory: Path, cancelled: Callable[
     page = directory / "boot.probe.json"
     page.write_text(settings.to_json())
     try:
-        return Findings(**errand.run("worker.probe", str(folder), str(page), limit_s=PROBE_S, cancelled=cancelled))
+        return Findings.of(errand.run("worker.probe", str(folder), str(page), limit_s=PROBE_S, cancelled=cancelled))
     finally:
         page.unlink(missing_ok=True)

@@ -137,7 +137,8 @@ class Ledger:
         return held is not None and self._layout.forks and length <= held.length and all(self._layout.forkable(held.before, length))
 
     def fork(self, id: int, of: int, length: int) -> bool:
-        """The new sequence ``id`` begins with the first ``length`` tokens of ``of``; False where there is no room for the part of a block that is copied."""
+        """The new sequence ``id`` begins with the first ``length`` tokens of ``of``; False where there is no room for the part of a block that is
+        copied."""
         source = self._held[of]
         if of in self._kept:
             self._kept.move_to_end(of)

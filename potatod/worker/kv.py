@@ -93,7 +93,7 @@ class Paged(PackedKV):
         whole = length // BLOCK
         for layer, (window, kept) in self._layers.items():
             first = first_kept(window, length)
-            taken: list[Block | None] = [None] * first + kept[first:whole]
+            taken: list[Block | None] = [*([None] * first), *kept[first:whole]]
             if length % BLOCK:
                 last = kept[whole]
                 assert last is not None

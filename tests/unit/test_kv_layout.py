@@ -15,7 +15,7 @@ def test_a_sequence_takes_whole_blocks() -> None:
 
 
 def test_layers_with_a_window_keep_what_it_reaches_and_one_block_more() -> None:
-    for length in range(0, 5 * BLOCK):
+    for length in range(5 * BLOCK):
         reached = max(0, length - 200 + 1) // BLOCK  # the block of the oldest key that the next token sees
         assert max(0, reached - 1) == first_kept(200, length)
     assert WINDOWED.bytes_of(10 * BLOCK) == 7 + 10 * BLOCK * 10 + 3 * BLOCK

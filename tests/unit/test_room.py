@@ -149,7 +149,7 @@ def test_one_text_may_be_as_long_as_the_kv_of_all_holds(manifest):
 
 def test_kv_that_does_not_hold_one_text_is_refused_with_what_is_missing(manifest):
     available = Available(4 * GIB, OWN_RESERVE)
-    with pytest.raises(ConfigError, match=r"\[kv\] size of 256kB holds 256 tokens of one text: raise it by 128kB, or lower \[front\] max_context to 256"):
+    with pytest.raises(ConfigError, match=r"size of 256kB holds 256 tokens of one text: raise it by 128kB, or lower \[front\] max_context to 256"):
         share(with_kv(2 * BLOCK * 1000, max_context=300), manifest, available, NEEDS, 0)
     with pytest.raises(ConfigError, match=r"\[kv\] size of 1.0kB holds 0 tokens of one text: raise it by 255kB"):
         share(with_kv(1000), manifest, available, NEEDS, 0)

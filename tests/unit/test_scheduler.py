@@ -10,6 +10,7 @@ from potatod.front.scheduler import GOOD_SWEEPS, WORTH_WAITING, QueueFull, Sched
 from potatod.kv_layout import BLOCK
 from potatod.messages import Fork, Row, Step, Sweep
 
+
 def prefilled(s: Scheduler, token: int = 7) -> None:
     """Sweeps until every running sequence has been given a token."""
     for _ in range(100):
