@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from batching import together_s
 from serving import TOKENS, answer, daemon, s_per_token
 from torch.nn import functional
 
@@ -132,7 +131,7 @@ def rows(model: Path) -> dict[str, Any]:
         skeleton.load_config(model), dtype=torch.bfloat16, attn_implementation="sdpa"
     ).eval()
     result: dict[str, Any] = {}
-    flags = ("--pool-size", "3300MB", "--front-max-context", "640", "--front-max-sequences", "64")
+    flags = ("--pool-size", "3300MB", "--front-max-context", "640", "--front-max-sequences", "64", "--kv-size", "512MiB")
     with daemon(model, *flags, "--worker-kernels", "invariant") as invariant, daemon(model, *flags, "--worker-kernels", "fast") as fast:
         ours = {"invariant": invariant.client, "fast": fast.client}
         for client in ours.values():
@@ -140,7 +139,7 @@ def rows(model: Path) -> dict[str, Any]:
         for count in (16, 64):
             theirs = _transformers_rows_s(plain, count)
             for name, client in ours.items():
-                seconds = _together_s(client, count)
+                seconds = together_s(client, count)
                 result |= {f"{name}_{count}_rows_s": round(seconds, 3), f"{name}_{count}_rows_ratio": round(seconds / theirs, 3)}
             result[f"transformers_{count}_rows_s"] = round(theirs, 3)
         theirs = _prompt_s(plain)  # minutes, where bf16 is not native
@@ -168,15 +167,6 @@ def _prompt_s(model: Any) -> float:
     began = time.monotonic()
     model(torch.arange(3, 3 + PROMPT).view(1, PROMPT), use_cache=True, logits_to_keep=1)
     return time.monotonic() - began
-
-
-def _together_s(client: Client, count: int) -> float:
-    """The median sweep while so many answers are under way."""
-    with ThreadPoolExecutor(count) as threads:
-        answers = [threads.submit(answer, client, 12, f"number {n}") for n in range(count)]
-        arrivals = [each.result() for each in answers]
-    begun, ended = max(times[0] for times in arrivals), min(times[-1] for times in arrivals)
-    return statistics.median(b - a for times in arrivals for a, b in itertools.pairwise(times) if a >= begun and b <= ended)
 
 
 def _first_piece_s(client: Client) -> float:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import batching
 import click
 import computing
 import planned
@@ -36,6 +37,7 @@ PEERS: dict[str, Table] = {"beside_llama": storing.beside_llama}
 STREAMING: dict[str, Table] = {
     "reading": streaming.reading, "curve": streaming.curve, "unlimited": streaming.unlimited, "invariance": streaming.invariance,
     "bubble": streaming.bubble, "cold": streaming.cold, "fewer": storing.fewer, "packed": storing.packed,
+    "together": batching.together, "turns": batching.turns,
 }  # fmt: skip
 #: Of a folder for models.
 PLANNED: dict[str, Table] = {"grid": planned.grid, "simulated": planned.simulated, "slowing": planned.slowing}
