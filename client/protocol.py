@@ -337,6 +337,17 @@ class QueueReport:
     waiting: int
     max_running: int
     max_waiting: int
+    #: of the memory for the KV of all texts: what running ones take, what is kept for others to go on from besides, and all
+    kv_running_bytes: int = 0
+    kv_kept_bytes: int = 0
+    kv_bytes: int = 0
+    #: texts that are over and kept
+    kept: int = 0
+    #: prompt tokens that were asked for since the front started, and of those the ones that others had computed
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    #: how often an answer had to make place for others, and went on later
+    set_aside: int = 0
 
 
 @dataclass(frozen=True, slots=True)

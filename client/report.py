@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Final
 
-from .protocol import EngineReport, ModelReport, Report, StageReport
+from .protocol import EngineReport, ModelReport, QueueReport, Report, StageReport
 from .units import count, duration, human_size
 from .words import harmless, of_the_disk
 
@@ -28,6 +28,7 @@ def as_text(report: Report) -> str:
         f"  engine  {_engine(report.engine)}\n"
         f"  speed   {_speed(report.engine)}\n"
         f"  queue   {queue.running} of {queue.max_running} running, {queue.waiting} of {queue.max_waiting} waiting\n"
+        f"  kv      {_kv(queue)}\n"
     )
     if report.engine.why:
         text += f"  why     {report.engine.why}\n"
@@ -38,6 +39,16 @@ def as_text(report: Report) -> str:
 def _running_s(report: Report) -> float:
     """Of the whole daemon: a front may have been started anew meanwhile."""
     return max([report.uptime_s, *(stage.uptime_s for stage in report.stages if stage.name == "supervisor")])
+
+
+def _kv(queue: QueueReport) -> str:
+    """The memory of what has been read and said, and what it spared."""
+    said = f"{human_size(queue.kv_running_bytes)} of {human_size(queue.kv_bytes)} for answers under way"
+    if queue.kept:
+        said += f", {human_size(queue.kv_kept_bytes)} with {count(queue.kept, 'text')} to go on from"
+    if queue.reused_tokens:
+        said += f"; {queue.reused_tokens / queue.prompt_tokens:.0%} of the prompts' tokens were there already"
+    return said
 
 
 def _model(model: ModelReport) -> str:

@@ -1,10 +1,10 @@
 """Process 3: tokens. Law: it never sees a weight and never imports torch.
 
     clients ⇄ server ─▶ admission ─▶ answers ─▶ scheduler ─▶ Sweep ─▶ engine_link ⇄ worker
-                ▲                                                          │ Rows
+                ▲                            cost ┘ └ ledger ─▶ Fork, Drop │ Rows
                 └── Piece ◀── text ◀── sampler ◀── logits ◀────────────────┘
 
-It owns every job and every sequence's tokens; the worker only stores KV. So an engine may die at any time: the
-sequences are prefilled again and go on. Decisions (scheduler, jobs, answers, text) open no socket; server and
+It owns every job and every sequence's tokens, and counts the KV that the worker stores. So an engine may die at any time: the
+sequences are prefilled again and go on. Decisions (scheduler, ledger, cost, jobs, answers, text) open no socket; server and
 engine_link do; front is the loop that joins them.
 """

@@ -234,7 +234,7 @@ class Answers:
     def _progress(self, answer: _Answer, place: int, engine: EngineNow) -> Progress:
         job = answer.job
         about: dict[str, Any] = {"prompt_tokens": job.prompt_tokens, "s_per_token": self._times.s_per_sweep}
-        if job.state is State.QUEUED:
+        if job.state is State.QUEUED or place:
             return Progress(job.id, "queued", place, **about)
         about["prefilled_tokens"] = min(answer.sequence.held, job.prompt_tokens)
         if not engine.up:

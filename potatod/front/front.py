@@ -211,5 +211,4 @@ class Front:
         self._answers.accept(identity, ask.request, self._admission.admit(ask))
 
     def _report(self, request: int) -> Any:
-        running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
-        return self._reporter.report(request, self._engine.engine, self._times, running, waiting)
+        return self._reporter.report(request, self._engine.engine, self._times, self._scheduler)

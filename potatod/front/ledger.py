@@ -55,7 +55,7 @@ class Ledger:
         self._kept: OrderedDict[int, None] = OrderedDict()
         self._prefixes = {False: Prefixes(), True: Prefixes()}
         self._orders: list[Drop | Fork] = []
-        #: bytes that are taken, and that running sequences refer to
+        #: bytes that are taken once the orders are done, and those of them that running sequences refer to
         self.used_bytes = 0
         self.running_bytes = 0
 

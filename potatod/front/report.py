@@ -13,6 +13,7 @@ from potato_client.protocol import EngineReport, ModelReport, QueueReport, Repor
 from potatod.messages import Engine, StageProcess
 from potatod.stage import Boot
 
+from .scheduler import Scheduler
 from .sweep_times import SweepTimes
 
 
@@ -30,7 +31,7 @@ class Reporter:
         self._max_waiting = boot.settings.front.max_queue
         self._model = _model(Path(boot.model).name, verdict)
 
-    def report(self, request: int, engine: Engine, times: SweepTimes, running: int, waiting: int) -> Report:
+    def report(self, request: int, engine: Engine, times: SweepTimes, scheduler: Scheduler) -> Report:
         return Report(
             request=request,
             daemon=self._daemon,
@@ -38,8 +39,24 @@ class Reporter:
             uptime_s=time.time() - self._started,
             model=self._model,
             engine=self._engine(engine, times),
-            queue=QueueReport(running, waiting, self._max_running, self._max_waiting),
+            queue=self._queue(scheduler),
             stages=tuple(_stage(process) for process in self._processes(engine)),
+        )
+
+    def _queue(self, scheduler: Scheduler) -> QueueReport:
+        ledger, reuse = scheduler.ledger, scheduler.reuse
+        return QueueReport(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            max_running=self._max_running,
+            max_waiting=self._max_waiting,
+            kv_running_bytes=ledger.running_bytes,
+            kv_kept_bytes=ledger.used_bytes - ledger.running_bytes,
+            kv_bytes=ledger.budget_bytes,
+            kept=ledger.kept,
+            prompt_tokens=reuse.prompt_tokens,
+            reused_tokens=reuse.reused_tokens,
+            set_aside=reuse.set_aside,
         )
 
     def _engine(self, engine: Engine, times: SweepTimes) -> EngineReport:

@@ -59,6 +59,17 @@ class Sequence:
         return self.rank, self.id
 
 
+@dataclass(slots=True)
+class Reuse:
+    """Since the scheduler began."""
+
+    #: of sequences that have begun, and of those the tokens whose KV others held
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    #: how often a sequence was set aside
+    set_aside: int = 0
+
+
 class Scheduler:
     """The queue, the running sequences and the one sweep that may be under way."""
 
@@ -71,7 +82,8 @@ class Scheduler:
         may come in smaller pieces than ``prefill_chunk`` says."""
         self._max_sequences = max_sequences
         self._max_queue = max_queue
-        self._ledger = ledger
+        self.ledger = ledger
+        self.reuse = Reuse()
         self._costs = costs
         #: tokens of prompts per sweep, and what they were planned to be
         self._prefill_chunk = self._planned_chunk = prefill_chunk
@@ -86,8 +98,6 @@ class Scheduler:
         self._leaving: dict[int, tuple[Sequence, bool]] = {}
         self._in_flight: Sweep | None = None
         self._number = 0
-        #: how often a sequence was set aside
-        self.set_aside = 0
 
     # the queue
 
@@ -124,7 +134,7 @@ class Scheduler:
             if sequence.id == sequence_id:
                 self._waiting.remove(sequence)
                 if not keep:
-                    self._ledger.forget(sequence_id)  # where it was set aside
+                    self.ledger.forget(sequence_id)  # where it was set aside
                 return
         for sequence in self._running:
             if sequence.id == sequence_id:
@@ -149,12 +159,7 @@ class Scheduler:
 
     def orders(self) -> tuple[Drop | Fork, ...]:
         """What the worker is to forget and to begin; said before the next sweep. Each is returned once."""
-        return self._ledger.orders()
-
-    @property
-    def kv_bytes(self) -> int:
-        """What the worker holds once it has done what it was told."""
-        return self._ledger.used_bytes
+        return self.ledger.orders()
 
     def compose(self, epoch: int) -> Sweep | None:
         """The next sweep, now under way; None while one is, or while there is nothing to compute."""
@@ -204,7 +209,7 @@ class Scheduler:
         parts = {step.sequence for step in sweep.steps}
         taken = [sequence for sequence in self._running if sequence.id in parts]
         for id in parts:
-            self._ledger.lost(id)
+            self.ledger.lost(id)
         for sequence in taken:
             sequence.held = 0
         longest = max(len(step.tokens) for step in sweep.steps)
@@ -220,14 +225,14 @@ class Scheduler:
         sequence.tokens.append(token)
         if self._rope_border is not None and len(sequence.tokens) == self._rope_border + 1:
             sequence.held = 0
-            self._ledger.forget(sequence_id)
+            self.ledger.forget(sequence_id)
 
     def restarted(self) -> None:
         """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
         self._in_flight = None
         self._prefill_chunk, self._good_sweeps = self._planned_chunk, 0
         self._leaving.clear()
-        self._ledger.reset()
+        self.ledger.reset()
         for sequence in self._running:
             sequence.held = 0
 
@@ -248,28 +253,28 @@ class Scheduler:
     def _has_place(self, sequence: Sequence) -> bool:
         if not self._running:
             return True
-        beside = len(self._running) * self._ledger.block_bytes  # each of them may need a block soon
+        beside = len(self._running) * self.ledger.block_bytes  # each of them may need a block soon
         known = len(sequence.tokens) + 1
-        fits = self._ledger.fits(known, self._shared(sequence), beside, chunk=min(known, self._prefill_chunk))
+        fits = self.ledger.fits(known, self._shared(sequence), beside, chunk=min(known, self._prefill_chunk))
         return fits and len(self._running) < self._max_sequences
 
     def _put_aside(self, sequence: Sequence) -> None:
         """It waits, and goes on later with the same text."""
         self._running.remove(sequence)
-        self._ledger.keep(sequence.id, sequence.tokens[: sequence.held])
+        self.ledger.keep(sequence.id, sequence.tokens[: sequence.held])
         sequence.held = 0
         bisect.insort(self._waiting, sequence, key=lambda s: s.turn)
-        self.set_aside += 1
+        self.reuse.set_aside += 1
 
     def _over(self, sequence: Sequence, keep: bool) -> None:
         if keep:
-            self._ledger.keep(sequence.id, sequence.tokens[: sequence.held])
+            self.ledger.keep(sequence.id, sequence.tokens[: sequence.held])
         else:
-            self._ledger.forget(sequence.id)
+            self.ledger.forget(sequence.id)
 
     def _shared(self, sequence: Sequence) -> int:
         """Tokens of it whose KV others hold, or will."""
-        kept = self._ledger.match(sequence.tokens, self._is_long(sequence))
+        kept = self.ledger.match(sequence.tokens, self._is_long(sequence))
         begun = (common(other.tokens, sequence.tokens) for other in self._running if self._is_long(other) == self._is_long(sequence))
         return min(max(kept[1] if kept else 0, max(begun, default=0)), len(sequence.tokens) - 1)
 
@@ -298,7 +303,7 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, count: int) -> bool:
         """Room for so many tokens more; False where that one itself had to be set aside."""
-        while not self._ledger.grow(sequence.id, sequence.held, sequence.held + count, self._is_long(sequence)):
+        while not self.ledger.grow(sequence.id, sequence.held, sequence.held + count, self._is_long(sequence)):
             last = self._running[-1]
             assert last is not sequence or len(self._running) > 1, "the budget holds one text of the whole context"
             self._put_aside(last)
@@ -308,10 +313,10 @@ class Scheduler:
 
     def _begin(self, sequence: Sequence) -> bool:
         """Whether it may start now, with what another sequence holds of its beginning or with nothing; False where it is better to wait for one."""
-        sequence.held = self._ledger.revive(sequence.id)
+        sequence.held = self.ledger.revive(sequence.id)
         if sequence.held:
             return True
-        of, length = self._ledger.match(sequence.tokens, self._is_long(sequence)) or (0, 0)
+        of, length = self.ledger.match(sequence.tokens, self._is_long(sequence)) or (0, 0)
         coming = 0
         for other in self._running:
             if other is sequence or self._is_long(other) != self._is_long(sequence):
@@ -319,12 +324,14 @@ class Scheduler:
             shared = min(common(other.tokens, sequence.tokens), len(sequence.tokens) - 1)
             if other.turn < sequence.turn and other.pending > 1:
                 coming = max(coming, shared)
-            if length < (here := min(shared, other.held)) and self._ledger.forkable(other.id, here):
+            if length < (here := min(shared, other.held)) and self.ledger.forkable(other.id, here):
                 of, length = other.id, here
         if coming >= length + WORTH_WAITING:
             return False
-        if length and self._ledger.fork(sequence.id, of, length):
+        if length and self.ledger.fork(sequence.id, of, length):
             sequence.held = length
+        self.reuse.prompt_tokens += len(sequence.tokens)
+        self.reuse.reused_tokens += sequence.held
         return True
 
     def _is_long(self, sequence: Sequence) -> bool:

@@ -138,12 +138,35 @@ def test_json_is_one_object(run: Run, start: StartFront) -> None:
     answer = json.loads(done.stdout)
     assert answer.pop("s_per_token") >= 0
     assert answer == {
-        "id": "job-1", "text": "The capital is Paris.", "token_ids": [100, 101, 102], "finish_reason": "stop",
+        "id": "job-1", "choice": 0, "text": "The capital is Paris.", "token_ids": [100, 101, 102], "finish_reason": "stop",
         "prompt_tokens": 7, "completion_tokens": 3, "seed": 42,
         "timings": {"queued_s": 0.125, "prefill_s": 0.25, "decode_s": 0.5},
     }  # fmt: skip
     assert done.stdout.count(b"\n") == 1
     assert done.stderr == b""
+
+
+def test_several_answers_to_one_prompt_come_one_below_the_other(run: Run, start: StartFront) -> None:
+    front = start()
+    done = run("x", "-n", "2")
+    assert done.stdout.decode() == "--- 1 of 2 ---\nThe capital is Paris.\n--- 2 of 2 ---\nThe capital is Paris.\n"
+    options = [message.options for message in front.received if isinstance(message, Generate)]
+    assert [each.choice for each in options] == [0, 1]
+    assert options[0].seed == options[1].seed is not None
+    objects = [json.loads(line) for line in run("x", "-n", "3", "--seed", "5", "--json").stdout.splitlines()]
+    assert [each["choice"] for each in objects] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "300"])
+def test_so_many_answers_cannot_be_asked_for(run: Run, start: StartFront, count: str) -> None:
+    start()
+    assert sentence(run("x", "--answers", count), 64) == "potato-client: --answers must be a whole number from 1 to 256"
+
+
+def test_a_batch_says_so(run: Run, start: StartFront) -> None:
+    front = start()
+    assert run("x", "--batch").returncode == 0
+    assert asked(front).options.priority == "batch"
 
 
 def thinks(generate: Generate, job: str) -> Iterator[Said]:
@@ -354,6 +377,7 @@ def test_status_is_words_or_json(run: Run, start: StartFront) -> None:
         "  engine  cpu, invariant kernels; epoch 1, 0 restarts, 12 sweeps",
         "  speed   0.35 s/token now (0.34 s planned), 0.12 s of it waiting for weights, 480MB/s read, 96% of the disk's 500MB/s",
         "  queue   1 of 4 running, 2 of 64 waiting",
+        "  kv      10.0MB of 100MB for answers under way, 5.0MB with 3 texts to go on from; 25% of the prompts' tokens were there already",
         "  stage            pid  state     memory        uptime",
         "  front           4242  up        90.0MB     1 h 6 min",
     ]

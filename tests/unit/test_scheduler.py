@@ -338,7 +338,7 @@ def test_where_no_kv_is_left_the_youngest_is_set_aside_and_goes_on_with_the_same
         for id, _ in s.completed(sweep.number, rows_of(sweep)):
             answers[id].append(number)
             s.append(id, number)
-    assert s.waiting == (2,) and s.set_aside == 1
+    assert s.waiting == (2,) and s.reuse.set_aside == 1
     s.remove(1)
     seen = composed(s).steps[0]
     assert (seen.sequence, seen.start + len(seen.tokens)) == (2, BLOCK - 1 + len(answers[2]))

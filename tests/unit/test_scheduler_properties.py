@@ -215,7 +215,7 @@ class Life(RuleBasedStateMachine):
         if getattr(self, "sweep", 1) is None:
             for order in self.scheduler.orders():
                 self.worker.obey(order)
-            assert self.scheduler.kv_bytes == self.worker.bytes
+            assert self.scheduler.ledger.used_bytes == self.worker.bytes
 
     def teardown(self) -> None:
         """Nothing lost: whoever is left goes on to get more tokens, restarts or not."""
