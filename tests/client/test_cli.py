@@ -160,7 +160,7 @@ def test_several_answers_to_one_prompt_come_one_below_the_other(run: Run, start:
 @pytest.mark.parametrize("count", ["0", "-1", "300"])
 def test_so_many_answers_cannot_be_asked_for(run: Run, start: StartFront, count: str) -> None:
     start()
-    assert sentence(run("x", "--answers", count), 64) == "potato-client: --answers must be a whole number from 1 to 256"
+    assert sentence(run("x", "--answers", count), 64) == "potato-client: --answers must be a whole number from 1 to 256\n"
 
 
 def test_a_batch_says_so(run: Run, start: StartFront) -> None:
