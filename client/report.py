@@ -29,6 +29,7 @@ def as_text(report: Report) -> str:
         f"  speed   {_speed(report.engine)}\n"
         f"  queue   {queue.running} of {queue.max_running} running, {queue.waiting} of {queue.max_waiting} waiting\n"
         f"  kv      {_kv(queue)}\n"
+        f"  guesses {_guesses(queue)}\n"
     )
     if report.engine.why:
         text += f"  why     {report.engine.why}\n"
@@ -49,6 +50,12 @@ def _kv(queue: QueueReport) -> str:
     if queue.reused_tokens:
         said += f"; {queue.reused_tokens / queue.prompt_tokens:.0%} of the prompts' tokens were there already"
     return said
+
+
+def _guesses(queue: QueueReport) -> str:
+    if not queue.drafted_tokens:
+        return "none yet"
+    return f"{queue.accepted_tokens} of {count(queue.drafted_tokens, 'token')} were right ({queue.accepted_tokens / queue.drafted_tokens:.0%})"
 
 
 def _model(model: ModelReport) -> str:

@@ -66,8 +66,10 @@ def summary(finished: Finished, s_per_token: float | None) -> str:
     words = [_tokens(finished)]
     if s_per_token is not None:
         words.append(f"{s_per_token:.3g} s/token")
+    if finished.accepted_tokens:
+        words.append(f"{finished.completion_tokens / max(1, finished.completion_tokens - finished.accepted_tokens):.2g} tokens per sweep")
     if finished.sweeps and finished.completion_tokens:
-        words.append(f"{human_size(finished.disk_bytes / finished.sweeps)} read from disk per token")
+        words.append(f"{human_size(finished.disk_bytes / finished.sweeps)} read from disk per sweep")
     if share := of_the_disk(finished.disk_bytes_per_s, finished.disk_limit_bytes_per_s):
         words.append(share)
     return " · ".join(words)

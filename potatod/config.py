@@ -143,6 +143,18 @@ class Front:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    enabled: bool = _key(
+        True, Choice((True, False)),
+        "Whether tokens are guessed, and verified many at a time by one sweep. The text is the same (to the token with invariant kernels), only sooner.",
+    )  # fmt: skip
+    lookup: bool = _key(
+        True, Choice((True, False)), "Guess what followed the same words earlier in the prompt or the answer. Costs nothing, and stops where it does not pay."
+    )
+    max_tokens: int = _key(32, Whole(1, 64, "tokens"), "Longest guess.")
+
+
 def _sampling(kind: Kind, reason: str, example: Plain) -> Any:
     return _key(None, kind, reason, unset="the model's generation_config.json, else greedy", example=example)
 
@@ -207,6 +219,7 @@ class Settings:
     reader: Reader = field(default_factory=Reader)
     worker: Worker = field(default_factory=Worker)
     front: Front = field(default_factory=Front)
+    speculation: Speculation = field(default_factory=Speculation)
     sampling: Sampling = field(default_factory=Sampling)
     log: Log = field(default_factory=Log)
     run: Run = field(default_factory=Run)

@@ -55,8 +55,10 @@ class Step:
     tokens: tuple[int, ...]
     #: tokens of the sequence that exist by now, those that later sweeps will bring included
     known: int
-    #: what to return for the last of these tokens
+    #: what to return for the last of these tokens, and with a draft for each of the last 1 + ``drafted``
     want: Literal["nothing", "argmax", "logits"]
+    #: of these tokens the last so many are guesses
+    drafted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,14 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """front → worker: forget the KV of this sequence behind its first ``length`` tokens: guesses that were wrong. Acts between sweeps."""
+
+    sequence: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fork:
     """front → worker: a new sequence that begins with the first ``length`` tokens of another one, whose KV is there. Acts between sweeps."""
 
@@ -86,7 +96,7 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a step wanted: the likeliest token, or where its logits lie."""
+    """What a step wanted: the likeliest token, or where its logits lie. Those of a draft's tokens follow each other."""
 
     sequence: int
     token: int | None = None
@@ -218,5 +228,5 @@ class Traced:
 
 
 BYTES_WIRE = (Loaded, Passed, Freed)
-SWEEPS_WIRE = (Sweep, Drop, Fork, Rows, LayerDone)
+SWEEPS_WIRE = (Sweep, Drop, Fork, Cut, Rows, LayerDone)
 CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Parted, Trace, Traced)

@@ -46,6 +46,10 @@ _CARD_SHARE: Final = 20
 _PER_KERNEL_BYTE: Final = 160
 
 
+#: Guesses in a sweep whose logits the front samples from itself; others only need the likeliest token.
+_GUESSED: Final = 16
+
+
 class Needs(Protocol):
     """What a model takes beside its weights."""
 
@@ -89,10 +93,10 @@ def share(
     rows = sequences + min(chunk, context * sequences)
     computing = activation_bytes(manifest, rows) + context * needs.kv.bytes_per_token // manifest.layers * _ATTENDED
     computing += 0 if needs.kv.forks else kv // _COPIED
-    processes = needs.worker_bytes + _OTHER_STAGES + _PER_TOKENIZER_BYTE * tokenizer + sequences * vocabulary_of(manifest) * 4
+    processes = needs.worker_bytes + _OTHER_STAGES + _PER_TOKENIZER_BYTE * tokenizer + logits_rows(settings) * vocabulary_of(manifest) * 4
     reserve = _reserve(settings, available)
     if taken is not None:
-        computing += sequences * vocabulary_of(manifest) * _PER_LOGIT
+        computing += logits_rows(settings) * vocabulary_of(manifest) * _PER_LOGIT
         if taken < kv + computing:
             raise DoesNotFit(
                 f"of the card's memory {human_size(taken)} may be taken, and the KV of [kv] size and what a sweep computes with need "
@@ -140,6 +144,11 @@ def _of_the_card(settings: Settings, free: int) -> int:
     if wanted > free:
         raise DoesNotFit(f"[worker] vram is {human_size(wanted)} and the card has {human_size(free)} free: {human_size(wanted - free)} are missing")
     return wanted
+
+
+def logits_rows(settings: Settings) -> int:
+    """Rows of logits that worker and front share: of each sequence one, and some of guesses."""
+    return settings.front.max_sequences + (_GUESSED if settings.speculation.enabled else 0)
 
 
 def activation_bytes(manifest: Manifest, tokens: int) -> int:

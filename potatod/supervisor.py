@@ -45,6 +45,7 @@ from .messages import Counted, Engine, Failed, Parted, Ready, StageProcess, Stop
 from .notify import notify
 from .process import Process
 from .restarts import Restarts
+from .room import logits_rows
 from .sizes import Auto, Percent
 from .stage import Boot
 from .verdict import Verdict, probe
@@ -112,7 +113,7 @@ class Supervisor:
         warnings = surroundings.before(self._folder, self._plan.streamed_bytes, self._verdict.rates.disk, self._settings.worker.threads)
         for sentence in warnings:
             log.event(_LOGGER, sentence, level=logging.WARNING)
-        self._logits_fd = pool.create(self._settings.front.max_sequences * self._verdict.vocabulary * 4, "potato-logits")
+        self._logits_fd = pool.create(logits_rows(self._settings) * self._verdict.vocabulary * 4, "potato-logits")
         self._context: zmq.Context[Any] = zmq.Context()
         self._control = wire.control_router(self._context, self._directory)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from potatod.front.cost import CostModel
 from potatod.front.ledger import Ledger
-from potatod.front.scheduler import Scheduler
+from potatod.front.scheduler import Drafter, Scheduler
 from potatod.kv_layout import KvGroup, KvLayout
 from potatod.messages import Drop
 
@@ -14,11 +14,12 @@ LAYOUT = KvLayout((KvGroup(None, 1),))
 def scheduler(
     *, running: int = 2, queue: int = 2, chunk: int = 4, border: int | None = None, kv: int = 1 << 20, may_cut: bool = True,
     costs: CostModel | None = None, share: float = 0.5, layout: KvLayout = LAYOUT,
+    drafter: Drafter | None = None,
 ) -> Scheduler:  # fmt: skip
     """Streaming takes a second and computing hardly anything, where no ``costs`` are given."""
     return Scheduler(
         max_sequences=running, max_queue=queue, ledger=Ledger(layout, kv), costs=costs or CostModel(lambda tokens: 1e-6 * tokens, 1.0),
-        prefill_chunk=chunk, prefill_share=share, rope_border=border, may_cut=may_cut,
+        prefill_chunk=chunk, prefill_share=share, rope_border=border, may_cut=may_cut, drafter=drafter,
     )  # fmt: skip
 
 

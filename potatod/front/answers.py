@@ -83,6 +83,7 @@ class Answers:
         if len(self._jobs.of_owner(owner)) >= MAX_JOBS:
             raise Refusal("queue_full", f"{MAX_JOBS} answers are under way for you; wait for one to end")
         sequence = Sequence(next(self._sequence_ids), list(admitted.prompt_ids), needs_logits(admitted.sampling), admitted.rank)
+        sequence.most = len(admitted.prompt_ids) + admitted.limit_tokens
         try:
             place = self._scheduler.add(sequence)
         except QueueFull:
@@ -143,10 +144,10 @@ class Answers:
         if rows.exhausted:
             self._exhausted(rows.number)
             return
-        for sequence, row in self._scheduler.completed(rows.number, rows.rows):
+        for sequence, found in self._scheduler.completed(rows.number, rows.rows):
             answer = self._answers[sequence]
             try:
-                reason = self._advance(answer, row, logits)
+                reason = self._advance(answer, found, logits)
                 if reason is not None:
                     self._end(answer, State.FINISHED, reason)
             except Exception as error:  # a job's top: its sampler or its text may fail, the daemon lives
@@ -162,8 +163,23 @@ class Answers:
                 Refusal("prompt_too_long", "the card's memory does not hold this text beside the others; ask for less, or lower [front] max_sequences"),
             )
 
-    def _advance(self, answer: _Answer, row: Row, logits: Callable[[int], NDArray[np.float32]]) -> Reason | None:
-        """Samples, shows what can be shown; returns why the answer is complete, None while it is not."""
+    def _advance(self, answer: _Answer, rows: list[Row], logits: Callable[[int], NDArray[np.float32]]) -> Reason | None:
+        """Samples as long as what was guessed is what is sampled, and shows what can be shown; returns why the answer is complete, None while it is
+        not."""
+        job, guessed, reason, more = answer.job, 0, None, True
+        for row in rows:
+            if not more:
+                break
+            guessed += row is not rows[0]
+            more, reason = self._sampled(answer, row, logits)
+        if len(rows) > 1:
+            job.drafted_tokens += len(rows) - 1
+            job.accepted_tokens += guessed
+            self._scheduler.verified(answer.sequence.id, len(rows) - 1, guessed)
+        return reason
+
+    def _sampled(self, answer: _Answer, row: Row, logits: Callable[[int], NDArray[np.float32]]) -> tuple[bool, Reason | None]:
+        """Whether the next row goes on from this one's token, and why the answer is complete."""
         job, tokens = answer.job, answer.sequence.tokens
         if row.logits_row is None:
             assert row.token is not None, "a row is a token or logits"
@@ -171,13 +187,13 @@ class Answers:
         else:
             token = sample(logits(row.logits_row), tokens, job.sampling, job.choice, len(tokens))
         if token in self._end_ids:
-            return "stop"
+            return False, "stop"
         job.sampled(self._clock())
-        self._scheduler.append(answer.sequence.id, token)
+        guessed = self._scheduler.append(answer.sequence.id, token)
         self._show(job, answer.text.push(token))
         if answer.text.stopped:
-            return "stop"
-        return "length" if job.full else None
+            return False, "stop"
+        return guessed and not job.full, "length" if job.full else None
 
     # last messages
 

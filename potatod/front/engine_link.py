@@ -12,7 +12,7 @@ import zmq
 from numpy.typing import NDArray
 
 from potatod import wire
-from potatod.messages import Drop, Engine, Fork, LayerDone, Rows, Sweep
+from potatod.messages import Cut, Drop, Engine, Fork, LayerDone, Rows, Sweep
 from potatod.pool import Pool
 
 from .sweep_times import SweepTimes
@@ -70,7 +70,7 @@ class EngineLink:
         self._sent = (sweep, self._clock())
         self._say(sweep)
 
-    def order(self, orders: tuple[Drop | Fork, ...]) -> None:
+    def order(self, orders: tuple[Drop | Fork | Cut, ...]) -> None:
         """Acts after the sweep under way."""
         for order in orders:
             self._say(order)
@@ -101,7 +101,7 @@ class EngineLink:
         self._wire = None
         self._sent = None
 
-    def _say(self, message: Sweep | Drop | Fork) -> None:
+    def _say(self, message: Sweep | Drop | Fork | Cut) -> None:
         assert self._wire is not None, "there is no engine to talk to"
         self._wire.send(message)  # dropped where the worker is gone: what it took with it is made again
 
@@ -109,4 +109,4 @@ class EngineLink:
         assert self._sent is not None
         sweep, sent_at = self._sent
         self._sent = None
-        self._times.add(self._clock() - sent_at, decode=all(len(step.tokens) == 1 for step in sweep.steps), rows=rows)
+        self._times.add(self._clock() - sent_at, decode=all(len(step.tokens) - step.drafted == 1 for step in sweep.steps), rows=rows)

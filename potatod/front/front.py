@@ -16,6 +16,7 @@ from potato_client.protocol import VANISHED_S, Cancel, Generate, Status
 from potatod.errors import first_line
 from potatod.kv_layout import KvLayout
 from potatod.messages import Engine, LayerDone, Parted, Rows
+from potatod.room import logits_rows
 from potatod.sizes import human_size
 from potatod.stage import Stage
 
@@ -28,6 +29,7 @@ from .ledger import Ledger
 from .refusal import Refusal
 from .report import Reporter
 from .scheduler import Scheduler, weight_of
+from .speculation import Speculation
 from .server import Server
 from .sweep_times import SweepTimes
 
@@ -61,6 +63,8 @@ class Front:
         expected = planned(boot.verdict)
         self._streamed_bytes: int = boot.verdict["load"]["streamed_bytes"]
         self._costs = CostModel(lambda tokens: expected(tokens).compute_s, expected(1).stream_s)
+        speculation = boot.settings.speculation
+        self._speculation = Speculation(speculation.max_tokens)
         self._scheduler = Scheduler(
             max_sequences=limits.max_sequences,
             max_queue=limits.max_queue,
@@ -69,6 +73,8 @@ class Front:
             prefill_chunk=boot.verdict["prefill_chunk"],
             prefill_share=limits.prefill_share,
             rope_border=boot.verdict["rope_border"],
+            drafter=self._speculation if speculation.enabled and speculation.lookup else None,
+            logits_rows=logits_rows(boot.settings),
             may_cut=boot.settings.worker.kernels != "reference",  # its bits are those of prompts that are not cut
         )
         self._admission = Admission(Path(boot.model), boot.settings.sampling, boot.verdict["max_context"], boot.verdict["embed_rows"])
@@ -211,4 +217,4 @@ class Front:
         self._answers.accept(identity, ask.request, self._admission.admit(ask))
 
     def _report(self, request: int) -> Any:
-        return self._reporter.report(request, self._engine.engine, self._times, self._scheduler)
+        return self._reporter.report(request, self._engine.engine, self._times, self._scheduler, self._speculation.counts)

@@ -74,6 +74,9 @@ class Job:
     choice: int = 0
     #: sampled so far, an end-of-text token not counted
     sampled_tokens: int = 0
+    #: guessed for it, and of those the ones that were right
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     #: sent to the client, in Pieces
     shown_tokens: int = 0
     disk: DiskUse = field(default_factory=DiskUse)
@@ -126,6 +129,8 @@ class Job:
             decode_s=self.ended_at - first,
             sweeps=self.disk.sweeps,
             disk_bytes=self.disk.read_bytes,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
             disk_bytes_per_s=self.disk_bytes_per_s,
             disk_limit_bytes_per_s=disk_limit_bytes_per_s if self.disk.read_bytes else None,
         )

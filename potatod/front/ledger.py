@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from potatod.kv_layout import BLOCK, KvLayout, blocks, first_kept
-from potatod.messages import Drop, Fork
+from potatod.messages import Cut, Drop, Fork
 
 from .prefixes import Prefixes
 
@@ -54,7 +54,7 @@ class Ledger:
         #: sequences that are over, least recently used first
         self._kept: OrderedDict[int, None] = OrderedDict()
         self._prefixes = {False: Prefixes(), True: Prefixes()}
-        self._orders: list[Drop | Fork] = []
+        self._orders: list[Drop | Fork | Cut] = []
         #: bytes that are taken once the orders are done, and those of them that running sequences refer to
         self.used_bytes = 0
         self.running_bytes = 0
@@ -64,11 +64,16 @@ class Ledger:
         return self._budget
 
     @property
+    def forks(self) -> bool:
+        """Whether a sequence's KV can be shared, and cut."""
+        return self._layout.forks
+
+    @property
     def kept(self) -> int:
         """Sequences that are over and can be gone on from."""
         return len(self._kept)
 
-    def orders(self) -> tuple[Drop | Fork, ...]:
+    def orders(self) -> tuple[Drop | Fork | Cut, ...]:
         """For the worker, before the next sweep. Each is returned once."""
         orders, self._orders = tuple(self._orders), []
         return orders
@@ -116,6 +121,18 @@ class Ledger:
                 self._refer(chain[index], running=True)
         held.before, held.length = start, end
         return True
+
+    def cut(self, id: int, length: int) -> None:
+        """Of this sequence, which runs, only the first ``length`` tokens count: at least those before it grew last."""
+        held = self._held[id]
+        if length == held.length:
+            return
+        assert held.running and held.before <= length < held.length
+        for chain in held.chains:
+            for index in [index for index in chain if index >= blocks(length)]:
+                self._release(chain.pop(index), running=True)
+        held.length = length
+        self._orders.append(Cut(id, length))
 
     # beginning like another one
 

@@ -14,6 +14,7 @@ from potatod.messages import Engine, StageProcess
 from potatod.stage import Boot
 
 from .scheduler import Scheduler
+from .speculation import Counts
 from .sweep_times import SweepTimes
 
 
@@ -31,7 +32,7 @@ class Reporter:
         self._max_waiting = boot.settings.front.max_queue
         self._model = _model(Path(boot.model).name, verdict)
 
-    def report(self, request: int, engine: Engine, times: SweepTimes, scheduler: Scheduler) -> Report:
+    def report(self, request: int, engine: Engine, times: SweepTimes, scheduler: Scheduler, drafts: Counts) -> Report:
         return Report(
             request=request,
             daemon=self._daemon,
@@ -39,11 +40,11 @@ class Reporter:
             uptime_s=time.time() - self._started,
             model=self._model,
             engine=self._engine(engine, times),
-            queue=self._queue(scheduler),
+            queue=self._queue(scheduler, drafts),
             stages=tuple(_stage(process) for process in self._processes(engine)),
         )
 
-    def _queue(self, scheduler: Scheduler) -> QueueReport:
+    def _queue(self, scheduler: Scheduler, drafts: Counts) -> QueueReport:
         ledger, reuse = scheduler.ledger, scheduler.reuse
         return QueueReport(
             running=len(scheduler.running),
@@ -57,6 +58,8 @@ class Reporter:
             prompt_tokens=reuse.prompt_tokens,
             reused_tokens=reuse.reused_tokens,
             set_aside=reuse.set_aside,
+            drafted_tokens=drafts.drafted,
+            accepted_tokens=drafts.accepted,
         )
 
     def _engine(self, engine: Engine, times: SweepTimes) -> EngineReport:

@@ -13,11 +13,11 @@ same rule prefills prompt and answer again; who begins like another one starts w
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
-from potatod.messages import Drop, Fork, Row, Step, Sweep
+from potatod.messages import Cut, Drop, Fork, Row, Step, Sweep
 
 from .cost import CostModel
 from .ledger import Ledger
@@ -26,6 +26,8 @@ from .prefixes import common
 #: A card's memory may be too small for a prompt's share of a sweep; it is halved down to this, and doubled again after so many sweeps that were not.
 LEAST_CHUNK: Final = 16
 GOOD_SWEEPS: Final = 64
+#: Guesses in a sweep, of all sequences together. With what prompts take they are no more than a prompt's share, for which memory is planned.
+LONGEST_DRAFTS: Final = 64
 #: Who begins like a sequence that is being prefilled waits for it where that spares so many tokens.
 WORTH_WAITING: Final = 32
 
@@ -45,8 +47,12 @@ class Sequence:
     needs_logits: bool = False
     #: 0 goes before 1, in the queue and in a sweep
     rank: int = 0
-    #: tokens, from the start, whose KV the worker holds
+    #: tokens that it may ever have
+    most: int = 1 << 62
+    #: tokens, from the start, whose KV the worker holds; behind them it holds that of ``guesses``
     held: int = 0
+    #: computed in the last sweep, not yet compared with what was sampled
+    guesses: list[int] = field(default_factory=list)
 
     @property
     def pending(self) -> int:
@@ -70,16 +76,25 @@ class Reuse:
     set_aside: int = 0
 
 
+class Drafter(Protocol):
+    """Whoever guesses: see speculation.py."""
+
+    def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: Callable[[int], float]) -> dict[int, list[int]]: ...
+    def verified(self, id: int, drafted: int, accepted: int) -> None: ...
+    def forget(self, id: int) -> None: ...
+
+
 class Scheduler:
     """The queue, the running sequences and the one sweep that may be under way."""
 
     def __init__(
         self, *, max_sequences: int, max_queue: int, ledger: Ledger, costs: CostModel, prefill_chunk: int = 512, prefill_share: float = 0.5,
-        rope_border: int | None = None, may_cut: bool = True,
+        rope_border: int | None = None, may_cut: bool = True, drafter: Drafter | None = None, logits_rows: int = 1 << 30,
     ) -> None:  # fmt: skip
         """``prefill_chunk``: most tokens of prompts in a sweep; ``prefill_share``: so much longer a sweep may become for them while others decode.
         ``rope_border``: a sequence that grows longer is computed anew from its first token (None: that never happens); ``may_cut``: whether a prompt
-        may come in smaller pieces than ``prefill_chunk`` says."""
+        may come in smaller pieces than ``prefill_chunk`` says. ``drafter`` guesses tokens, where KV can be cut; ``logits_rows``: of a sweep, so many
+        rows may be wanted with all their logits."""
         self._max_sequences = max_sequences
         self._max_queue = max_queue
         self.ledger = ledger
@@ -91,6 +106,8 @@ class Scheduler:
         self._good_sweeps = 0
         self._rope_border = rope_border
         self._may_cut = may_cut
+        self._drafter = drafter if ledger.forks else None
+        self._logits_rows = logits_rows
         #: both by their turns
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
@@ -157,7 +174,7 @@ class Scheduler:
 
     # sweeps
 
-    def orders(self) -> tuple[Drop | Fork, ...]:
+    def orders(self) -> tuple[Drop | Fork | Cut, ...]:
         """What the worker is to forget and to begin; said before the next sweep. Each is returned once."""
         return self.ledger.orders()
 
@@ -173,11 +190,11 @@ class Scheduler:
         self._in_flight = Sweep(epoch, self._number, steps)
         return self._in_flight
 
-    def completed(self, number: int, rows: Iterable[Row]) -> list[tuple[int, Row]]:
-        """The sweep under way is done: what it computed is held; returns the rows of sequences that still run.
+    def completed(self, number: int, rows: Iterable[Row]) -> list[tuple[int, list[Row]]]:
+        """The sweep under way is done: what it computed is held; returns the rows of sequences that still run, each one's together.
 
-        Rows of any other sweep are dropped (an empty list). Every row must be answered by :meth:`append` or
-        :meth:`remove`.
+        Rows of any other sweep are dropped (an empty list). A sequence's first row must be answered by :meth:`append` or :meth:`remove`, and the
+        next one where append says so.
         """
         sweep = self._in_flight
         if sweep is None or sweep.number != number:
@@ -189,11 +206,16 @@ class Scheduler:
         running = {sequence.id: sequence for sequence in self._running}
         for step in sweep.steps:
             sequence = running.get(step.sequence) or self._leaving[step.sequence][0]
-            sequence.held = step.start + len(step.tokens)
+            sequence.held = step.start + len(step.tokens) - step.drafted
+            sequence.guesses = list(step.tokens[len(step.tokens) - step.drafted :])
         for sequence, keep in self._leaving.values():
             self._over(sequence, keep)
         self._leaving.clear()
-        return [(row.sequence, row) for row in rows if row.sequence in running]
+        found: dict[int, list[Row]] = {}
+        for row in rows:
+            if row.sequence in running:
+                found.setdefault(row.sequence, []).append(row)
+        return list(found.items())
 
     def exhausted(self, number: int) -> int | None:
         """The card had not the memory for the sweep under way, and forgot its sequences: they are computed anew, prompts in pieces half as large.
@@ -212,20 +234,35 @@ class Scheduler:
             self.ledger.lost(id)
         for sequence in taken:
             sequence.held = 0
+            sequence.guesses.clear()
         longest = max(len(step.tokens) for step in sweep.steps)
         if longest > LEAST_CHUNK and self._may_cut:
             self._prefill_chunk = max(LEAST_CHUNK, min(self._prefill_chunk, longest) // 2)
             return None
         return max(taken, key=lambda s: s.turn).id if taken else None
 
-    def append(self, sequence_id: int, token: int) -> None:
-        """The sampled token; it is fed in the next sweep."""
+    def append(self, sequence_id: int, token: int) -> bool:
+        """The sampled token. True where it was guessed: then it has been fed already, and the sequence's next row is what follows. Else it is fed in
+        the next sweep."""
         sequence = next(s for s in self._running if s.id == sequence_id)
         assert sequence.pending == 0, "a token was sampled before everything before it was computed"
         sequence.tokens.append(token)
+        guessed = bool(sequence.guesses) and sequence.guesses.pop(0) == token
+        if guessed:
+            sequence.held += 1
+        else:
+            self._forget_guesses(sequence)
         if self._rope_border is not None and len(sequence.tokens) == self._rope_border + 1:
             sequence.held = 0
+            sequence.guesses.clear()
             self.ledger.forget(sequence_id)
+            return False
+        return guessed
+
+    def verified(self, sequence_id: int, drafted: int, accepted: int) -> None:
+        """Of this sequence's guesses in the last sweep so many were right."""
+        if self._drafter is not None:
+            self._drafter.verified(sequence_id, drafted, accepted)
 
     def restarted(self) -> None:
         """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
@@ -235,6 +272,7 @@ class Scheduler:
         self.ledger.reset()
         for sequence in self._running:
             sequence.held = 0
+            sequence.guesses.clear()
 
     # who runs
 
@@ -266,7 +304,16 @@ class Scheduler:
         bisect.insort(self._waiting, sequence, key=lambda s: s.turn)
         self.reuse.set_aside += 1
 
+    def _forget_guesses(self, sequence: Sequence) -> None:
+        """Those that are left were wrong, or come after the end."""
+        sequence.guesses.clear()
+        self.ledger.cut(sequence.id, sequence.held)
+
     def _over(self, sequence: Sequence, keep: bool) -> None:
+        if self._drafter is not None:
+            self._drafter.forget(sequence.id)
+        if sequence.held:
+            self._forget_guesses(sequence)
         if keep:
             self.ledger.keep(sequence.id, sequence.tokens[: sequence.held])
         else:
@@ -283,6 +330,7 @@ class Scheduler:
     def _steps(self) -> Iterator[Step]:
         """In turn, so that whoever must be set aside for another has no step yet."""
         budget = self._prefill_tokens()
+        drafts = self._drafts(budget)
         for sequence in list(self._running):
             if sequence not in self._running or (sequence.held == 0 and not self._begin(sequence)):
                 continue
@@ -290,8 +338,31 @@ class Scheduler:
             if sequence.pending > 1:
                 count = min(count, budget)
                 budget -= count
-            if count and self._grow(sequence, count):
+            draft = drafts.get(sequence.id, [])
+            if draft and self.ledger.grow(sequence.id, sequence.held, sequence.held + 1 + len(draft), self._is_long(sequence)):
+                yield _step(sequence, 1, draft)
+            elif count and self._grow(sequence, count):
                 yield _step(sequence, count)
+
+    def _drafts(self, prefill: int) -> dict[int, list[int]]:
+        """Guesses for those that decode, beside so many tokens of prompts."""
+        if self._drafter is None:
+            return {}
+        decoding = [sequence for sequence in self._running if sequence.held and sequence.pending == 1]
+        prefill = min(prefill, sum(sequence.pending for sequence in self._running) - len(decoding))
+        keys = sum(len(sequence.tokens) for sequence in decoding)
+        rows = self._logits_rows - len(self._running)  # for guesses of those whose logits are needed
+
+        def room(sequence: Sequence) -> int:
+            least = min(sequence.most, sequence.most if self._rope_border is None or self._is_long(sequence) else self._rope_border)
+            return min(least - len(sequence.tokens) - 1, rows // len(decoding) if sequence.needs_logits else LONGEST_DRAFTS)
+
+        def sweep_s(more: int) -> float:
+            each = keys / max(1, len(decoding))
+            return self._costs.sweep_s(len(decoding) + prefill + more, int(keys + (prefill + more) * each))
+
+        texts = [(sequence.id, sequence.tokens, room(sequence)) for sequence in decoding if room(sequence) > 0]
+        return self._drafter.draft(texts, min(LONGEST_DRAFTS, self._prefill_chunk - prefill), sweep_s) if texts else {}
 
     def _prefill_tokens(self) -> int:
         """Tokens of prompts that the next sweep may take."""
@@ -342,12 +413,13 @@ class Scheduler:
         return self._in_flight is not None and any(step.sequence == sequence_id for step in self._in_flight.steps)
 
 
-def _step(sequence: Sequence, count: int) -> Step:
+def _step(sequence: Sequence, count: int, draft: list[int] | None = None) -> Step:
     end = sequence.held + count
     tokens, known = tuple(sequence.tokens[sequence.held : end]), len(sequence.tokens)
     if end < known:
         return Step(sequence.id, sequence.held, tokens, known, "nothing")
-    return Step(sequence.id, sequence.held, tokens, known, "logits" if sequence.needs_logits else "argmax")
+    draft = draft or []
+    return Step(sequence.id, sequence.held, (*tokens, *draft), known, "logits" if sequence.needs_logits else "argmax", len(draft))
 
 
 def weight_of(sweep: Sweep) -> tuple[int, int]:

@@ -86,6 +86,12 @@ class Paged(PackedKV):
         keys, values = (_joined(kept, which, first - start, end - start, dtype) for which in (0, 1))
         return keys, values
 
+    def cut(self, length: int) -> None:
+        """Forgets what lies behind the first ``length`` tokens. What is left there of a block is written over, and until then nothing attends to it."""
+        for _, kept in self._layers.values():
+            del kept[blocks(length) :]
+        self.length = length
+
     def fork(self, length: int) -> Paged:
         """A sequence that begins with the first ``length`` tokens of this one."""
         other = Paged()

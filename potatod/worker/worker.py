@@ -15,7 +15,7 @@ from potatod import manifest as manifests
 from potatod import wire
 from potatod.errors import InternalError
 from potatod.machine import cores
-from potatod.messages import Drop, Fork, LayerDone, Row, Rows, Step, Sweep
+from potatod.messages import Cut, Drop, Fork, LayerDone, Row, Rows, Step, Sweep
 from potatod.pool import Pool
 from potatod.stage import Stage
 from potatod.store import skeleton as skeletons
@@ -101,6 +101,8 @@ class Worker:
                     self.forget(message)
                 elif isinstance(message, Fork):
                     self.fork(message)
+                elif isinstance(message, Cut):
+                    self.cut(message)
                 elif isinstance(message, Sweep) and message.epoch == self._epoch:
                     self._front.send(self.serve(message))
 
@@ -117,6 +119,12 @@ class Worker:
         if not isinstance(source, Paged) or source.length < fork.length:
             raise InternalError(f"sequence {fork.sequence} begins with {fork.length} tokens of sequence {fork.of}, which does not have them")
         self._sequences[fork.sequence] = source.fork(fork.length)
+
+    def cut(self, cut: Cut) -> None:
+        kv = self._sequences.get(cut.sequence)
+        if not isinstance(kv, Paged) or kv.length < cut.length:
+            raise InternalError(f"sequence {cut.sequence} is to be cut to {cut.length} tokens, which it does not have")
+        kv.cut(cut.length)
 
     def serve(self, sweep: Sweep) -> Rows:
         """One pass over all weights for every step of the sweep."""
@@ -159,7 +167,7 @@ class Worker:
             tokens += step.tokens
             pieces.append(Piece(self._sequence(step), first, len(tokens), step.start, step.known))
             if step.want != "nothing":
-                wanted.append(len(tokens) - 1)
+                wanted += range(len(tokens) - 1 - step.drafted, len(tokens))
         return Pack(tokens, pieces, wanted)
 
     def _sequence(self, step: Step) -> SequenceKV:
@@ -175,12 +183,15 @@ class Worker:
             return ()
         rows = []
         best, tokens = (each.tolist() for each in logits.float().max(dim=-1))  # NaN where any value of a row is one
-        for index, (step, values) in enumerate(zip(steps, logits, strict=True)):
+        wanted = [step for step in steps for _ in range(1 + step.drafted)]
+        at = 0
+        for index, (step, values) in enumerate(zip(wanted, logits, strict=True)):
             if step.want == "argmax" and math.isfinite(best[index]):
                 rows.append(Row(step.sequence, token=tokens[index]))
             else:  # what is no number to choose by is the front's to refuse
-                self._logits[index] = values.float().cpu()
-                rows.append(Row(step.sequence, logits_row=index))
+                self._logits[at] = values.float().cpu()
+                rows.append(Row(step.sequence, logits_row=at))
+                at = min(at + 1, len(self._logits) - 1)  # only what is no number could be more rows than there are
         return tuple(rows)
 
     def _layer_done(self, layers_done: int) -> None:

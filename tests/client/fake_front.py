@@ -70,7 +70,7 @@ def report(request: int, boot: str) -> Report:
         uptime_s=4000.0,
         model=ModelReport("tiny", "LlamaForCausalLM", "bfloat16", 30, 269_000_000, 100_000_000, 169_000_000),
         engine=EngineReport("up", 1, 0, "cpu", "invariant", 12, "", 0.35, 0.34, 0.12, 4.8e8, 5e8),
-        queue=QueueReport(1, 2, 4, 64, 10_000_000, 5_000_000, 100_000_000, 3, 400, 100, 1),
+        queue=QueueReport(1, 2, 4, 64, 10_000_000, 5_000_000, 100_000_000, 3, 400, 100, 1, 40, 30),
         stages=(StageReport("front", 4242, "up", 90_000_000, 3999.0),),
     )  # fmt: skip
 

@@ -378,6 +378,7 @@ def test_status_is_words_or_json(run: Run, start: StartFront) -> None:
         "  speed   0.35 s/token now (0.34 s planned), 0.12 s of it waiting for weights, 480MB/s read, 96% of the disk's 500MB/s",
         "  queue   1 of 4 running, 2 of 64 waiting",
         "  kv      10.0MB of 100MB for answers under way, 5.0MB with 3 texts to go on from; 25% of the prompts' tokens were there already",
+        "  guesses 30 of 40 tokens were right (75%)",
         "  stage            pid  state     memory        uptime",
         "  front           4242  up        90.0MB     1 h 6 min",
     ]

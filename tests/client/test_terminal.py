@@ -78,7 +78,7 @@ def test_while_nothing_has_come_one_line_says_what_goes_on(spawn: Spawn, start: 
     program.expect_exact("\r\x1b[Kengine restarting")
     program.expect_exact("\r\x1b[KThe capital is Paris.\r\n")
     figures = rest(program)
-    assert re.fullmatch(r"2 tokens · \S+ s/token · 262MB read from disk per token · 70% of the disk's 1\.0GB/s\r\n", figures)
+    assert re.fullmatch(r"2 tokens · \S+ s/token · 262MB read from disk per sweep · 70% of the disk's 1\.0GB/s\r\n", figures)
     assert program.exitstatus == 0
 
 

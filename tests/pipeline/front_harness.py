@@ -27,7 +27,8 @@ from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, Ge
 from potatod import pool, wire
 from potatod.config import build
 from potatod.kv_layout import KvGroup, KvLayout
-from potatod.messages import Counted, Drop, Engine, Failed, Fork, LayerDone, Ready, Row, Rows, StageProcess, Stop, Sweep
+from potatod.messages import Counted, Cut, Drop, Engine, Failed, Fork, LayerDone, Ready, Row, Rows, StageProcess, Stop, Sweep
+from potatod.room import logits_rows
 from potatod.stage import Boot
 
 END = 256
@@ -101,6 +102,8 @@ class Worker(threading.Thread):
                 message = ours.receive()
                 if isinstance(message, Drop):
                     self.kv.pop(message.sequence, None)
+                elif isinstance(message, Cut):
+                    del self.kv[message.sequence][message.length :]
                 elif isinstance(message, Fork):
                     self.forks.append(message)
                     self.kv[message.sequence] = self.kv[message.of][: message.length]
@@ -125,18 +128,23 @@ class Worker(threading.Thread):
     def _rows(self, sweep: Sweep) -> tuple[Row, ...]:
         self._logits[:] = np.nan
         rows = []
-        for index, step in enumerate(sweep.steps):
+        index = 0
+        for step in sweep.steps:
             held = self.kv.setdefault(step.sequence, [])
             if step.start != len(held):
                 self.wrong = f"sequence {step.sequence} goes on at {step.start}, its KV holds {len(held)}"
-            held += step.tokens
-            if held[0] == ord("!"):
-                rows.append(Row(step.sequence, logits_row=1 << 20))
-            elif step.want == "logits":
-                self._logits[index] = logits(held)
-                rows.append(Row(step.sequence, logits_row=index))
-            elif step.want == "argmax":
-                rows.append(Row(step.sequence, token=next_token(held)))
+            for number, token in enumerate(step.tokens):
+                held.append(token)
+                if step.want == "nothing" or number < len(step.tokens) - 1 - step.drafted:
+                    continue
+                if held[0] == ord("!"):
+                    rows.append(Row(step.sequence, logits_row=1 << 20))
+                elif step.want == "logits":
+                    self._logits[index] = logits(held)
+                    rows.append(Row(step.sequence, logits_row=index))
+                    index += 1
+                elif step.want == "argmax":
+                    rows.append(Row(step.sequence, token=next_token(held)))
         return tuple(rows)
 
     def die(self) -> None:
@@ -152,7 +160,7 @@ class Front:
         self.socket = boot.settings.front.socket
         self.context: zmq.Context[Any] = zmq.Context()
         self.control = wire.control_router(self.context, directory)
-        self.logits_fd = pool.create(boot.settings.front.max_sequences * VOCABULARY * 4, "potato-logits")
+        self.logits_fd = pool.create(logits_rows(boot.settings) * VOCABULARY * 4, "potato-logits")
         self.counted: list[Counted] = []
         self.failed: Failed | None = None
         self.worker: Worker | None = None
@@ -320,12 +328,14 @@ def front(
     prefill_chunk: int = 512,
     socket: str | None = None,
     program: list[str] | None = None,
+    speculation: bool = True,
     **limits: int,
 ) -> Front:
     """A started front; it may not be ready. ``limits`` are keys of [front]."""
     directory.mkdir(exist_ok=True)
     byte_tokenizer(directory / "model")
     values: dict[tuple[str, str], Any] = {("front", key): value for key, value in limits.items()}
+    values["speculation", "enabled"] = speculation
     values["front", "socket"] = socket or f"ipc://{directory}/front.sock"
     verdict = {**VERDICT, "max_context": max_context, "prefill_chunk": prefill_chunk, "kv_bytes": kv_bytes}
     boot = Boot(1, str(directory), str(directory / "model"), build(values), None, verdict)

@@ -274,6 +274,25 @@ def test_a_batch_makes_place_for_who_waits_and_goes_on_with_the_same_text(start:
     assert worker.wrong is None
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 3}, {"repetition_penalty": 1.05}], ids=["greedy", "sampled", "penalised"])
+@pytest.mark.parametrize("prompt", ["abcdefgh|", "?aaaa|", "abcab$|"], ids=["repeats itself", "by chance", "ends"])
+def test_guessed_tokens_change_no_text(start: StartFront, prompt: str, options: dict[str, Any]) -> None:
+    """And where a text repeats itself they spare most sweeps."""
+    said, sweeps = {}, {}
+    for enabled in (True, False):
+        front = start(speculation=enabled, max_context=512)
+        worker = front.engine_up()
+        answer = front.client().answer(prompt, max_tokens=80, stop=("cabcab",), **options)
+        said[enabled] = (answer.text, answer.token_ids, answer.last.reason, answer.last.completion_tokens)
+        sweeps[enabled] = len(worker.sweeps)
+        assert worker.wrong is None
+        if not enabled:
+            assert answer.last.drafted_tokens == 0 and not any(step.drafted for sweep in worker.sweeps for step in sweep.steps)
+    assert said[True] == said[False]
+    if prompt.startswith("abcdefgh"):
+        assert sweeps[True] < sweeps[False] / 2
+
+
 def test_answers_to_one_prompt_share_its_computation_and_differ_by_their_choice(start: StartFront) -> None:
     front = start(max_context=2048)
     worker = front.engine_up()

@@ -15,9 +15,8 @@ def prefilled(s: Scheduler, token: int = 7) -> None:
     """Sweeps until every running sequence has been given a token."""
     for _ in range(100):
         sweep = composed(s)
-        for id, row in s.completed(sweep.number, rows_of(sweep, token)):
-            assert row.token is not None
-            s.append(id, row.token)
+        for id, _ in s.completed(sweep.number, rows_of(sweep, token)):
+            s.append(id, token)
         if all(step.want != "nothing" for step in sweep.steps):
             return
     raise AssertionError("prefill does not end")
@@ -41,7 +40,7 @@ def test_the_first_token_is_wanted_by_the_sweep_that_finishes_the_prefill() -> N
     assert s.completed(first.number, rows_of(first)) == []
     second = composed(s)
     assert second.steps == (Step(1, 4, (14, 15), 6, "argmax"),)
-    assert s.completed(second.number, rows_of(second)) == [(1, Row(1, token=7))]
+    assert s.completed(second.number, rows_of(second)) == [(1, [Row(1, token=7)])]
     s.append(1, 7)
     assert composed(s).steps == (Step(1, 6, (7,), 7, "argmax"),)
 
@@ -99,7 +98,7 @@ def test_a_sequence_that_fails_during_a_sweep_is_dropped_once_and_its_row_ignore
     sweep = composed(s)
     s.remove(1, keep=False)
     assert drops(s) == []
-    assert s.completed(sweep.number, rows_of(sweep)) == [(2, Row(2, token=7))]
+    assert s.completed(sweep.number, rows_of(sweep)) == [(2, [Row(2, token=7)])]
     assert drops(s) == [1]
     assert drops(s) == []
 

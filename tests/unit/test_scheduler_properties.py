@@ -6,6 +6,9 @@ so far, so that a token fed twice, left out or moved changes every token after i
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,7 +17,7 @@ from schedulers import scheduler
 
 from potatod.front.scheduler import QueueFull, Sequence
 from potatod.kv_layout import BLOCK, KvGroup, KvLayout, blocks, first_kept
-from potatod.messages import Drop, Fork, Row, Sweep
+from potatod.messages import Cut, Drop, Fork, Row, Sweep
 
 VOCABULARY = 1009
 CHUNK = 90
@@ -63,7 +66,13 @@ class ModelWorker:
         sizes = (len(found) * BLOCK * group.bytes_per_token for found, group in zip(distinct, self.layout.groups, strict=True))
         return sum(sizes) + self.layout.state_bytes * len(self.kv)
 
-    def obey(self, order: Drop | Fork) -> None:
+    def obey(self, order: Drop | Fork | Cut) -> None:
+        if isinstance(order, Cut):
+            del self.kv[order.sequence][order.length :]
+            for chain in self.blocks[order.sequence]:
+                for index in [index for index in chain if index >= blocks(order.length)]:
+                    del chain[index]
+            return
         if isinstance(order, Drop):
             self.kv.pop(order.sequence)
             self.blocks.pop(order.sequence)
@@ -84,7 +93,7 @@ class ModelWorker:
     def serve(self, sweep: Sweep, budget: int) -> list[Row]:
         rows = []
         assert len({step.sequence for step in sweep.steps}) == len(sweep.steps) <= PLACES
-        assert sum(len(s.tokens) for s in sweep.steps if len(s.tokens) > 1) <= CHUNK
+        assert sum(len(s.tokens) - s.drafted for s in sweep.steps if len(s.tokens) - s.drafted > 1) <= CHUNK
         for step in sweep.steps:
             held = self.kv.setdefault(step.sequence, [])
             assert step.start == len(held), "a step goes on where the KV ends"
@@ -94,6 +103,7 @@ class ModelWorker:
                 self.blocks[step.sequence] = [{} for _ in self.layout.groups]
             assert self.long[step.sequence] == (step.known > BORDER), "no KV of a short text stays where the text has grown long"
             assert (step.want == "nothing") == (step.start + len(step.tokens) < step.known)
+            assert step.drafted == 0 or (self.layout.forks and len(step.tokens) == 1 + step.drafted)
             held.extend(step.tokens)
             for group, chain in zip(self.layout.groups, self.blocks[step.sequence], strict=True):
                 for index in [index for index in chain if index < first_kept(group.window, step.start)]:
@@ -101,9 +111,34 @@ class ModelWorker:
                 for index in range(blocks(step.start), blocks(len(held))):
                     chain[index] = object()
             if step.want != "nothing":
-                rows.append(Row(step.sequence, token=next_token(held)))
+                rows += (Row(step.sequence, token=next_token(held[:end])) for end in range(len(held) - step.drafted, len(held) + 1))
         assert self.bytes <= budget, "no more KV than there is room for"
         return rows
+
+
+class Guesses:
+    """Some right, some wrong, some of both, by chance."""
+
+    def __init__(self) -> None:
+        self.chance = random.Random(1)
+
+    def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: Callable[[int], float]) -> dict[int, list[int]]:
+        drafts = {}
+        for id, tokens, room in texts:
+            assert room > 0
+            guesses = undisturbed(tokens, self.chance.randrange(min(room, 6) + 1))
+            if guesses and self.chance.random() < 0.5:
+                guesses[self.chance.randrange(len(guesses))] = 1
+            most -= len(guesses)
+            if guesses and most >= 0:
+                drafts[id] = guesses
+        return drafts
+
+    def verified(self, id: int, drafted: int, accepted: int) -> None:
+        pass
+
+    def forget(self, id: int) -> None:
+        pass
 
 
 class Life(RuleBasedStateMachine):
@@ -111,7 +146,7 @@ class Life(RuleBasedStateMachine):
     def begin(self, layout: str, texts: int) -> None:
         self.layout = LAYOUTS[layout]
         self.budget = texts * self.layout.bytes_of(CONTEXT, CHUNK)
-        self.scheduler = scheduler(running=PLACES, queue=QUEUE, chunk=CHUNK, border=BORDER, kv=self.budget, layout=self.layout)
+        self.scheduler = scheduler(running=PLACES, queue=QUEUE, chunk=CHUNK, border=BORDER, kv=self.budget, layout=self.layout, drafter=Guesses())
         self.worker = ModelWorker(self.layout)
         self.epoch = 1
         self.sweep: Sweep | None = None
@@ -131,7 +166,7 @@ class Life(RuleBasedStateMachine):
             earlier = data.draw(st.sampled_from(sorted(self.prompts)))
             prompt = (self.prompts[earlier] + self.answers[earlier])[: CONTEXT - 20] + [9] * data.draw(st.integers(0, 3))
         try:
-            self.scheduler.add(Sequence(self.last_id, list(prompt), rank=rank))
+            self.scheduler.add(Sequence(self.last_id, list(prompt), rank=rank, most=CONTEXT))
         except QueueFull:
             assert len(self.scheduler.waiting) >= QUEUE
             return
@@ -152,13 +187,17 @@ class Life(RuleBasedStateMachine):
     def complete(self) -> None:
         assert self.sweep is not None
         rows = self.worker.serve(self.sweep, self.budget)
-        for sequence, row in self.scheduler.completed(self.sweep.number, rows):
-            assert row.token is not None
-            self.answers[sequence].append(row.token)
-            self.scheduler.append(sequence, row.token)
-            if len(self.prompts[sequence]) + len(self.answers[sequence]) >= CONTEXT:
-                self.scheduler.remove(sequence)
-                self.arrived.remove(sequence)
+        for sequence, found in self.scheduler.completed(self.sweep.number, rows):
+            for row in found:
+                assert row.token is not None
+                self.answers[sequence].append(row.token)
+                goes_on = self.scheduler.append(sequence, row.token)
+                if len(self.prompts[sequence]) + len(self.answers[sequence]) >= CONTEXT:
+                    self.scheduler.remove(sequence)
+                    self.arrived.remove(sequence)
+                    break
+                if not goes_on:
+                    break
         self.sweep = None
 
     @rule(sweeps=st.integers(1, 60))
