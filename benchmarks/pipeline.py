@@ -19,6 +19,7 @@ import click
 import computing
 import planned
 import random_model
+import speculating
 import storing
 import streaming
 import torch
@@ -41,7 +42,9 @@ STREAMING: dict[str, Table] = {
 }  # fmt: skip
 #: Of a folder for models.
 PLANNED: dict[str, Table] = {"grid": planned.grid, "simulated": planned.simulated, "slowing": planned.slowing}
-LIMITED = {*STREAMING, *PLANNED}
+#: Of the small model, which is a real one.
+SMALL: dict[str, Table] = {"first_token": streaming.first_token, "lookup": speculating.lookup}
+LIMITED = {*STREAMING, *PLANNED, "lookup"}
 
 
 def _of_the_large(table: Table, model: Path) -> dict[str, Any]:
@@ -55,14 +58,14 @@ def _write(name: str, page: dict[str, Any]) -> None:
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), default=ROOT / ".cache" / "random-3gb", show_default=True)
 @click.option("--small", type=click.Path(path_type=Path), default=ROOT / ".cache" / "smollm2-135m", show_default=True)
-@click.option("--only", multiple=True, type=click.Choice(sorted({*COMPUTING, *STREAMING, *PEERS, *PLANNED, "first_token"})))
+@click.option("--only", multiple=True, type=click.Choice(sorted({*COMPUTING, *STREAMING, *PEERS, *PLANNED, *SMALL})))
 def main(model: Path, small: Path, only: tuple[str, ...]) -> None:
     """Measure and print."""
     tables: dict[str, Callable[[], dict[str, Any]]] = {
         name: partial(_of_the_large, table, model) for name, table in (COMPUTING | STREAMING | PEERS).items()
     }
     tables |= {name: partial(table, model.parent) for name, table in PLANNED.items()}
-    tables["first_token"] = lambda: streaming.first_token(small)
+    tables |= {name: partial(table, small) for name, table in SMALL.items()}
     OUT.mkdir(exist_ok=True)
     results: dict[str, Any] = machine() | {"torch": torch.__version__}
     click.echo(f"{results['processor']}, {results['cores']} cores, torch {results['torch']}")
@@ -70,7 +73,7 @@ def main(model: Path, small: Path, only: tuple[str, ...]) -> None:
         if name in LIMITED and os.geteuid() != 0:
             click.echo(f"{name:12} left out: limits need root")
             continue
-        if name == "first_token" and not small.exists():
+        if name in SMALL and not small.exists():
             click.echo(f"{name:12} left out: `make demo` makes {small.name}")
             continue
         if name in PEERS and not environments.python("llama.cpp").exists():

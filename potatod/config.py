@@ -147,10 +147,11 @@ class Front:
 class Speculation:
     enabled: bool = _key(
         True, Choice((True, False)),
-        "Whether tokens are guessed, and verified many at a time by one sweep. The text is the same (to the token with invariant kernels), only sooner.",
+        "Whether tokens are guessed, and verified many at a time by one sweep. The text is the same, to the token with invariant kernels.",
     )  # fmt: skip
     lookup: bool = _key(
-        True, Choice((True, False)), "Guess what followed the same words earlier in the prompt or the answer. Costs nothing, and stops where it does not pay."
+        True, Choice((True, False)),
+        "Guess what followed the same words earlier in the prompt or the answer. Costs nothing, and stops where it does not pay.",
     )
     max_tokens: int = _key(32, Whole(1, 64, "tokens"), "Longest guess.")
 

@@ -29,8 +29,8 @@ from .ledger import Ledger
 from .refusal import Refusal
 from .report import Reporter
 from .scheduler import Scheduler, weight_of
-from .speculation import Speculation
 from .server import Server
+from .speculation import Speculation
 from .sweep_times import SweepTimes
 
 #: With nothing to do, nothing waits longer than this without looking whether it should stop.

@@ -1,7 +1,7 @@
 """Drafts for nothing: what a text goes on with was often said before. Pure.
 
-Where the last tokens of a text stand earlier in it, what followed them there is proposed (prompt lookup, A. Saxena 2023): code that is edited, documents
-that are quoted, lists that go on. The longer the stretch that is found again, the likelier the proposal is right.
+Where the last tokens of a text stand earlier in it, what followed them there is proposed (prompt lookup, A. Saxena 2023): code that is edited,
+documents that are quoted, lists that go on. The longer the stretch that is found again, the likelier the proposal is right.
 """
 
 from __future__ import annotations

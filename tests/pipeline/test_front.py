@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -286,6 +287,7 @@ def test_guessed_tokens_change_no_text(start: StartFront, prompt: str, options: 
         said[enabled] = (answer.text, answer.token_ids, answer.last.reason, answer.last.completion_tokens)
         sweeps[enabled] = len(worker.sweeps)
         assert worker.wrong is None
+        front.close()
         if not enabled:
             assert answer.last.drafted_tokens == 0 and not any(step.drafted for sweep in worker.sweeps for step in sweep.steps)
     assert said[True] == said[False]
