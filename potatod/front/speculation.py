@@ -3,8 +3,8 @@
     running texts ─▶ sources (lookup) ─▶ candidates, each with its chance ─▶ as many as make tokens per second the most ─▶ drafts in the sweep
 
 A draft costs rows of the sweep that verifies it, and yields a token for each guess that is right as long as all before it are. What a sweep costs
-is the cost model's to say: while weights stream rows are free, and where everything is resident a guess must be likely. The chance of a guess is learned from
-those that were verified, by the length of the stretch that was found again; so a source that does not pay is not asked.
+is the cost model's to say: while weights stream rows are free, and where everything is resident a guess must be likely. The chance of a guess is
+learned from those that were verified, by the length of the stretch that was found again; so a source that does not pay is not asked.
 """
 
 from __future__ import annotations
