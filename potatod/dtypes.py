@@ -14,6 +14,8 @@ RAW: Final = "raw"
 PACKED: Final = "packed"
 #: Schemes that matrices can be stored in, whatever they come from.
 SCHEMES: Final = (PACKED, "int8", "int4")
+#: Of these, those that round.
+ROUNDED: Final = ("int8", "int4")
 #: A quantised checkpoint's matrices as they are.
 KEEP: Final = "keep"
 CHOICES: Final = (AUTO, *FLOATS, *SCHEMES, KEEP)

@@ -318,10 +318,13 @@ def _check_matrix(manifest: Manifest, shard: Shard) -> None:
     for part in shard.parts:
         band = part.tensors[0]
         whole = len(part.tensors) == 1 and band.name == name and len(band.shape) == 2 and band.first_row == row
-        if not whole or band.shape[1:] != first.shape[1:] or band.dtype != first.dtype or band.shape[0] == 0:
+        alike = (band.shape[1:], band.dtype, band.scheme) == (first.shape[1:], first.dtype, first.scheme)
+        if not whole or not alike or band.shape[0] == 0:
             raise ModelDataError(f"shard {_label(shard)}: the bands of {name} must follow each other from row 0 on")
         if part is not shard.parts[-1] and band.shape[0] != first.shape[0]:
             raise ModelDataError(f"shard {_label(shard)}: only the last band of {name} may be of another height")
+        if shard.kind == "embed" and band.scheme != "raw":
+            raise ModelDataError(f"{name} is stored as {band.scheme[:40]}, and rows are gathered from an embedding that is raw")
         if shard.kind == "embed" and (part.file, part.offset, band.offset) != (file, at, 0):
             raise ModelDataError(f"shard {_label(shard)}: the bands of {name} must lie behind each other in one file")
         row, at = row + band.shape[0], at + band.length

@@ -22,7 +22,7 @@ from .json_file import MAX_CONFIG_BYTES, read_text
 from .kept import Kept
 from .kv_layout import KvLayout
 from .machine import accelerators, processor
-from .manifest import Manifest, Part, stored_as
+from .manifest import Manifest, Part, schemes_of, stored_as
 from .plan import Plan
 from .room import tokenizer_bytes, vocabulary_of
 
@@ -136,7 +136,7 @@ def _kept(settings: Settings, folder: Path, manifest: Manifest) -> Kept:
         [
             [importlib.metadata.version(name) for name in ("torch", "transformers")],
             processor(), settings.worker.device, settings.worker.threads, settings.worker.kernels,
-            manifest.fingerprint, config, accelerators(), [part.checksum for part in _first_layer(manifest)],
+            manifest.fingerprint, config, sorted(schemes_of(manifest)), accelerators(), [part.checksum for part in _first_layer(manifest)],
         ],
     )  # fmt: skip
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 import torch
 
 from potatod import forms
+from potatod.errors import ModelDataError
 
 Array = npt.NDArray[Any]
 
@@ -163,6 +164,8 @@ def _corrected(out: torch.Tensor, lies: torch.Tensor, records: torch.Tensor, row
     starts = records[:, 0:4].contiguous().view(torch.int32).long()[:, 0] & 0xFFFFFFFF
     gaps = records[:, 4:6].contiguous().view(torch.int16).long()[:, 0] & 0xFFFF
     others = records[:, 6].long()
+    if int((gaps + 4 * others).sum()) > len(lies) - rows * records.shape[1]:
+        raise ModelDataError("packed weights say that they have more exceptions than there are bytes: the folder is damaged; run `potatod verify`")
     row, number = _counted(gaps)
     bytes_ = lies[(starts[row] + number).clamp(max=len(lies) - 1)].long()
     steps = bytes_ + (bytes_ != 255).long()

@@ -180,7 +180,10 @@ class GgufTensor:
             return torch.arange(rows)
         shown = np.stack([number, -1 - number], axis=1)
         gathered: dict[str, Any] = {"tensors": {}}
-        result = self.processor.process(weights=shown, name=info.name, tensor_key_mapping=self.names, parsed_parameters=gathered)
+        try:
+            result = self.processor.process(weights=shown, name=info.name, tensor_key_mapping=self.names, parsed_parameters=gathered)
+        except ValueError:  # one that counts on whole rows
+            return None
         found = None if result.name is None or gathered["tensors"] else np.asarray(result.weights)
         if found is None or found.shape != (rows, 2) or rows >= 1 << 24 or tuple(info.shape) != tuple(self.shape):
             return None
@@ -236,6 +239,8 @@ def _header(file: Path) -> GgufHeader:
             block, nbytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
         except (ValueError, KeyError):
             raise UnsupportedModel(f"{file}: {name} is of ggml's type {kind}, which potatod does not know") from None
+        if shape and shape[-1] % block:
+            raise ModelDataError(f"{file}: {name} has rows of {shape[-1]} values in blocks of {block}; download it again")
         infos.append(TensorInfo(name, shape, kind, offset, math.prod(shape) // block * nbytes))
     return GgufHeader(str(file), architecture, tuple(infos), -(-at // alignment) * alignment)
 

@@ -148,7 +148,7 @@ class _Preparation:
         built = self._skeleton
         source = built.embed_name if self._converter.has(built.embed_name) else built.head_name
         tilings = [drawn.embed_bands] if drawn.head else [drawn.embed_bands, drawn.head_bands]
-        parts = shard_file.write(self._out, EMBED, drawn.embed, [in_scheme(RAW, self._converter.matrix(source))], *tilings)
+        parts = shard_file.write(self._out, EMBED, drawn.embed, [in_scheme(source, RAW, self._converter.matrix(source))], *tilings)
         shards = [Shard("embed", 0, parts[0]), *(Shard("head", 0, tiling) for tiling in parts[1:])]
         self._done(shards, {EMBED: drawn.embed.size})
 
@@ -170,7 +170,7 @@ class _Preparation:
                 self._storing.unpackable(built.head_name)
                 meta = self._converter.wanted[built.embed_name if built.tied else built.head_name]
                 layout, bands = blueprint.matrix(HEAD, built.head_name, value_of(built.head_name, meta), band_bytes)
-                contents = [in_scheme(RAW, self._converter.matrix(source))]
+                contents = [in_scheme(source, RAW, self._converter.matrix(source))]
         (parts,) = shard_file.write(self._out, HEAD, layout, contents, bands)
         self._done([Shard("head", 0, parts)], {HEAD: layout.size})
         self._tell_of(error, "head")
@@ -178,7 +178,7 @@ class _Preparation:
     def _in_scheme(self, name: str, scheme: str, error: Error) -> Iterable[memoryview]:
         if scheme in schemes.GGML:
             return [self._converter.planes(name).numpy().data]
-        return in_scheme(scheme, self._converter.matrix(name), error)
+        return in_scheme(name, scheme, self._converter.matrix(name), error)
 
     def _packed_bands(self, source: str, layout: Layout) -> Iterator[memoryview]:
         """The matrix in the bands of the layout, however its rows come."""

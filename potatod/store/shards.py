@@ -13,8 +13,8 @@ from typing import Final
 import torch
 
 from potatod import forms, schemes
-from potatod.dtypes import RAW
-from potatod.errors import DoesNotFit
+from potatod.dtypes import RAW, ROUNDED
+from potatod.errors import DoesNotFit, ModelDataError
 from potatod.manifest import Part
 
 from . import shard_file
@@ -111,7 +111,7 @@ def encoded(values: Iterable[Value], tensor: torch.Tensor, error: Error | None =
     stored = []
     for value in values:
         if value.first_row is None:
-            stored.append(Stored(value, in_scheme(value.scheme, _steps(tensor), error)))
+            stored.append(Stored(value, in_scheme(value.name, value.scheme, _steps(tensor), error)))
         else:
             data = schemes.get(value.scheme).pack(tensor[value.first_row : value.first_row + value.shape[0]])
             stored.append(Stored(replace(value, nbytes=len(data)), [data.numpy().data]))
@@ -126,9 +126,12 @@ def _steps(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     yield from tensor.split(max(1, _STEP_WEIGHTS // max(1, tensor.shape[1])))
 
 
-def in_scheme(scheme: str, tensors: Iterable[torch.Tensor], error: Error | None = None) -> Iterator[memoryview]:
-    """Their bytes behind each other; ``error`` is told of what is rounded."""
+def in_scheme(name: str, scheme: str, tensors: Iterable[torch.Tensor], error: Error | None = None) -> Iterator[memoryview]:
+    """Their bytes behind each other; ``error`` is told of what is rounded, ``name`` is the matrix's. Raises :class:`ModelDataError` where a weight
+    cannot be rounded."""
     for tensor in tensors:
+        if scheme in ROUNDED and not tensor.isfinite().all():
+            raise ModelDataError(f"{name} has weights that are no numbers, which {scheme} cannot hold: the checkpoint is damaged, or store it as it is")
         data = schemes.get(scheme).pack(tensor)
         if error is not None and scheme != RAW:
             error.add(tensor, scheme, data)

@@ -117,6 +117,8 @@ class Storing:
         if name.split(".")[-2] in _ROUTERS:
             return RAW
         if self._asked.scheme == KEEP:
+            if name not in self._kept and name in self._matrices:
+                self._instead(name, RAW, "the file has it in no form that can be kept: its values are stored")
             return self._kept.get(name, RAW)
         return "int8" if name == self._head and self._asked.scheme == "int4" else self._asked.scheme
 

@@ -170,7 +170,7 @@ class _Upgrade:
         tilings = [_renamed(old.parts, file, moved, name if old.kind == rewrite.kind else self._built.head_name) for old in olds]
         rows, columns = matrix.shape
         step = max(1, _STEP_BYTES // (columns * matrix.dtype.itemsize))
-        copied = in_scheme(RAW, (matrix.rows(first, min(first + step, rows)) for first in range(0, rows, step)))
+        copied = in_scheme(name, RAW, (matrix.rows(first, min(first + step, rows)) for first in range(0, rows, step)))
         parts = shard_file.write(self._out, file, layout, [copied], *tilings)
         self._journal.add([Shard(old.kind, 0, tiling) for old, tiling in zip(olds, parts, strict=True)], {file: layout.size})
 

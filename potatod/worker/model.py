@@ -133,7 +133,12 @@ def conform(skeleton: Skeleton, manifest: Manifest, folder: Path) -> None:
                         f"{folder}: {name} of layer {shard.layer} has shape {found.get(name)} and {manifest.architecture} of the installed "
                         f"transformers has {own.get(name)}; {mend}"
                     )
-        elif shard.kind in ("embed", "head"):
+        elif shard.kind == "resident":
+            known = _shapes(skeleton.model)
+            for name, shape in shapes_of(shard).items():
+                if known.get(name) != shape:
+                    raise ModelDataError(f"{folder}: {name} has shape {shape}, and the model {known.get(name, 'has no such tensor')}; {mend}")
+        else:
             name = manifest.embed_name if shard.kind == "embed" else manifest.head_name
             expected = tuple(skeleton.model.get_parameter(name).shape)
             (found_shape,) = shapes_of(shard).values()

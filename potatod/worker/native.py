@@ -85,7 +85,7 @@ class Product:
         """Whether it can give this product."""
         return (
             piece.scheme in self.codes and x.dtype is piece.dtype is self.dtype and self.takes(piece.shape) and x.shape[-1] == piece.shape[1]
-            and piece.lies.is_cpu and x.is_cpu
+            and piece.lies.is_cpu and x.is_cpu and _holds(piece)
         )  # fmt: skip
 
     def attempt(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -94,6 +94,8 @@ class Product:
             pieces = weight.pieces if type(weight) is Banded else _pieces(weight)
             if not pieces or not all(self.suits(input, piece) for piece in pieces):
                 return None
+            if bias is not None and bias.shape != (sum(piece.shape[0] for piece in pieces),):
+                return None  # torch says what is wrong with it
             return self.by_pieces(input, pieces, bias)
 
     def linear(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -129,6 +131,13 @@ class Product:
             self._team(self._addresses[piece.scheme], ctypes.byref(call), threads, 0)
             first += count
         return out
+
+
+def _holds(piece: Piece) -> bool:
+    """Whether its memory is as large as its shape says: the code does not look."""
+    if piece.scheme == "raw":
+        return piece.lies.nbytes == piece.shape[0] * piece.shape[1] * piece.dtype.itemsize
+    return forms.fits(piece.scheme, piece.shape[0], piece.shape[1], piece.lies.nbytes)
 
 
 def _pieces(weight: torch.Tensor) -> tuple[Piece, ...]:

@@ -124,6 +124,7 @@ class Simulated:
     def named(cls, name: str) -> Simulated:
         """From ``simulated`` or ``simulated:KEY=NUMBER,…``; raises :class:`ConfigError`."""
         options: dict[str, float] = {}
+        assert name == "simulated" or name.startswith("simulated:"), "another device's name"
         for word in name.partition(":")[2].split(",") if ":" in name else ():
             key, _, value = word.partition("=")
             try:

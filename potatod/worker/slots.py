@@ -88,13 +88,13 @@ class SlotLender:
     @contextmanager
     def lend(self, group: Group) -> Iterator[list[Bound]]:
         first = group.indices[0]
+        self._scratch.begin()
         if first in self._whole:
             yield self._whole[first]
             return
         slot = self._filled(group) or self._fill(group)
         assert slot.copied is not None
         self._device.compute_waits_for(slot.copied)
-        self._scratch.begin()
         views = bind_views(group, [self._lies(index, slot) for index in group.indices], self._scratch)
         if not self._in_slots(group):
             self._whole[first] = views

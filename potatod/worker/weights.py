@@ -154,7 +154,7 @@ def _runs(bands: Iterable[_Lies]) -> list[_Lies]:
     for base, offset, band in bands:
         if runs and not forms.has_more(band.scheme):
             before_base, before, above = runs[-1]
-            if base is before_base and offset == before + above.length:
+            if base is before_base and offset == before + above.length and band.scheme == above.scheme:
                 shape = (above.shape[0] + band.shape[0], *band.shape[1:])
                 runs[-1] = base, before, dataclasses.replace(above, shape=shape, length=above.length + band.length)
                 continue

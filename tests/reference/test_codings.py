@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
+import mmap
+
 import pytest
 import torch
 
 from potatod import forms, schemes
+from potatod.errors import ModelDataError
 from potatod.schemes import GGML
 from potatod.worker import elf, microkernel, native
 from potatod.worker.banded import Banded, Piece, Scratch, linear
@@ -126,26 +131,70 @@ def test_a_large_piece_is_decoded_some_rows_at_a_time(scheme, monkeypatch):
 
 
 def test_bytes_that_no_packing_made_are_read_and_nothing_beyond_them():
-    """Records whose exceptions are said to lie anywhere: the product is some product, and memory beside it stays what it was."""
+    """Exceptions that are said to lie anywhere in the band and beyond it: the product is that of the scheme's own values, and whoever reads behind the
+    band's last byte dies of it."""
+    record = forms.record_bytes("packed", 512)
+    size = 5 * record + 4096 - 5 * record % 4096
+    guarded = _before_a_wall(size)
     generator = torch.Generator().manual_seed(3)
     ours = product("packed")
     x = rows_of(2, 512)
     for _ in range(50):
-        size = 5 * forms.record_bytes("packed", 512) + 40
-        guarded = torch.randint(0, 256, (size + 512,), dtype=torch.uint8, generator=generator)
-        before = guarded.clone()
-        out = ours.by_pieces(x, [Piece("packed", guarded[:size], torch.bfloat16, (5, 512))])
+        guarded[:] = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
+        records = guarded[: 5 * record].view(5, record)
+        starts = torch.randint(5 * record - 8, size + 200, (5,), dtype=torch.int32, generator=generator)
+        records[:, 0:4] = starts[:, None].view(torch.uint8)
+        records[:, 4:6] = torch.randint(0, 50, (5, 1), dtype=torch.int16, generator=generator).view(torch.uint8)
+        records[:, 6] = torch.randint(0, 12, (5,), dtype=torch.uint8, generator=generator)
+        out = ours.by_pieces(x, [Piece("packed", guarded, torch.bfloat16, (5, 512))])
         assert out.shape == (2, 5)
-        assert torch.equal(guarded, before)
-        assert schemes.get("packed").view(guarded[:size], "bfloat16", (5, 512)).shape == (5, 512)
+        assert schemes.get("packed").view(guarded, "bfloat16", (5, 512)).shape == (5, 512)
+
+
+def _before_a_wall(size: int) -> torch.Tensor:
+    """So many bytes, whole pages, behind which nothing may be read."""
+    pages = mmap.mmap(-1, size + 4096)
+    memory = torch.frombuffer(pages, dtype=torch.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mprotect(ctypes.c_void_p(memory.data_ptr() + size), ctypes.c_size_t(4096), 0) == 0
+    _WALLS.append(pages)
+    return memory[:size]
+
+
+#: Kept, so that nothing is ever put where a wall stands.
+_WALLS: list[mmap.mmap] = []
+
+
+def test_a_piece_whose_memory_is_not_as_large_as_its_shape_says_is_not_multiplied_with():
+    ours = product("int8", "raw")
+    piece = matrix("int8", 20, 64)
+    assert ours.suits(rows_of(1, 64), piece)
+    assert not ours.suits(rows_of(1, 64), dataclasses.replace(piece, shape=(21, 64)))
+    whole = torch.zeros(4, 64).bfloat16()
+    assert ours.suits(rows_of(1, 64), Piece.of(whole))
+    assert not ours.suits(rows_of(1, 64), dataclasses.replace(Piece.of(whole), shape=(5, 64)))
+
+
+def test_a_bias_of_another_length_is_not_added():
+    ours = product("raw")
+    assert ours.attempt(rows_of(1, 64), torch.zeros(4, 64).bfloat16(), torch.zeros(3).bfloat16()) is None
+
+
+def test_more_exceptions_than_there_are_bytes_are_refused_before_there_is_memory_for_them():
+    record = forms.record_bytes("packed", 128)
+    lies = torch.zeros(100 * record + forms.SPARE_BYTES, dtype=torch.uint8)
+    lies[: 100 * record].view(100, record)[:, 4:6] = 255
+    with pytest.raises(ModelDataError, match="more exceptions than there are bytes"):
+        schemes.get("packed").view(lies, "bfloat16", (100, 128))
 
 
 def test_constants_are_found_wherever_the_code_lies():
     """The same code from two places: what it refers to is relative to itself."""
     code = microkernel.compiled("bfloat16", "int4")
     piece, x = matrix("int4", 20, 64), rows_of(1, 64)
-    one, other = (Product({"int4": each}, torch.bfloat16) for each in (code, code))
-    assert torch.equal(one.by_pieces(x, [piece]), other.by_pieces(x, [piece]))
+    one, other = (Product({"int4": each}, torch.bfloat16).by_pieces(x, [piece]) for each in (code, code))
+    exact = x.double() @ schemes.get("int4").view(piece.lies, "float32", piece.shape).double().T
+    assert torch.equal(one, other) and (one.double() - exact).abs().max() <= 0.006 * exact.abs().max()
 
 
 def test_an_object_that_needs_something_else_is_refused():

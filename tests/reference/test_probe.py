@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import transformers
 from engine import Engine
 from families import by_name
 
+from potatod import manifest as manifests
+from potatod.errors import ModelDataError
+from potatod.store import skeleton as skeletons
 from potatod.worker.attention import PackedAttention
+from potatod.worker.model import conform
 from potatod.worker.probe import kept, max_positions, rope_border
 
 from .conftest import make_tiny
@@ -27,6 +33,17 @@ def test_a_model_without_positions_has_no_limit_of_its_own():
 @pytest.mark.parametrize(("family", "tokens"), [("Llama 3.1, 3.2", None), ("Phi-3 (short rope)", 256), ("Phi-3 (long rope)", 4)])
 def test_only_longrope_has_a_border(family, tokens):
     assert rope_border(by_name(family).config()) == tokens
+
+
+def test_a_folder_whose_other_tensors_have_other_shapes_is_refused(tmp_path):
+    """A bias of four numbers would be added to as many outputs, and what lies behind it to the others."""
+    folder = make_tiny(by_name("Phi-2"), torch.float32, tmp_path).folder
+    page = json.loads((folder / "manifest.json").read_text())
+    (bias,) = (t for shard in page["shards"] for part in shard["parts"] for t in part["tensors"] if t["name"] == "lm_head.bias")
+    bias.update(shape=[4], length=16)
+    (folder / "manifest.json").write_text(json.dumps(page))
+    with pytest.raises(ModelDataError, match=r"lm_head.bias has shape \(4,\), and the model"):
+        conform(skeletons.build(skeletons.load_config(folder), torch.float32), manifests.load(folder), folder)
 
 
 @pytest.mark.parametrize(

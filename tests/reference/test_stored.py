@@ -123,7 +123,7 @@ def test_a_card_decodes_what_is_uploaded(made, scheme):
     small, whole = pools(folder)
     wanted = expected(folder, PROMPT)
     for seed in (1, 2):
-        with Engine(folder, small, kernels="fast", device=f"simulated?seed={seed}", card_bytes=whole // 2) as engine:
+        with Engine(folder, small, kernels="fast", device=f"simulated:seed={seed}", card_bytes=whole // 2) as engine:
             got = engine.sweep({1: PROMPT})[1]
             assert (got - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
             assert torch.equal(engine.sweep({2: PROMPT})[2], got)

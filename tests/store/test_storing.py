@@ -166,7 +166,33 @@ def test_a_gguf_file_that_is_kept_is_as_large_as_it_was(tmp_path):
     file = write_gguf(tmp_path / "model.gguf")
     prepare(file, tmp_path / "out", dtype="keep")
     assert "q8_0" in schemes(tmp_path / "out").values()
-    assert outline(str(file), "keep")[0].files == manifests.load(tmp_path / "out").files
+    written = manifests.load(tmp_path / "out")
+    assert outline(str(file), "keep")[0].files == written.files
+    layers = [tensor for shard in written.shards if shard.kind == "layer" for part in shard.parts for tensor in part.tensors]
+    kept = [tensor for tensor in layers if tensor.scheme == "q8_0"]
+    assert len(kept) == 10, "those of fewer than 64 rows are not"
+    for tensor in kept:
+        blocks = tensor.shape[0] * tensor.shape[1] // 32
+        assert blocks * 34 <= tensor.length < blocks * 34 + 16 * tensor.shape[0], "records are padded, and no more"
+
+
+def test_what_a_file_has_in_no_form_that_can_be_kept_is_said(tmp_path):
+    said = []
+    prepare(wide(tmp_path / "source"), tmp_path / "out", dtype="keep", notice=said.append)
+    assert set(schemes(tmp_path / "out").values()) == {"raw"}
+    assert any("and 14 more: stored as raw, since the file has it in no form that can be kept" in each for each in said), said
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_not_rounded_to_some(tmp_path, dtype, value):
+    source = wide(tmp_path / "source")
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    model.model.layers[1].mlp.up_proj.weight.data[3, 5] = value
+    model.save_pretrained(source)
+    with pytest.raises(ModelDataError, match=rf"mlp.up_proj.weight has weights that are no numbers, which {dtype} cannot hold"):
+        prepare(source, tmp_path / "out", dtype=dtype)
+    prepare(source, tmp_path / "plain")
 
 
 def test_interrupted_it_goes_on_and_becomes_the_same(tmp_path, monkeypatch):

@@ -128,6 +128,8 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a missing band": (lambda p: p["shards"][3]["parts"].pop(1), "must follow each other from row 0"),
     "an embedding in two files": (lambda p: p["shards"][0]["parts"][2].update(file="spare.safetensors"), "lie behind each other in one file"),
     "an embedding with a hole": (lambda p: p["shards"][0]["parts"][2].update(offset=4096 * 7), "lie behind each other in one file"),
+    "an embedding in another scheme": (lambda p: p["shards"][0]["parts"][0]["tensors"][0].update(scheme="int8"), "embedding that is raw"),
+    "a head in two schemes": (lambda p: p["shards"][3]["parts"][1]["tensors"][0].update(scheme="int8"), "must follow each other"),
     "a band of another tensor": (lambda p: p["shards"][3]["parts"][1]["tensors"][0].update(name="x"), "must follow each other"),
 }  # fmt: skip
 

@@ -87,8 +87,12 @@ def test_a_gap_is_as_wide_as_it_is() -> None:
     """A byte says 255 at most, and "255 further, nothing there" is not a weight."""
     for gap in (0, 1, 253, 254, 255, 256, 509, 510, 511, 765):
         tensor = torch.full((1, 1024), 1.0).bfloat16()
-        tensor[0, gap] = tensor[0, -1] = 2.0**-5
         tensor[0, ::2] *= 16
+        tensor[0, gap] = tensor[0, -1] = 2.0**-5
+        lies = schemes.get("packed").pack(tensor)
+        start = int.from_bytes(bytes(lies[:4].tolist()), "little")
+        wide = [255] * (gap // 255) + [gap % 255]
+        assert lies[start : start + len(wide)].tolist() == wide, "the weight stands among the gaps"
         assert torch.equal(there_and_back("packed", tensor, "bfloat16"), tensor)
 
 
