@@ -233,6 +233,9 @@ class Front:
         return self.process.wait(PATIENCE_S)
 
     def close(self) -> None:
+        """A second time does nothing."""
+        if self.context.closed:
+            return
         self.process.kill()
         self.process.wait()
         if self.worker is not None:
