@@ -1,39 +1,63 @@
 """Drafts for nothing: what a text goes on with was often said before. Pure.
 
 Where the last tokens of a text stand earlier in it, what followed them there is proposed (prompt lookup, A. Saxena 2023): code that is edited,
-documents that are quoted, lists that go on. The longer the stretch that is found again, the likelier the proposal is right.
+documents that are quoted, lists that go on. The longer the stretch that is found again, the likelier the proposal is right. Places are found as in
+LZ77: all that end with the same two tokens are a chain, newest first.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Final
 
-#: Tokens that are looked for, longest first.
-LENGTHS: Final = (16, 8, 4, 3, 2)
+#: Tokens of a stretch that are looked at, and that it has at least.
+LONGEST: Final = 16
+SHORTEST: Final = 2
+#: Places that are looked at, newest first.
+_TRIED: Final = 64
 
 
 class Lookup:
-    """Of one text: where each stretch of LENGTHS tokens has ended last, the newest left out."""
+    """Of one text."""
 
     def __init__(self) -> None:
-        self._ends: dict[tuple[int, ...], int] = {}
-        #: tokens whose stretches are known
-        self._known = 0
+        #: of two tokens: where they ended last, the end of the text left out
+        self._last: dict[int, int] = {}
+        #: of each place: where the same two tokens had ended before; 0: nowhere
+        self._before = array("i", [0] * SHORTEST)
 
     def propose(self, tokens: Sequence[int], most: int) -> tuple[list[int], int]:
-        """Up to ``most`` tokens that may follow, and how long the stretch was that was found; none and 0 where nothing was."""
+        """Up to ``most`` tokens that may follow, and how long the stretch was that was found (up to LONGEST); none and 0 where nothing was."""
         self._learn(tokens)
-        for length in LENGTHS:
-            if length < len(tokens) and (end := self._ends.get(tuple(tokens[-length:]))) is not None:
-                after = tokens[end : end + most]
-                return [after[at % len(after)] for at in range(most)], length  # what repeats itself goes on repeating
-        return [], 0
+        best, longest = 0, 0
+        end = self._last.get(_two(tokens, len(tokens)), 0) if len(tokens) >= SHORTEST else 0
+        for _ in range(_TRIED):
+            if end == 0 or longest == LONGEST:
+                break
+            length = _alike(tokens, end)
+            if length > longest:
+                best, longest = end, length
+            end = self._before[end]
+        if not longest:
+            return [], 0
+        after = tokens[best : best + most]
+        return [after[at % len(after)] for at in range(most)], longest  # what repeats itself goes on repeating
 
     def _learn(self, tokens: Sequence[int]) -> None:
-        """All stretches that end before the last token."""
-        for end in range(max(1, self._known), len(tokens)):
-            for length in LENGTHS:
-                if length <= end:
-                    self._ends[tuple(tokens[end - length : end])] = end
-        self._known = max(self._known, len(tokens))
+        for end in range(len(self._before), len(tokens)):
+            two = _two(tokens, end)
+            self._before.append(self._last.get(two, 0))
+            self._last[two] = end
+
+
+def _two(tokens: Sequence[int], end: int) -> int:
+    return tokens[end - 2] << 32 | tokens[end - 1]
+
+
+def _alike(tokens: Sequence[int], end: int) -> int:
+    """How many tokens before ``end`` are those before the end of the text."""
+    length = SHORTEST
+    while length < min(LONGEST, end) and tokens[end - 1 - length] == tokens[-1 - length]:
+        length += 1
+    return length

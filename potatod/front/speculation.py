@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from .lookup import LENGTHS, Lookup
+from .lookup import Lookup
 
-#: What is thought of a stretch before any guess was verified, and as how many guesses that counts.
+#: What is thought of guesses behind a stretch of so many tokens and more before any was verified, and as how many guesses that counts.
 _PRIOR: Final = {16: 0.9, 8: 0.8, 4: 0.6, 3: 0.5, 2: 0.35}
 _PRIOR_WEIGHS: Final = 4.0
 #: What was learned longer ago counts less, by this factor for each guess since.
@@ -51,8 +51,8 @@ class Counts:
 @dataclass(slots=True)
 class _Text:
     lookup: Lookup = field(default_factory=Lookup)
-    #: length of the stretch that the present draft follows
-    length: int = 0
+    #: of the stretch that the present draft follows
+    chance: Chance | None = None
 
 
 class Speculation:
@@ -60,7 +60,7 @@ class Speculation:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._chances = {length: Chance(_PRIOR[length] * _PRIOR_WEIGHS, _PRIOR_WEIGHS) for length in LENGTHS}
+        self._chances = {length: Chance(_PRIOR[length] * _PRIOR_WEIGHS, _PRIOR_WEIGHS) for length in _PRIOR}
         self._texts: dict[int, _Text] = {}
         self.counts = Counts()
 
@@ -70,10 +70,11 @@ class Speculation:
         gains: list[tuple[float, int]] = []
         for id, tokens, room in texts:
             text = self._texts.setdefault(id, _Text())
-            guesses, text.length = text.lookup.propose(tokens, min(self._most, room))
+            guesses, length = text.lookup.propose(tokens, min(self._most, room))
             if guesses:
                 found[id] = guesses
-                chance = self._chances[text.length].value
+                text.chance = self._chances[max(least for least in _PRIOR if least <= length)]
+                chance = text.chance.value
                 gains += [(gain, id) for place in range(len(guesses)) if (gain := chance ** (place + 1)) >= _LEAST_CHANCE]
         gains.sort(key=lambda gain: -gain[0])  # those of one text stay in order
         taken = self._best(len(texts), [gain for gain, _ in gains[:most]], sweep_s)
@@ -87,10 +88,10 @@ class Speculation:
         self.counts.drafted += drafted
         self.counts.accepted += accepted
         text = self._texts.get(id)
-        if text is None or text.length == 0:
+        if text is None or text.chance is None:
             return
         for place in range(min(drafted, accepted + 1)):
-            self._chances[text.length].learn(place < accepted)
+            text.chance.learn(place < accepted)
 
     def forget(self, id: int) -> None:
         self._texts.pop(id, None)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potatod.front.lookup import LENGTHS, Lookup
+from potatod.front.lookup import LONGEST, SHORTEST, Lookup
 
 
 def test_what_followed_the_longest_stretch_is_proposed() -> None:
     lookup = Lookup()
     tokens = [1, 2, 3, 4, 50, 51, 52, 9, 2, 3, 60, 61, 8, 1, 2, 3, 4]
     assert lookup.propose(tokens, 2) == ([50, 51], 4)
-    assert lookup.propose([*tokens, 50], 3) == ([51, 52, 9], 4)
+    assert lookup.propose([*tokens, 50], 3) == ([51, 52, 9], 5)
 
 
 def test_of_equally_long_stretches_the_newest_counts() -> None:
@@ -29,9 +29,9 @@ def test_where_nothing_was_said_before_nothing_is_proposed() -> None:
 
 
 def slowly(tokens: list[int], most: int) -> tuple[list[int], int]:
-    for length in LENGTHS:
+    for length in range(LONGEST, SHORTEST - 1, -1):
         for end in range(len(tokens) - 1, length - 1, -1):
-            if length < len(tokens) and tokens[end - length : end] == tokens[-length:]:
+            if tokens[end - length : end] == tokens[-length:]:
                 after = tokens[end : end + most]
                 return [after[at % len(after)] for at in range(most)], length
     return [], 0
