@@ -6,6 +6,7 @@ import itertools
 import os
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn import functional
 from potato_client import Client
 from potatod import manifest as manifests
 from potatod.sizes import parse_size
+from potatod.worker import microkernel, native
 
 #: Answers at once; of as many tokens, prompts of a few.
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
@@ -27,6 +29,7 @@ ANSWER = 12
 HISTORY = 2000
 #: KV of 64 texts of 128 tokens, and of one of HISTORY and its answer.
 KV = "512MiB"
+FLAGS = ("--front-max-context", "512", "--front-max-sequences", str(COUNTS[-1]), "--kv-size", KV)
 
 
 def together_s(client: Client, count: int, tokens: int = ANSWER) -> float:
@@ -40,22 +43,24 @@ def together_s(client: Client, count: int, tokens: int = ANSWER) -> float:
 
 
 def together(model: Path, read: str = "500MB") -> dict[str, Any]:
-    """Tokens a second of so many answers at once ÷ that of one: the weights streaming (RAM 2.5 GB beside the KV), and everything resident, there beside
-    the products alone."""
-    result: dict[str, Any] = {}
+    """Tokens a second of so many answers at once ÷ that of one, the weights streaming: RAM 2.5 GB beside the KV."""
     ram = parse_size("2.5GB") + parse_size(KV)
-    flags = ("--front-max-context", "512", "--front-max-sequences", str(COUNTS[-1]), "--kv-size", KV)
-    with Limits(ram, parse_size(read), model) as limits, daemon(model, *flags, limits=limits) as served:
+    with Limits(ram, parse_size(read), model) as limits, daemon(model, *FLAGS, limits=limits) as served:
         answer(served.client, 6)
-        result["streaming"] = _counted(served.client)
-    with daemon(model, *flags, "--pool-size", "3300MB") as served:
+        by = _counted(served.client)
+    return {"by": by} | {f"{count}_times_one": by[count]["times_one"] for count in (16, 64)}
+
+
+def resident(model: Path) -> dict[str, Any]:
+    """The same with everything resident, beside the products alone: the faster of torch's in fp32 and of our own."""
+    with daemon(model, *FLAGS, "--pool-size", "3300MB") as served:
         answer(served.client, 6)
-        result["resident"] = _counted(served.client)
-        report = served.client.status()
-    limit_s = products_s(model, COUNTS[-1])
-    told = {f"{where}_{count}_times_one": each["times_one"] for where, by in result.items() for count, each in by.items() if count in (16, 64)}
-    resident_s = result["resident"][COUNTS[-1]]["s_per_sweep"]
-    return result | told | {"products_64_rows_s": round(limit_s, 3), "of_products": round(limit_s / resident_s, 3), "kernels": report.engine.kernels}
+        by = _counted(served.client)
+    rows = COUNTS[-1]
+    alone = products_s(model, rows)
+    return {"by": by, **{f"{name}_products_s": round(s, 3) for name, s in alone.items()}} | {
+        f"{rows}_rows_s": by[rows]["s_per_sweep"], "of_products": round(min(alone.values()) / by[rows]["s_per_sweep"], 3),
+    }  # fmt: skip
 
 
 def _counted(client: Client) -> dict[int, dict[str, float]]:
@@ -70,22 +75,28 @@ def _counted(client: Client) -> dict[int, dict[str, float]]:
 
 
 @torch.inference_mode()
-def products_s(model: Path, rows: int) -> float:
-    """Seconds of all products of a sweep of so many rows, made by torch in fp32 of weights that lie there in fp32: a layer and more, scaled to all."""
+def products_s(model: Path, rows: int) -> dict[str, float]:
+    """Seconds of all products of a sweep of so many rows, by turns: torch's of weights that lie there in fp32, and ours of bf16. Of two layers'
+    matrices, scaled to all."""
     torch.set_num_threads(os.cpu_count() or 1)
-    shards = manifests.load(model).shards
-    weights = [shape for shard in shards if shard.kind == "layer" for shape in manifests.shapes_of(shard).values() if len(shape) == 2]
-    head = [shape for shard in shards if shard.kind == "head" for shape in manifests.shapes_of(shard).values() if len(shape) == 2]
-    total = sum(rows * columns for rows, columns in (*weights, *head))
-    some = weights[: len({*weights}) + 2]
-    tensors = [torch.randn(out, columns) for out, columns in some]
-    best = []
-    for _ in range(5):
-        began = time.perf_counter()
-        for weight in tensors:
-            functional.linear(torch.ones(rows, weight.shape[1]), weight)
-        best.append(time.perf_counter() - began)
-    return min(best) * total / sum(weight.numel() for weight in tensors)
+    shards = [shard for shard in manifests.load(model).shards if shard.kind in ("layer", "head")]
+    shapes = [shape for shard in shards for shape in manifests.shapes_of(shard).values() if len(shape) == 2]
+    some = [shape for shard in shards[:2] for shape in manifests.shapes_of(shard).values() if len(shape) == 2]
+    whole = sum(out * columns for out, columns in shapes) / sum(out * columns for out, columns in some)
+    weights = [torch.randn(out, columns) for out, columns in some]
+    halves = [weight.bfloat16() for weight in weights]
+    product = native.Product({"raw": microkernel.compiled("bfloat16")}, torch.bfloat16)
+    ways: dict[str, Callable[[], object]] = {
+        "torch": lambda: [functional.linear(torch.ones(rows, weight.shape[1]), weight) for weight in weights],
+        "our": lambda: [product(torch.ones(rows, weight.shape[1], dtype=torch.bfloat16), weight) for weight in halves],
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(7):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(each) * whole for name, each in times.items()}
 
 
 def turns(model: Path, ram: str = "2.5GB", read: str = "500MB") -> dict[str, Any]:

@@ -32,7 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench-out"
 Table = Callable[[Path], dict[str, Any]]
 #: Of the large model's folder.
-COMPUTING: dict[str, Table] = {"machinery": computing.machinery, "rows": computing.rows, "product": computing.product, "stored": storing.stored}
+COMPUTING: dict[str, Table] = {
+    "machinery": computing.machinery, "rows": computing.rows, "product": computing.product, "stored": storing.stored, "resident": batching.resident,
+}  # fmt: skip
 #: Of the large model, where llama.cpp's environment has been made.
 PEERS: dict[str, Table] = {"beside_llama": storing.beside_llama}
 STREAMING: dict[str, Table] = {
