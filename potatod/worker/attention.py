@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import torch
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, eager_mask
 from transformers.models.llama import modeling_llama
 
 from potatod.kv_layout import BLOCK
@@ -83,7 +83,7 @@ class PackedAttention:
 
     def __init__(self) -> None:
         self.batch: Batch | None = None
-        self._windows: weakref.WeakKeyDictionary[torch.nn.Module, int | None] = weakref.WeakKeyDictionary()
+        self._seen: weakref.WeakKeyDictionary[torch.nn.Module, tuple[int | None, bool]] = weakref.WeakKeyDictionary()
         AttentionInterface.register(NAME, self)
         AttentionMaskInterface.register(NAME, _mask_rule)
 
@@ -103,21 +103,27 @@ class PackedAttention:
         layer: int = module.layer_idx  # type: ignore[assignment]
         outs = []
         with unwatched():
-            window = self._window(module, attention_mask, arguments)
+            window, plain = self._sees(module, attention_mask, arguments)
             for piece in batch.pieces:
                 rows = slice(piece.first, piece.end)
-                kv = piece.kv
+                assert isinstance(piece.kv, PackedKV)
+                piece.kv.append(layer, key[:, :, rows], value[:, :, rows], window)
+            if batch.at_once and plain and _attends_as_llama(eager) and batch.at_once.takes(query, key, value):
+                return batch.at_once(query, batch, layer, window, arguments["scaling"], key.shape[1], value.shape[3]), None
+            for piece in batch.pieces:
+                rows, kv = slice(piece.first, piece.end), piece.kv
                 assert isinstance(kv, PackedKV)
-                kv.append(layer, key[:, :, rows], value[:, :, rows], window)
                 outs.append(batch.attend(eager, module, query[:, :, rows], kv, piece, layer, window, attention_mask, batch, arguments))
             return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1), None
 
-    def _window(self, module: torch.nn.Module, rule: MaskRule | None, arguments: dict[str, Any]) -> int | None:
-        """Tokens that a layer's newest one sees: what the family says, where its mask says the same."""
-        if module not in self._windows:
+    def _sees(self, module: torch.nn.Module, rule: MaskRule | None, arguments: dict[str, Any]) -> tuple[int | None, bool]:
+        """Tokens that a layer's newest one sees (None: all), what the family says where its mask says the same; and whether its mask says nothing
+        else."""
+        if module not in self._seen:
             said = arguments.get("sliding_window")
-            self._windows[module] = said if isinstance(said, int) and rule is not None and rule.slides(said) else None
-        return self._windows[module]
+            window = said if isinstance(said, int) and rule is not None and rule.slides(said) else None
+            self._seen[module] = window, window is not None or (rule is not None and rule.allows is causal_mask_function)
+        return self._seen[module]
 
 
 def _mask_rule(*, mask_function: Callable[..., torch.Tensor], use_vmap: bool = False, **_: Any) -> MaskRule:

@@ -77,10 +77,11 @@ def choose(
         return Kernels(Abreast(device, config, CUTS[batching]), linear)
     if name == "reference":
         return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.as_family), lambda: AsTransformers(config)), linear)
+    new_kv = partial(Paged, across=arithmetic.attention is not None)
     if name == "fast":
-        return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.grouped), Paged), linear)
+        return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.grouped), new_kv, arithmetic.attention), linear)
     watch = Watch(arithmetic.groupings, product.attempt if product else None)
     return Kernels(
-        Packed(device, packed, partial(attention.attend_tiled, arithmetic.tile), Paged), linear,
+        Packed(device, packed, partial(attention.attend_tiled, arithmetic.tile), new_kv, arithmetic.attention), linear,
         lambda pack: watch.around(len(pack.tokens), len(pack.wanted)),
     )  # fmt: skip

@@ -56,9 +56,13 @@ class Paged(PackedKV):
     A whole block may belong to several sequences, and nobody writes into it any more; the last one belongs to one. What nobody refers to is freed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, across: bool = False) -> None:
+        """``across``: a block's keys lie dimension by dimension, (kv_heads, head_dim, BLOCK), as native_attention.py reads them."""
+        self._across = across
         #: of each layer: its window, and its blocks from the first token on, None where the window has left one behind
         self._layers: dict[int, tuple[int | None, list[Block | None]]] = {}
+        #: of each layer where keys lie across: where each of its blocks' keys and values lie
+        self._addresses: dict[int, list[int]] = {}
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> None:
         kept = self._layers.setdefault(layer, (window, []))[1]
@@ -69,32 +73,47 @@ class Paged(PackedKV):
         at, end = self.length, self.length + key.shape[2]
         while at < end:
             if at // BLOCK == len(kept):
-                kept.append((_empty_block(key), _empty_block(value)))
+                self._begin(layer, kept, (_empty_block(key.transpose(2, 3) if self._across else key, self._across), _empty_block(value)))
             block = kept[at // BLOCK]
             assert block is not None, "the last block is never left behind"
             taken = min(end, at - at % BLOCK + BLOCK) - at
-            for place, new in zip(block, (key, value), strict=True):
+            for place, new in zip(self._by_token(block), (key, value), strict=True):
                 place[:, at % BLOCK : at % BLOCK + taken] = new[0, :, at - self.length : at - self.length + taken]
             at += taken
 
     def read(self, layer: int, first: int, end: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         kept = self._layers[layer][1][first // BLOCK : blocks(end)]
         start = first - first % BLOCK
-        if len(kept) == 1 and kept[0] is not None:
+        if len(kept) == 1 and kept[0] is not None and not self._across:
             keys, values = (half[None, :, first - start : end - start].to(dtype) for half in kept[0])
             return keys, values
-        keys, values = (_joined(kept, which, first - start, end - start, dtype) for which in (0, 1))
+        found = [block and self._by_token(block) for block in kept]
+        keys, values = (_joined(found, which, first - start, end - start, dtype) for which in (0, 1))
         return keys, values
+
+    def addresses(self, layer: int) -> list[int]:
+        """Of its blocks from the first on: where the keys lie, and the values."""
+        return self._addresses[layer]
+
+    def _by_token(self, block: Block) -> Block:
+        """Views of (kv_heads, BLOCK, head_dim) each."""
+        return (block[0].transpose(1, 2), block[1]) if self._across else block
+
+    def _begin(self, layer: int, kept: list[Block | None], block: Block | None) -> None:
+        kept.append(block)
+        if self._across:
+            self._addresses.setdefault(layer, []).extend([half.data_ptr() for half in block] if block else (0, 0))
 
     def cut(self, length: int) -> None:
         """Forgets what lies behind the first ``length`` tokens. What is left there of a block is written over, and until then nothing attends to it."""
-        for _, kept in self._layers.values():
+        for layer, (_, kept) in self._layers.items():
             del kept[blocks(length) :]
+            del self._addresses.get(layer, [])[2 * blocks(length) :]
         self.length = length
 
     def fork(self, length: int) -> Paged:
         """A sequence that begins with the first ``length`` tokens of this one."""
-        other = Paged()
+        other = Paged(self._across)
         other.length = length
         whole = length // BLOCK
         for layer, (window, kept) in self._layers.items():
@@ -103,9 +122,14 @@ class Paged(PackedKV):
             if length % BLOCK:
                 last = kept[whole]
                 assert last is not None
-                taken.append((_begun(last[0], length % BLOCK), _begun(last[1], length % BLOCK)))
+                begun = torch.zeros_like(last[0]), torch.zeros_like(last[1])
+                for place, half in zip(self._by_token(begun), self._by_token(last), strict=True):
+                    place[:, : length % BLOCK] = half[:, : length % BLOCK]
+                taken.append(begun)
             assert all(block is not None for block in taken[first:]), "what the window has left behind cannot be gone on from"
-            other._layers[layer] = window, taken
+            other._layers[layer] = window, []
+            for block in taken:
+                other._begin(layer, other._layers[layer][1], block)
         return other
 
     def tensors(self) -> Iterator[torch.Tensor]:
@@ -122,15 +146,9 @@ class Paged(PackedKV):
         return sums
 
 
-def _empty_block(new: torch.Tensor) -> torch.Tensor:
-    return new.new_zeros(new.shape[1], BLOCK, new.shape[3])
-
-
-def _begun(half: torch.Tensor, tokens: int) -> torch.Tensor:
-    """A copy of which only the first ``tokens`` are taken over."""
-    begun = torch.zeros_like(half)
-    begun[:, :tokens] = half[:, :tokens]
-    return begun
+def _empty_block(new: torch.Tensor, across: bool = False) -> torch.Tensor:
+    """For tokens like these, (1, kv_heads, tokens, head_dim), or with the last two the other way."""
+    return new.new_zeros(new.shape[1], new.shape[2], BLOCK) if across else new.new_zeros(new.shape[1], BLOCK, new.shape[3])
 
 
 def _joined(kept: Sequence[Block | None], which: int, first: int, end: int, dtype: torch.dtype) -> torch.Tensor:
@@ -229,7 +247,9 @@ class Batch:
     pieces: list[Piece]
     #: the attention kernel: see attention.py
     attend: Callable[..., torch.Tensor]
-    #: masks that several layers share, for this sweep
+    #: attention of all pieces at once, where a layer allows it; see native_attention.py
+    at_once: Any = None
+    #: masks that several layers share, and the like, for this sweep
     masks: dict[Any, torch.Tensor | None] = field(default_factory=dict)
 
 

@@ -46,9 +46,14 @@ def _weights(dtype: str, scheme: str) -> Weights:
 def compiled(dtype: str, scheme: str = RAW) -> bytes:
     """Machine code for this processor: one function, ``void product(Call *)``, that needs nothing outside of itself. It multiplies with weights of
     ``dtype`` that are stored as ``scheme`` and gives ``dtype``."""
+    return assembled(_module(NUMBERS[dtype], _weights(dtype, scheme)))
+
+
+def assembled(written: ir.Module) -> bytes:
+    """Its one function that others may call, as machine code for this processor."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly(str(_module(NUMBERS[dtype], _weights(dtype, scheme))))
+    module = llvm.parse_assembly(str(written))
     module.verify()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic", codemodel="small"

@@ -72,9 +72,9 @@ class Product:
         """``codes``: machine code by the scheme's name."""
         self.dtype = dtype
         self.codes = codes
-        self._memory = {scheme: _executable(code) for scheme, code in codes.items()}
+        self._memory = {scheme: executable(code) for scheme, code in codes.items()}
         self._addresses = {scheme: int(np.frombuffer(memory, dtype=np.uint8).ctypes.data) for scheme, memory in self._memory.items()}
-        self._team = _team()
+        self._team = team()
 
     @staticmethod
     def takes(shape: Sequence[int]) -> bool:
@@ -147,7 +147,7 @@ def _pieces(weight: torch.Tensor) -> tuple[Piece, ...]:
     return (Piece.of(weight),)
 
 
-def _executable(code: bytes) -> mmap.mmap:
+def executable(code: bytes) -> mmap.mmap:
     """Memory with the code in it, which nothing can write any more."""
     fd = os.memfd_create("potato-code", os.MFD_CLOEXEC)
     try:
@@ -160,15 +160,15 @@ def _executable(code: bytes) -> mmap.mmap:
 def runs_here() -> bool:
     """Whether this processor and this torch can run the code."""
     try:
-        _team()
-        _executable(b"\xc3").close()
+        team()
+        executable(b"\xc3").close()
     except (InternalError, OSError):  # or a system that lets nobody run what it has made
         return False
     return machine.flags() >= FLAGS
 
 
 @cache
-def _team() -> Any:
+def team() -> Any:
     """``GOMP_parallel(function, data, threads, flags)`` of the OpenMP runtime that torch has loaded."""
     loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "omp" in line.rpartition("/")[2]}
     for path in sorted(loaded):

@@ -29,6 +29,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .attention import NAME, PackedAttention
 from .kv import Batch, Own, PackedCache, PackedKV, Piece, SequenceKV
+from .native_attention import NativeAttention
 
 #: A forward pass that is ready to run: returns the logits (wanted rows, vocabulary).
 Pass = Callable[[], torch.Tensor]
@@ -61,12 +62,15 @@ class Packed:
     """One pass for all tokens, attention and KV our own."""
 
     def __init__(
-        self, device: torch.device, attention: PackedAttention, attend: Callable[..., torch.Tensor], new_kv: Callable[[], PackedKV]
-    ) -> None:
+        self, device: torch.device, attention: PackedAttention, attend: Callable[..., torch.Tensor], new_kv: Callable[[], PackedKV],
+        at_once: NativeAttention | None = None,
+    ) -> None:  # fmt: skip
+        """``at_once``: attends to all pieces together, where a layer allows it."""
         self._device = device
         self._attention = attention
         self._attend = attend
         self._new_kv = new_kv
+        self._at_once = at_once
 
     def prepare(self, model: PreTrainedModel) -> None:
         model.set_attn_implementation(NAME)
@@ -82,7 +86,7 @@ class Packed:
 
     def _pass(self, model: PreTrainedModel, pack: Pack) -> torch.Tensor:
         positions = [at for piece in pack.pieces for at in range(piece.start, piece.start + piece.end - piece.first)]
-        self._attention.batch = Batch(list(pack.pieces), self._attend)
+        self._attention.batch = Batch(list(pack.pieces), self._attend, self._at_once)
         try:
             return _forward(
                 model, self._device, pack.tokens, _rows(pack.wanted, self._device),

@@ -1,0 +1,122 @@
+"""Runs attention_code.py's machine code: attention of all sequences of a sweep in one call for each layer.
+
+For families that attend as Llama does, in layers where a token sees everything before it or a window of that, on processors for which torch's own
+products are slow. Where it is used, blocks of KV hold their keys dimension by dimension.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from potatod.kv_layout import BLOCK
+
+from . import native
+from .kv import Batch, Paged, Piece
+from .native import LANES
+
+#: Queries that are computed together: rows of one sequence times the query heads of a group. At least the largest group there is.
+QUERIES: Final = 16
+#: Keys are scored in whole multiples of so many.
+KEYS: Final = 64
+#: What is said of each item: see attention_code.py.
+ITEM: Final = ("row", "rows", "position", "first", "blocks")
+
+
+class Attend(ctypes.Structure):
+    """What the code is told."""
+
+    _fields_ = [  # ctypes reads it
+        #: fp32 (rows, heads, depth), scaled
+        ("queries", ctypes.c_void_p),
+        #: (rows, heads, width)
+        ("out", ctypes.c_void_p),
+        #: of ITEM, int64 each
+        ("items", ctypes.c_void_p),
+        #: addresses of a block's keys (kv_heads, depth, BLOCK) and values (kv_heads, BLOCK, width), block after block
+        ("blocks", ctypes.c_void_p),
+        ("scratch", ctypes.c_void_p),
+        #: of each thread
+        ("scratch_floats", ctypes.c_int64),
+        #: items times heads of keys
+        ("count", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("kv_heads", ctypes.c_int64),
+        ("group", ctypes.c_int64),
+        ("depth", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        #: scores of a query that there is room for
+        ("room", ctypes.c_int64),
+        #: tokens that one sees, itself included; 0: all
+        ("window", ctypes.c_int64),
+        #: items that threads have taken on, and threads that have begun, so far
+        ("claimed", ctypes.c_int64),
+        ("threads", ctypes.c_int64),
+    ]
+
+
+class NativeAttention:
+    def __init__(self, code: bytes, dtype: torch.dtype) -> None:
+        self.code = code
+        self.dtype = dtype
+        self._memory = native.executable(code)
+        self._address = int(np.frombuffer(self._memory, dtype=np.uint8).ctypes.data)
+        self._team = native.team()
+        self._scratch = torch.empty(0)
+
+    def takes(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+        """Whether it can attend with tensors of these shapes, (1, heads, tokens, depth or width)."""
+        return (
+            query.dtype is key.dtype is value.dtype is self.dtype and query.is_cpu and query.shape[3] % LANES == 0 == value.shape[3] % LANES
+            and query.shape[1] // key.shape[1] <= QUERIES
+        )  # fmt: skip
+
+    def __call__(
+        self, query: torch.Tensor, batch: Batch, layer: int, window: int | None, scaling: float, kv_heads: int, width: int
+    ) -> torch.Tensor:  # fmt: skip
+        """(1, heads, tokens, depth), the KV of these tokens appended already → (1, tokens, heads, width)."""
+        heads, tokens, depth = query.shape[1:]
+        group = heads // kv_heads
+        queries = (query[0].transpose(0, 1).float() * scaling).contiguous()  # (tokens, heads, depth)
+        out = torch.empty(1, tokens, heads, width, dtype=self.dtype)
+        shared = ("items", group, window)
+        if shared not in batch.masks:
+            batch.masks[shared] = _items(batch.pieces, layer, group, window)
+        table, room = batch.masks[shared]
+        addresses = np.array([address for piece in batch.pieces for address in _paged(piece).addresses(layer)], dtype=np.int64)
+        floats = QUERIES * (depth + width + room)
+        threads = torch.get_num_threads()
+        if self._scratch.numel() < threads * floats:
+            self._scratch = torch.empty(threads * floats * 5 // 4)
+        call = Attend(
+            queries.data_ptr(), out.data_ptr(), table.ctypes.data, addresses.ctypes.data, self._scratch.data_ptr(), floats,
+            len(table) * kv_heads, heads, kv_heads, group, depth, width, room, window or 0, 0, 0,
+        )  # fmt: skip
+        self._team(self._address, ctypes.byref(call), threads, 0)
+        return out
+
+
+def _paged(piece: Piece) -> Paged:
+    assert isinstance(piece.kv, Paged)
+    return piece.kv
+
+
+def _items(pieces: Sequence[Piece], layer: int, group: int, window: int | None) -> tuple[NDArray[np.int64], int]:
+    """(items, len(ITEM)), and scores of a query that there must be room for. Every layer with this window has the same."""
+    items: list[tuple[int, ...]] = []
+    blocks = most = 0
+    together = max(1, QUERIES // 2 // group)  # rows of an item
+    for piece in pieces:
+        for row in range(piece.first, piece.end, together):
+            rows = min(together, piece.end - row)
+            position = piece.start + row - piece.first
+            first = 0 if window is None else max(0, position - window + 1) // KEYS * KEYS
+            items.append((row, rows, position, first, blocks + first // BLOCK))
+            most = max(most, position + rows - first)
+        blocks += len(_paged(piece).addresses(layer)) // 2
+    return np.array(items, dtype=np.int64), -(-most // KEYS) * KEYS
