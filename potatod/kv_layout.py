@@ -10,12 +10,13 @@ A sequence that begins like another one takes over whole blocks and copies the p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 #: Tokens of a block. A multiple of worker.attention.STEP.
 BLOCK: Final = 128
+#: Attention reads whole tiles of queries and whole steps of keys (worker.attention), and native attention steps of its own.
+_SLACK: Final = 80
 
 
 def blocks(tokens: int) -> int:
@@ -26,6 +27,11 @@ def blocks(tokens: int) -> int:
 def first_kept(window: int | None, length: int) -> int:
     """The first block that a layer with this window still needs where the next token comes behind so many."""
     return 0 if window is None else max(0, length - window + 1 - BLOCK) // BLOCK
+
+
+def first_read(window: int | None, length: int) -> int:
+    """The first block that is read to go on behind so many tokens: a window begins no more than so far before its oldest token."""
+    return 0 if window is None else max(0, length - window + 1 - _SLACK) // BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +58,18 @@ class KvLayout:
         return sum(group.bytes_per_token for group in self.groups)
 
     def bytes_of(self, tokens: int, chunk: int = 0) -> int:
-        """Of one sequence of so many tokens, the last ``chunk`` of which came together."""
-        kept = sum(
-            (blocks(tokens) - first_kept(group.window, tokens - chunk)) * BLOCK * group.bytes_per_token for group in self.groups
-        )
-        return self.state_bytes + kept
+        """Of one sequence of so many tokens, of which up to ``chunk`` come together: at most, wherever they begin. More tokens never take less."""
+        return self.state_bytes + sum(self._most_blocks(group, tokens, chunk) * BLOCK * group.bytes_per_token for group in self.groups)
+
+    def growth(self, start: int, end: int, chunk: int = 0) -> int:
+        """Bytes more that a sequence of ``start`` tokens takes at most when it has ``end``."""
+        more = blocks(end) - blocks(start)
+        return sum(min(more, self._most_blocks(group, end, chunk)) * BLOCK * group.bytes_per_token for group in self.groups)
+
+    @staticmethod
+    def _most_blocks(group: KvGroup, tokens: int, chunk: int) -> int:
+        """From first_kept() before the chunk to its end, each of them inside of a block."""
+        return blocks(tokens) if group.window is None else min(blocks(tokens), (group.window + chunk) // BLOCK + 3)
 
     def affordable(self, budget_bytes: int, most: int, chunk: int = 0) -> int:
         """Tokens of the longest sequence that so many bytes hold, up to ``most``."""
@@ -65,12 +78,6 @@ class KvLayout:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.bytes_of(middle, min(chunk, middle)) <= budget_bytes else (low, middle - 1)
         return low
-
-    def forkable(self, kept_from: int, length: int) -> Iterator[bool]:
-        """For each group: whether what is kept of a sequence, to which was last appended behind ``kept_from`` tokens, is enough to go on behind
-        ``length``."""
-        for group in self.groups:
-            yield first_kept(group.window, length) >= first_kept(group.window, kept_from)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -50,6 +50,11 @@ _PER_KERNEL_BYTE: Final = 160
 _GUESSED: Final = 16
 
 
+#: Guesses in a sweep, and what the head gives of each for a token of the vocabulary: a number of the model's, which is of two bytes mostly.
+_GUESSES: Final = 64
+_PER_GUESS: Final = 2
+
+
 class Needs(Protocol):
     """What a model takes beside its weights."""
 
@@ -92,6 +97,7 @@ def share(
     context, kv = _kv(settings, available.size_bytes if taken is None else taken, needs, chunk)
     rows = sequences + min(chunk, context * sequences)
     computing = activation_bytes(manifest, rows) + context * needs.kv.bytes_per_token // manifest.layers * _ATTENDED
+    computing += guessed_rows(settings) * vocabulary_of(manifest) * _PER_GUESS
     computing += 0 if needs.kv.forks else kv // _COPIED
     processes = needs.worker_bytes + _OTHER_STAGES + _PER_TOKENIZER_BYTE * tokenizer + logits_rows(settings) * vocabulary_of(manifest) * 4
     reserve = _reserve(settings, available)
@@ -147,8 +153,13 @@ def _of_the_card(settings: Settings, free: int) -> int:
 
 
 def logits_rows(settings: Settings) -> int:
-    """Rows of logits that worker and front share: of each sequence one, and some of guesses."""
-    return settings.front.max_sequences + (_GUESSED if settings.speculation.enabled else 0)
+    """Rows of logits that worker and front share: of each sequence one, some of guesses, and the last for what is no number."""
+    return settings.front.max_sequences + 1 + (_GUESSED if settings.speculation.enabled else 0)
+
+
+def guessed_rows(settings: Settings) -> int:
+    """The most guesses in a sweep, of all sequences together."""
+    return min(_GUESSES, settings.front.max_sequences * settings.speculation.max_tokens) if settings.speculation.enabled else 0
 
 
 def activation_bytes(manifest: Manifest, tokens: int) -> int:

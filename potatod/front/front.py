@@ -74,7 +74,7 @@ class Front:
             prefill_share=limits.prefill_share,
             rope_border=boot.verdict["rope_border"],
             drafter=self._speculation if speculation.enabled and speculation.lookup else None,
-            logits_rows=logits_rows(boot.settings),
+            logits_rows=logits_rows(boot.settings) - 1,
             may_cut=boot.settings.worker.kernels != "reference",  # its bits are those of prompts that are not cut
         )
         self._admission = Admission(Path(boot.model), boot.settings.sampling, boot.verdict["max_context"], boot.verdict["embed_rows"])

@@ -10,12 +10,13 @@ order in which it must be done.
 
 from __future__ import annotations
 
+import builtins
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from potatod.kv_layout import BLOCK, KvLayout, blocks, first_kept
+from potatod.kv_layout import BLOCK, KvLayout, blocks, first_kept, first_read
 from potatod.messages import Cut, Drop, Fork
 
 from .prefixes import Prefixes
@@ -80,42 +81,60 @@ class Ledger:
 
     # what fits
 
-    def fits(self, tokens: int, shared: int, beside: int, chunk: int = 0) -> bool:
-        """Whether a sequence may start that has so many tokens, of which others hold ``shared`` and ``chunk`` are computed at a time, and leaves
-        ``beside`` bytes to who runs already."""
-        whole = shared - shared % BLOCK
-        need = self._layout.bytes_of(tokens, chunk) - (self._layout.bytes_of(whole) - self._layout.state_bytes if whole else 0)
-        return self.running_bytes + need + beside <= self._budget
+    def fits(self, tokens: int, shared: int, beside: int, chunk: int = 0, without: Collection[int] = ()) -> bool:
+        """Whether a sequence may start that has so many tokens, of which running ones hold ``shared`` and ``chunk`` are computed at a time, and leaves
+        ``beside`` bytes to who runs already; ``without``: if these did not run."""
+        whole = blocks(shared - shared % BLOCK) if self.forks else 0
+        of_all = sum(group.bytes_per_token for group in self._layout.groups if group.window is None)
+        need = self._layout.bytes_of(tokens, chunk) - whole * BLOCK * of_all
+        return self.running_bytes - self._only_of(without) + need + beside <= self._budget
+
+    def _only_of(self, ids: Collection[int]) -> int:
+        """Bytes that running sequences hold and none but these."""
+        seen: dict[int, tuple[_Block, int]] = {}
+        for chain in (chain for id in ids if id in self._held for chain in self._held[id].chains):
+            for block in chain.values():
+                seen[builtins.id(block)] = block, seen.get(builtins.id(block), (block, 0))[1] + 1
+        states = self._layout.state_bytes * sum(id in self._held for id in ids)
+        return states + sum(block.bytes for block, times in seen.values() if times == block.runs)
+
+    def growth(self, start: int, end: int, chunk: int) -> int:
+        """Bytes more, at most, of a sequence that grows so far, and a block in every layer."""
+        return self._layout.growth(start, end, chunk) + self.block_bytes
 
     @property
     def block_bytes(self) -> int:
         """A block in every layer."""
         return self._layout.bytes_per_token * BLOCK
 
-    def grow(self, id: int, start: int, end: int, kind: bool = False) -> bool:
-        """Makes room for the KV of tokens ``start`` … ``end`` of this sequence, if need be by dropping kept ones; False where there is none.
-
-        ``kind``: as in :meth:`match`.
+    def grow(self, id: int, start: int, end: int, kind: bool = False, *, evict: bool = True) -> bool:
+        """Makes room for the KV of tokens ``start`` … ``end`` of this sequence, if need be (and ``evict``) by dropping kept ones. False where there is
+        none: then nothing has changed. ``kind``: as in :meth:`match`.
         """
         held = self._held.get(id)
         new = held is None
         if held is None:
             held = _Held(chains=[{} for _ in self._layout.groups], kind=kind)
         assert start == held.length, "a sequence grows behind what it has"
+        groups = list(zip(self._layout.groups, held.chains, strict=True))
+        behind = [(chain, index) for group, chain in groups for index in chain if index < first_kept(group.window, start)]
         need = self._layout.state_bytes if new else 0
-        for group, chain in zip(self._layout.groups, held.chains, strict=True):
-            need += (blocks(end) - blocks(start)) * group.bytes_per_token * BLOCK
-            for index in [index for index in chain if index < first_kept(group.window, start)]:
-                self._release(chain.pop(index), running=True)
+        need += sum((blocks(end) - blocks(start)) * group.bytes_per_token * BLOCK for group in self._layout.groups)
+        of_running = need - sum(chain[index].bytes for chain, index in behind if chain[index].runs == 1)
+        if self.running_bytes + of_running > self._budget:
+            return False
+        freed = sum(chain[index].bytes for chain, index in behind if chain[index].uses == 1)
+        if self.used_bytes + need - freed > self._budget and not evict:
+            return False
+        for chain, index in behind:
+            self._release(chain.pop(index), running=True)
         while self.used_bytes + need > self._budget:
-            if not self._kept:
-                return False
             self.forget(next(iter(self._kept)))
         if new:
             self._held[id] = held
             self.used_bytes += self._layout.state_bytes
             self.running_bytes += self._layout.state_bytes
-        for group, chain in zip(self._layout.groups, held.chains, strict=True):
+        for group, chain in groups:
             for index in range(blocks(start), blocks(end)):
                 chain[index] = _Block(group.bytes_per_token * BLOCK)
                 self._refer(chain[index], running=True)
@@ -151,7 +170,12 @@ class Ledger:
     def forkable(self, id: int, length: int) -> bool:
         """Whether another sequence may go on behind the first ``length`` tokens of this one."""
         held = self._held.get(id)
-        return held is not None and self._layout.forks and length <= held.length and all(self._layout.forkable(held.before, length))
+        return held is not None and self.forks and length <= held.length and self._reaches(held, length)
+
+    def _reaches(self, held: _Held, length: int) -> bool:
+        """Whether what is there is enough to go on behind ``length`` tokens."""
+        groups = zip(self._layout.groups, held.chains, strict=True)
+        return all(index in chain for group, chain in groups for index in range(first_read(group.window, length), blocks(length)))
 
     def fork(self, id: int, of: int, length: int) -> bool:
         """The new sequence ``id`` begins with the first ``length`` tokens of ``of``; False where there is no room for the part of a block that is
@@ -167,7 +191,7 @@ class Ledger:
             self.forget(oldest)
         held = _Held(length, length, kind=source.kind)
         for group, chain in zip(self._layout.groups, source.chains, strict=True):
-            taken = {index: chain[index] for index in range(first_kept(group.window, length), length // BLOCK)}
+            taken = {index: chain[index] for index in range(first_kept(group.window, length), length // BLOCK) if index in chain}
             if length % BLOCK:
                 taken[length // BLOCK] = _Block(group.bytes_per_token * BLOCK)
             for block in taken.values():
@@ -195,7 +219,7 @@ class Ledger:
                 self.running_bytes -= block.bytes if block.runs == 0 else 0
         prefixes = self._prefixes[held.kind]
         for shorter in list(prefixes.within(tokens)):
-            if all(self._layout.forkable(held.before, self._held[shorter].length)):
+            if self._reaches(held, self._held[shorter].length):
                 self.forget(shorter)  # whoever would go on from it can go on from this one
         prefixes.add(id, tokens)
         self._kept[id] = None
@@ -219,6 +243,13 @@ class Ledger:
         if id in self._held:
             self.lost(id)
             self._orders.append(Drop(id))
+
+    def forget_kept(self) -> bool:
+        """All that are over; whether there was any."""
+        kept = list(self._kept)
+        for id in kept:
+            self.forget(id)
+        return bool(kept)
 
     def lost(self, id: int) -> None:
         """The worker has dropped it by itself."""

@@ -6,7 +6,12 @@ Sorted by their tokens, the texts that share the longest beginning with another 
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterator, Sequence
+from typing import Final
+
+#: Texts that are looked at for those that another one begins with: they stand before it, the longest first.
+_NEAR: Final = 32
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:
@@ -57,8 +62,8 @@ class Prefixes:
                 shared[0] = min(shared[0], self._shared(left, wanted))
 
     def within(self, tokens: Sequence[int]) -> Iterator[int]:
-        """Ids of the texts that ``tokens`` begins with."""
-        for id, shared in self.nearest(tokens):
+        """Ids of the texts that ``tokens`` begins with, of those that are near."""
+        for id, shared in itertools.islice(self.nearest(tokens), _NEAR):
             if shared == len(self._tokens[id]):
                 yield id
 

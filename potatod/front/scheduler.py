@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from potatod.kv_layout import BLOCK
 from potatod.messages import Cut, Drop, Fork, Row, Step, Sweep
 
 from .cost import CostModel
@@ -28,6 +29,8 @@ LEAST_CHUNK: Final = 16
 GOOD_SWEEPS: Final = 64
 #: Guesses in a sweep, of all sequences together. With what prompts take they are no more than a prompt's share, for which memory is planned.
 LONGEST_DRAFTS: Final = 64
+#: So many may go before one for whom there is no room yet.
+MOST_PASSED: Final = 32
 #: Who begins like a sequence that is being prefilled waits for it where that spares so many tokens.
 WORTH_WAITING: Final = 32
 
@@ -51,6 +54,11 @@ class Sequence:
     most: int = 1 << 62
     #: tokens, from the start, whose KV the worker holds; behind them it holds that of ``guesses``
     held: int = 0
+    #: tokens that others held, or were about to, when it was given a place
+    expects: int = 0
+    #: how many have gone before it since there was no room for it, and whether it has begun before
+    passed: int = 0
+    begun: bool = False
     #: computed in the last sweep, not yet compared with what was sampled
     guesses: list[int] = field(default_factory=list)
 
@@ -104,6 +112,8 @@ class Scheduler:
         self._prefill_chunk = self._planned_chunk = prefill_chunk
         self._prefill_share = prefill_share
         self._good_sweeps = 0
+        #: sweeps in which nothing is guessed, since a card had no memory for it
+        self._no_guesses_for = 0
         self._rope_border = rope_border
         self._may_cut = may_cut
         self._drafter = drafter if ledger.forks else None
@@ -150,6 +160,7 @@ class Scheduler:
         for sequence in self._waiting:
             if sequence.id == sequence_id:
                 self._waiting.remove(sequence)
+                self._drafted_no_more(sequence_id)
                 if not keep:
                     self.ledger.forget(sequence_id)  # where it was set aside
                 return
@@ -218,7 +229,8 @@ class Scheduler:
         return list(found.items())
 
     def exhausted(self, number: int) -> int | None:
-        """The card had not the memory for the sweep under way, and forgot its sequences: they are computed anew, prompts in pieces half as large.
+        """The card had not the memory for the sweep under way, and forgot its sequences: they are computed anew, without kept texts beside them, then
+        without guesses, then with prompts in pieces half as large.
 
         Returns the youngest of them where smaller pieces are of no help: that one is to be removed.
         """
@@ -227,6 +239,8 @@ class Scheduler:
             return None
         self._in_flight = None
         self._good_sweeps = 0
+        for id in self._leaving:
+            self._drafted_no_more(id)
         self._leaving.clear()
         parts = {step.sequence for step in sweep.steps}
         taken = [sequence for sequence in self._running if sequence.id in parts]
@@ -235,6 +249,11 @@ class Scheduler:
         for sequence in taken:
             sequence.held = 0
             sequence.guesses.clear()
+        if self.ledger.forget_kept():
+            return None
+        if any(step.drafted for step in sweep.steps):
+            self._no_guesses_for = GOOD_SWEEPS
+            return None
         longest = max(len(step.tokens) for step in sweep.steps)
         if longest > LEAST_CHUNK and self._may_cut:
             self._prefill_chunk = max(LEAST_CHUNK, min(self._prefill_chunk, longest) // 2)
@@ -268,6 +287,8 @@ class Scheduler:
         """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
         self._in_flight = None
         self._prefill_chunk, self._good_sweeps = self._planned_chunk, 0
+        for id in self._leaving:
+            self._drafted_no_more(id)
         self._leaving.clear()
         self.ledger.reset()
         for sequence in self._running:
@@ -277,41 +298,57 @@ class Scheduler:
     # who runs
 
     def _promote(self, *, may_put_aside: bool) -> None:
-        """Who waits takes a place, in turn, where its KV fits beside those that run; for who goes before the last of them, that one makes place."""
-        while self._waiting:
-            first = self._waiting[0]
-            while not self._has_place(first):
-                last = self._running[-1]
-                if last.rank <= first.rank or not may_put_aside:
-                    return
-                self._put_aside(last)
-            self._waiting.remove(first)
-            bisect.insort(self._running, first, key=lambda s: s.turn)
+        """Who waits takes a place, in turn, where its KV fits beside those that run; for who goes before the last of them, those make place where
+        that is of any use. Who fits may pass one who does not, some times."""
+        blocked: Sequence | None = None
+        for sequence in list(self._waiting):
+            if blocked is not None and blocked.passed >= MOST_PASSED:
+                return
+            lower = [other for other in self._running if other.rank > sequence.rank] if may_put_aside and blocked is None else []
+            if not self._has_place(sequence, lower):
+                blocked = blocked or sequence
+                continue
+            while not self._has_place(sequence):
+                self._put_aside(lower.pop())
+            if blocked is not None:
+                blocked.passed += 1
+            self._waiting.remove(sequence)
+            bisect.insort(self._running, sequence, key=lambda s: s.turn)
 
-    def _has_place(self, sequence: Sequence) -> bool:
-        if not self._running:
+    def _has_place(self, sequence: Sequence, without: list[Sequence] | None = None) -> bool:
+        """If those of ``without`` did not run."""
+        gone = {other.id for other in without or ()}
+        others = [other for other in self._running if other.id not in gone]
+        if not others:
+            sequence.expects = 0
             return True
-        beside = len(self._running) * self.ledger.block_bytes  # each of them may need a block soon
-        known = len(sequence.tokens) + 1
-        fits = self.ledger.fits(known, self._shared(sequence), beside, chunk=min(known, self._prefill_chunk))
-        return fits and len(self._running) < self._max_sequences
+        if len(others) >= self._max_sequences:
+            return False
+        beside = sum(self.ledger.growth(max(o.held, o.expects), len(o.tokens), self._prefill_chunk) for o in others)
+        known, shared = len(sequence.tokens) + 1, self._shared(sequence, others)
+        fits = self.ledger.fits(known, shared, beside, min(known, self._prefill_chunk), gone)
+        sequence.expects = shared - shared % BLOCK
+        return fits
 
     def _put_aside(self, sequence: Sequence) -> None:
         """It waits, and goes on later with the same text."""
         self._running.remove(sequence)
         self.ledger.keep(sequence.id, sequence.tokens[: sequence.held])
+        self.reuse.set_aside += sequence.held > 0
         sequence.held = 0
         bisect.insort(self._waiting, sequence, key=lambda s: s.turn)
-        self.reuse.set_aside += 1
 
     def _forget_guesses(self, sequence: Sequence) -> None:
         """Those that are left were wrong, or come after the end."""
         sequence.guesses.clear()
         self.ledger.cut(sequence.id, sequence.held)
 
-    def _over(self, sequence: Sequence, keep: bool) -> None:
+    def _drafted_no_more(self, sequence_id: int) -> None:
         if self._drafter is not None:
-            self._drafter.forget(sequence.id)
+            self._drafter.forget(sequence_id)
+
+    def _over(self, sequence: Sequence, keep: bool) -> None:
+        self._drafted_no_more(sequence.id)
         if sequence.held:
             self._forget_guesses(sequence)
         if keep:
@@ -319,11 +356,12 @@ class Scheduler:
         else:
             self.ledger.forget(sequence.id)
 
-    def _shared(self, sequence: Sequence) -> int:
-        """Tokens of it whose KV others hold, or will."""
-        kept = self.ledger.match(sequence.tokens, self._is_long(sequence))
-        begun = (common(other.tokens, sequence.tokens) for other in self._running if self._is_long(other) == self._is_long(sequence))
-        return min(max(kept[1] if kept else 0, max(begun, default=0)), len(sequence.tokens) - 1)
+    def _shared(self, sequence: Sequence, others: list[Sequence]) -> int:
+        """Tokens of it whose KV these hold, or will."""
+        if not self.ledger.forks:
+            return 0
+        begun = (common(other.tokens, sequence.tokens) for other in others if self._is_long(other) == self._is_long(sequence))
+        return min(max(begun, default=0), len(sequence.tokens) - 1)
 
     # what they compute
 
@@ -332,37 +370,44 @@ class Scheduler:
         budget = self._prefill_tokens()
         drafts = self._drafts(budget)
         for sequence in list(self._running):
-            if sequence not in self._running or (sequence.held == 0 and not self._begin(sequence)):
+            if sequence not in self._running or (sequence.pending > 1 and budget <= 0) or (sequence.held == 0 and not self._begin(sequence)):
                 continue
             count = min(sequence.pending, max(1, budget))
             if sequence.pending > 1:
                 count = min(count, budget)
                 budget -= count
             draft = drafts.get(sequence.id, [])
-            if draft and self.ledger.grow(sequence.id, sequence.held, sequence.held + 1 + len(draft), self._is_long(sequence)):
+            more = sequence.held + 1 + len(draft)
+            if draft and self.ledger.grow(sequence.id, sequence.held, more, self._is_long(sequence), evict=False):
                 yield _step(sequence, 1, draft)
             elif count and self._grow(sequence, count):
                 yield _step(sequence, count)
 
     def _drafts(self, prefill: int) -> dict[int, list[int]]:
         """Guesses for those that decode, beside so many tokens of prompts."""
-        if self._drafter is None:
+        if self._drafter is None or self._no_guesses_for > 0:
+            self._no_guesses_for -= 1
             return {}
         decoding = [sequence for sequence in self._running if sequence.held and sequence.pending == 1]
         prefill = min(prefill, sum(sequence.pending for sequence in self._running) - len(decoding))
         keys = sum(len(sequence.tokens) for sequence in decoding)
-        rows = self._logits_rows - len(self._running)  # for guesses of those whose logits are needed
+        rows = self._logits_rows - sum(sequence.needs_logits for sequence in self._running)  # for guesses of those whose logits are needed
 
         def room(sequence: Sequence) -> int:
             least = min(sequence.most, sequence.most if self._rope_border is None or self._is_long(sequence) else self._rope_border)
-            return min(least - len(sequence.tokens) - 1, rows // len(decoding) if sequence.needs_logits else LONGEST_DRAFTS)
+            return min(least - len(sequence.tokens) - 1, rows if sequence.needs_logits else LONGEST_DRAFTS)
 
         def sweep_s(more: int) -> float:
             each = keys / max(1, len(decoding))
             return self._costs.sweep_s(len(decoding) + prefill + more, int(keys + (prefill + more) * each))
 
         texts = [(sequence.id, sequence.tokens, room(sequence)) for sequence in decoding if room(sequence) > 0]
-        return self._drafter.draft(texts, min(LONGEST_DRAFTS, self._prefill_chunk - prefill), sweep_s) if texts else {}
+        drafts = self._drafter.draft(texts, min(LONGEST_DRAFTS, self._prefill_chunk - prefill), sweep_s) if texts else {}
+        for sequence in decoding:
+            if sequence.needs_logits and sequence.id in drafts:
+                drafts[sequence.id] = drafts[sequence.id][:rows]
+                rows -= len(drafts[sequence.id])
+        return drafts
 
     def _prefill_tokens(self) -> int:
         """Tokens of prompts that the next sweep may take."""
@@ -392,7 +437,7 @@ class Scheduler:
         for other in self._running:
             if other is sequence or self._is_long(other) != self._is_long(sequence):
                 continue
-            shared = min(common(other.tokens, sequence.tokens), len(sequence.tokens) - 1)
+            shared = min(common(other.tokens, sequence.tokens), len(sequence.tokens) - 1) if self.ledger.forks else 0
             if other.turn < sequence.turn and other.pending > 1:
                 coming = max(coming, shared)
             if length < (here := min(shared, other.held)) and self.ledger.forkable(other.id, here):
@@ -401,8 +446,10 @@ class Scheduler:
             return False
         if length and self.ledger.fork(sequence.id, of, length):
             sequence.held = length
-        self.reuse.prompt_tokens += len(sequence.tokens)
-        self.reuse.reused_tokens += sequence.held
+        if not sequence.begun:
+            sequence.begun = True
+            self.reuse.prompt_tokens += len(sequence.tokens)
+            self.reuse.reused_tokens += sequence.held
         return True
 
     def _is_long(self, sequence: Sequence) -> bool:

@@ -59,7 +59,8 @@ class _Code:
         self._walk(function)
 
     def _score_tile(self, queries: int, vectors: int) -> ir.Function:
-        """``scores[q][j] = Σ q[d] · keys[d][j]`` for ``vectors`` × LANES keys; rows of queries are ``depth`` long, of keys BLOCK, of scores ``room``."""
+        """``scores[q][j] = Σ q[d] · keys[d][j]`` for ``vectors`` × LANES keys; rows of queries are ``depth`` long, of keys BLOCK, of scores
+        ``room``."""
         signature = [FLOAT.as_pointer(), self._number.kind.as_pointer(), FLOAT.as_pointer(), INT64, INT64]
         function = self._internal(f"scores_{queries}", signature)
         q, keys, scores, depth, room = function.args
@@ -140,6 +141,7 @@ class _Code:
         self._b = b = Builder(function.append_basic_block())
         place = {name: b.gep(function.args[0], [INT32(0), INT32(index)]) for index, (name, *_) in enumerate(Attend._fields_)}
         self._given = given = {name: b.load(where) for name, where in place.items() if name not in ("claimed", "threads")}
+        self._most, self._total = (b.alloca(FLOATS) for _ in range(2))  # here and not where they are used: what lies on the stack stays there
         thread = b.atomic_rmw("add", place["threads"], INT64(1), "monotonic")
         own = b.gep(given["scratch"], [b.mul(thread, given["scratch_floats"])])
         self._queries = own
@@ -193,7 +195,8 @@ class _Code:
             seen = b.select(
                 b.icmp_signed("==", given["window"], INT64(0)), INT64(0), b.add(b.sub(position, given["window"]), INT64(1))
             )  # the oldest that it sees; one below 0 is as good
-            total = self._softmax(b.gep(self._weights, [b.mul(query, given["room"])]), whole, b.sub(seen, item["first"]), b.sub(position, item["first"]))
+            scores = b.gep(self._weights, [b.mul(query, given["room"])])
+            total = self._softmax(scores, whole, b.sub(seen, item["first"]), b.sub(position, item["first"]))
             b.store(total, b.gep(self._queries, [b.mul(query, given["depth"])]))  # the query itself is not needed any more
 
         every = partial(loop, b, INT64(0), queries, 1)
@@ -263,7 +266,7 @@ class _Code:
             at_lane = b.add(splat(b, b.trunc(i, INT32)), numbered)
             return b.and_(b.icmp_signed(">=", at_lane, low), b.icmp_signed("<=", at_lane, high))
 
-        most, total = (b.alloca(FLOATS) for _ in range(2))
+        most, total = self._most, self._total
         b.store(alike(FLOAT, float("-inf")), most)
         b.store(alike(FLOAT, 0.0), total)
 

@@ -20,7 +20,7 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from potatod.kv_layout import BLOCK, blocks, first_kept
+from potatod.kv_layout import BLOCK, blocks, first_kept, first_read
 
 
 class SequenceKV(ABC):
@@ -126,7 +126,7 @@ class Paged(PackedKV):
                 for place, half in zip(self._by_token(begun), self._by_token(last), strict=True):
                     place[:, : length % BLOCK] = half[:, : length % BLOCK]
                 taken.append(begun)
-            assert all(block is not None for block in taken[first:]), "what the window has left behind cannot be gone on from"
+            assert all(block is not None for block in taken[first_read(window, length) :]), "what the window has left behind cannot be gone on from"
             other._layers[layer] = window, []
             for block in taken:
                 other._begin(layer, other._layers[layer][1], block)
@@ -250,7 +250,7 @@ class Batch:
     #: attention of all pieces at once, where a layer allows it; see native_attention.py
     at_once: Any = None
     #: masks that several layers share, and the like, for this sweep
-    masks: dict[Any, torch.Tensor | None] = field(default_factory=dict)
+    masks: dict[Any, Any] = field(default_factory=dict)
 
 
 class PackedCache(Cache):  # type: ignore[misc]  # transformers is untyped to mypy

@@ -182,16 +182,19 @@ class Worker:
         if not steps:
             return ()
         rows = []
-        best, tokens = (each.tolist() for each in logits.float().max(dim=-1))  # NaN where any value of a row is one
+        best, tokens = _likeliest(logits)
         wanted = [step for step in steps for _ in range(1 + step.drafted)]
         at = 0
         for index, (step, values) in enumerate(zip(wanted, logits, strict=True)):
             if step.want == "argmax" and math.isfinite(best[index]):
                 rows.append(Row(step.sequence, token=tokens[index]))
-            else:  # what is no number to choose by is the front's to refuse
+            elif step.want == "argmax":  # what is no number to choose by is the front's to refuse
+                self._logits[-1] = values.float().cpu()
+                rows.append(Row(step.sequence, logits_row=len(self._logits) - 1))
+            else:
                 self._logits[at] = values.float().cpu()
                 rows.append(Row(step.sequence, logits_row=at))
-                at = min(at + 1, len(self._logits) - 1)  # only what is no number could be more rows than there are
+                at += 1
         return tuple(rows)
 
     def _layer_done(self, layers_done: int) -> None:
@@ -212,6 +215,17 @@ class Worker:
     def _waited(self, began: float, ended: float) -> None:
         self._waited_s += ended - began
         self._stage.spans.add("wait", "weights", began, ended)
+
+
+def _likeliest(logits: torch.Tensor) -> tuple[list[float], list[int]]:
+    """Of each row the largest value, NaN where any is one, and its token. Some rows at a time: in fp32 all of them would be as large as a layer."""
+    best: list[float] = []
+    tokens: list[int] = []
+    for some in logits.split(8):
+        values, places = some.float().max(dim=-1)
+        best += values.tolist()
+        tokens += places.tolist()
+    return best, tokens
 
 
 def _poller(*sockets: Any) -> zmq.Poller:

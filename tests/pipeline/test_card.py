@@ -32,7 +32,7 @@ def expected(texts: dict[str, str]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("vram", "stays"), [("3500KiB", "little"), ("4MiB", "some of it"), ("8MiB", "all of it")])
+@pytest.mark.parametrize(("vram", "stays"), [("2200KiB", "little"), ("2600KiB", "some of it"), ("8MiB", "all of it")])
 def test_through_a_cards_memory_the_text_is_that_of_the_cpu(tiny_model, probe_cache, expected, vram, stays):
     flags = ("--pool-size", "300KiB", "--front-max-context", "256", "--worker-device", DEVICE, "--worker-vram", vram)
     with Daemon(tiny_model, probe_cache, *flags) as running:
@@ -41,7 +41,7 @@ def test_through_a_cards_memory_the_text_is_that_of_the_cpu(tiny_model, probe_ca
         assert report["engine"]["device"] == DEVICE
         model = report["model"]
         share = model["card_bytes"] / model["weights_bytes"]
-        assert {"little": share < 0.1, "some of it": 0 < share < 1, "all of it": share == 1}[stays]
+        assert {"little": share < 0.2, "some of it": 0 < share < 1, "all of it": share == 1}[stays]
         assert model["card_bytes"] + model["resident_bytes"] + model["streamed_bytes_per_sweep"] == model["weights_bytes"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from schedulers import drops, scheduler
 
 from potatod.front.cost import CostModel
-from potatod.front.scheduler import GOOD_SWEEPS, WORTH_WAITING, QueueFull, Scheduler, Sequence
+from potatod.front.scheduler import GOOD_SWEEPS, LEAST_CHUNK, MOST_PASSED, WORTH_WAITING, QueueFull, Scheduler, Sequence
 from potatod.kv_layout import BLOCK
 from potatod.messages import Fork, Row, Step, Sweep
 
@@ -352,3 +352,91 @@ def test_one_text_takes_the_whole_budget_where_it_must() -> None:
     s.remove(1)
     prefilled(s)
     assert s.running == (2,) and drops(s) == [1]
+
+
+def fed(s: Scheduler, sweeps: int) -> None:
+    for _ in range(sweeps):
+        sweep = composed(s)
+        for id, _ in s.completed(sweep.number, rows_of(sweep)):
+            s.append(id, 7)
+
+
+def test_a_text_for_which_there_is_no_room_beside_those_that_run_sets_nobody_aside() -> None:
+    """Interactive ones of 20 and of 24 blocks, and four of a batch that fit beside the first."""
+    s = scheduler(running=8, queue=8, chunk=512, kv=40 * BLOCK)
+    s.add(Sequence(1, [1] * 20 * BLOCK))
+    for id in (2, 3, 4, 5):
+        s.add(Sequence(id, [id] * BLOCK, rank=1))
+    fed(s, 8)
+    s.add(Sequence(6, [6] * 24 * BLOCK))
+    fed(s, 8)
+    assert s.running == (1, 2, 3, 4, 5) and s.waiting == (6,)
+    s.remove(1)
+    fed(s, 1)
+    assert s.running[0] == 6, "it goes first when there is room"
+
+
+def test_who_fits_passes_who_does_not_but_not_for_ever() -> None:
+    s = scheduler(running=2, queue=8, chunk=512, kv=20 * BLOCK)
+    s.add(Sequence(1, [1] * 10 * BLOCK))
+    s.add(Sequence(2, [2] * 15 * BLOCK))
+    passed = 0
+    for id in range(3, 3 + MOST_PASSED + 5):
+        s.add(Sequence(id, [id]))
+        if id not in s.running:
+            break
+        passed += 1
+        fed(s, 1)
+        s.remove(id)
+    assert passed == MOST_PASSED
+
+
+def test_what_is_kept_takes_room_when_a_text_goes_on_from_it() -> None:
+    """One of 16 blocks is kept, one of 20 runs, and one that begins like the kept one has 21: both do not fit, and neither is set aside in vain."""
+    s = scheduler(running=4, queue=4, chunk=512, kv=40 * BLOCK)
+    s.add(Sequence(1, [1] * 16 * BLOCK))
+    fed(s, 5)
+    s.remove(1)
+    s.add(Sequence(2, [2] * 20 * BLOCK))
+    fed(s, 5)
+    s.add(Sequence(3, [1] * 16 * BLOCK + [3] * 5 * BLOCK))
+    fed(s, 20)
+    assert s.running == (2,) and s.reuse.set_aside == 0
+
+
+def test_a_card_s_memory_is_found_in_kept_texts_and_guesses_before_an_answer_fails() -> None:
+    class Sure:
+        def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: object) -> dict[int, list[int]]:
+            return {id: [9, 9] for id, _, _ in texts}
+
+        def verified(self, id: int, drafted: int, accepted: int) -> None:
+            pass
+
+        def forget(self, id: int) -> None:
+            pass
+
+    s = scheduler(running=2, chunk=LEAST_CHUNK, drafter=Sure())
+    s.add(Sequence(1, [1] * 5))
+    fed(s, 1)
+    s.remove(1)
+    s.add(Sequence(2, [2]))
+    fed(s, 1)
+    assert s.exhausted(composed(s).number) is None and s.ledger.kept == 0
+    fed(s, 1)
+    guessed = composed(s)
+    assert guessed.steps[0].drafted == 2
+    assert s.exhausted(guessed.number) is None
+    fed(s, 1)
+    plain = composed(s)
+    assert plain.steps[0].drafted == 0
+    assert s.exhausted(plain.number) == 2
+
+
+def test_tokens_that_were_there_already_are_counted_once() -> None:
+    s = scheduler(running=3, chunk=64)
+    for id in (1, 2, 3):
+        s.add(Sequence(id, [id] * 100))
+    fed(s, 6)
+    s.restarted()
+    fed(s, 6)
+    assert (s.reuse.prompt_tokens, s.reuse.reused_tokens) == (300, 0)

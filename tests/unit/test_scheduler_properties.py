@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from schedulers import scheduler
 
 from potatod.front.scheduler import QueueFull, Sequence
-from potatod.kv_layout import BLOCK, KvGroup, KvLayout, blocks, first_kept
+from potatod.kv_layout import BLOCK, KvGroup, KvLayout, blocks, first_kept, first_read
 from potatod.messages import Cut, Drop, Fork, Row, Sweep
 
 VOCABULARY = 1009
@@ -85,7 +85,8 @@ class ModelWorker:
         self.blocks[order.sequence] = []
         for group, chain in zip(self.layout.groups, self.blocks[order.of], strict=True):
             first = first_kept(group.window, order.length)
-            taken = {index: chain[index] for index in range(first, blocks(order.length))}  # a KeyError: the window has left it behind
+            taken = {index: chain[index] for index in range(first, blocks(order.length)) if index in chain}
+            assert all(index in taken for index in range(first_read(group.window, order.length), blocks(order.length)))
             if order.length % BLOCK:
                 taken[order.length // BLOCK] = object()
             self.blocks[order.sequence].append(taken)
@@ -142,10 +143,10 @@ class Guesses:
 
 
 class Life(RuleBasedStateMachine):
-    @initialize(layout=st.sampled_from(sorted(LAYOUTS)), texts=st.sampled_from([1, 2]))
-    def begin(self, layout: str, texts: int) -> None:
+    @initialize(layout=st.sampled_from(sorted(LAYOUTS)), texts=st.sampled_from([1, 2]), more=st.integers(0, 2000))
+    def begin(self, layout: str, texts: int, more: int) -> None:
         self.layout = LAYOUTS[layout]
-        self.budget = texts * self.layout.bytes_of(CONTEXT, CHUNK)
+        self.budget = texts * self.layout.bytes_of(CONTEXT, CHUNK) + more
         self.scheduler = scheduler(running=PLACES, queue=QUEUE, chunk=CHUNK, border=BORDER, kv=self.budget, layout=self.layout, drafter=Guesses())
         self.worker = ModelWorker(self.layout)
         self.epoch = 1
@@ -221,6 +222,8 @@ class Life(RuleBasedStateMachine):
         """The worker forgets what took part."""
         assert self.sweep is not None
         failed = self.scheduler.exhausted(self.sweep.number)
+        for order in self.scheduler.orders():
+            self.worker.obey(order)
         for step in self.sweep.steps:
             self.worker.kv.pop(step.sequence, None)
             self.worker.blocks.pop(step.sequence, None)
