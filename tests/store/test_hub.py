@@ -116,7 +116,7 @@ def test_of_an_id_that_is_planned_only_the_config_is_fetched(tmp_path, served):
     assert done.returncode == 0, done.stderr
     assert {path.split("/")[-1] for path in handler.asked if "/resolve/" in path} == {"config.json"}
     page = json.loads(done.stdout.splitlines()[-1])
-    assert page["kv_bytes_per_token"] > 0
+    assert page["kv"]["groups"][0]["bytes_per_token"] > 0
     (handler.files / "config.json").unlink()
     done = run(program, "tiny/llama", "auto", endpoint=endpoint, home=tmp_path / "another")
     assert done.returncode == 66

@@ -121,7 +121,7 @@ def test_where_the_pool_cannot_be_page_locked_uploads_and_computing_take_turns(m
 
 
 def test_more_sequences_are_forecast_with_the_memory_that_they_are_computed_with(monkeypatch):
-    monkeypatch.setattr("potatod.room.vocabulary_of", lambda _: 128_000)
+    monkeypatch.setattr("potatod.room.vocabulary_of", lambda _: 1_000_000)
     planned = planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=5e8))
     one, _, many = planned.outlooks[0].forecasts
     assert many.rows == 64
