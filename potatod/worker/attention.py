@@ -2,8 +2,9 @@
 
 All sequences' new tokens are one row of queries, ``(1, heads, tokens, head_dim)``; each piece of it attends to its own sequence's KV.
 This one mechanism serves prefill, chunked prefill and decode. The arithmetic itself is the model family's own
-``eager_attention_forward`` (so softcaps, sinks and scalings are as they are there), called per piece in one of two ways:
+``eager_attention_forward`` (so softcaps, sinks and scalings are as they are there), called per piece in one of two ways, or it is our own:
 
+- at once, by code of our own, where a layer and the processor allow it: see native_attention.py;
 - *whole* (reference, fast): the piece at once, as transformers would for this sequence alone;
 - *tiled* (invariant): see NOTE [ invariant attention ].
 
