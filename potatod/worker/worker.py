@@ -219,13 +219,8 @@ class Worker:
 
 def _likeliest(logits: torch.Tensor) -> tuple[list[float], list[int]]:
     """Of each row the largest value, NaN where any is one, and its token. Some rows at a time: in fp32 all of them would be as large as a layer."""
-    best: list[float] = []
-    tokens: list[int] = []
-    for some in logits.split(8):
-        values, places = some.float().max(dim=-1)
-        best += values.tolist()
-        tokens += places.tolist()
-    return best, tokens
+    values, tokens = zip(*(some.float().max(dim=-1) for some in logits.split(8)), strict=True)
+    return torch.cat(values).tolist(), torch.cat(tokens).tolist()
 
 
 def _poller(*sockets: Any) -> zmq.Poller:
