@@ -6,8 +6,9 @@
         weights = exp(scores − their max)  keys that the row does not see weigh 0
         out     = weights · V ÷ Σ weights  LANES dimensions at a time
 
-Everything between queries and the result is fp32. What is added up for one query is added in the order of dimensions or of keys, in a chain of its own:
-a row's bits follow from its position and from the keys that it sees, and from nothing else. Only processes that end import this.
+Sums are made in fp32, and rounded where transformers rounds: scores, scores that are scaled, weights, results. What is added up for one query is
+added in the order of dimensions or of keys, in a chain of its own: a row's bits follow from its position and from the keys that it sees, and from
+nothing else. Only processes that end import this.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from llvmlite.ir import Value
 from potatod.kv_layout import BLOCK
 
 from . import emit, microkernel
-from .emit import FLOAT, FLOATS, INT32, INT64, INTS, VOID, alike, least, load, loop, splat
+from .emit import FLOAT, FLOATS, HALF, INT32, INT64, INTS, VOID, alike, least, load, loop, splat
 from .native import LANES
 from .native_attention import ITEM, KEYS, QUERIES, Attend
-from .numbers import NUMBERS, Number
+from .numbers import NUMBERS
 
 _ENTRY: Final = "attend"
 #: Queries of a tile, and vectors of keys or of dimensions that it takes at a time: their sums, and what they are made of, fit sixteen registers.
@@ -41,19 +42,20 @@ _POLYNOMIAL: Final = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.16657
 @cache
 def compiled(dtype: str) -> bytes:
     """Machine code for this processor: one function, ``void attend(Attend *)``, for KV and results of ``dtype``."""
-    return microkernel.assembled(_Code(NUMBERS[dtype]).module)
+    return microkernel.assembled(_Code(dtype).module)
 
 
 class _Code:
-    def __init__(self, number: Number) -> None:
-        self._number = number
+    def __init__(self, dtype: str) -> None:
+        number = self._number = NUMBERS[dtype]
         self.module = ir.Module(_ENTRY)
         self.module.triple = llvm.get_process_triple()
         self._fma = ir.Function(self.module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fma.v{LANES}f32")
         self._floor = ir.Function(self.module, ir.FunctionType(FLOATS, [FLOATS]), f"llvm.floor.v{LANES}f32")
         self._scores = {queries: self._score_tile(queries, vectors) for queries, vectors in TILES}
         self._values = {queries: {some: self._value_tile(queries, some) for some in {min(vectors, 4), 1}} for queries, vectors in TILES}
-        kinds = {"queries": FLOAT.as_pointer(), "out": number.kind.as_pointer(), "scratch": FLOAT.as_pointer()}
+        self._dtype = dtype
+        kinds = {"scaling": FLOAT, "queries": FLOAT.as_pointer(), "out": number.kind.as_pointer(), "scratch": FLOAT.as_pointer()}
         call = ir.LiteralStructType([kinds.get(name, INT64.as_pointer() if name in ("items", "blocks") else INT64) for name, *_ in Attend._fields_])
         function = ir.Function(self.module, ir.FunctionType(VOID, [call.as_pointer()]), _ENTRY)
         self._walk(function)
@@ -182,11 +184,10 @@ class _Code:
 
         def finish(query: Value) -> None:
             sums = b.gep(self._sums, [b.mul(query, given["width"])])
-            over = b.fdiv(ir.Constant(FLOAT, 1.0), b.load(b.gep(self._queries, [b.mul(query, given["depth"])])))  # where weigh() has left their sum
             out = b.gep(given["out"], [place_of(query, given["width"])])
 
             def one(d: Value) -> None:
-                b.store(self._number.rounded(b, b.fmul(b.load(b.gep(sums, [d])), over)), b.gep(out, [d]))
+                b.store(self._number.rounded(b, b.load(b.gep(sums, [d]))), b.gep(out, [d]))
 
             loop(b, INT64(0), given["width"], 1, one)
 
@@ -196,8 +197,7 @@ class _Code:
                 b.icmp_signed("==", given["window"], INT64(0)), INT64(0), b.add(b.sub(position, given["window"]), INT64(1))
             )  # the oldest that it sees; one below 0 is as good
             scores = b.gep(self._weights, [b.mul(query, given["room"])])
-            total = self._softmax(scores, whole, b.sub(seen, item["first"]), b.sub(position, item["first"]))
-            b.store(total, b.gep(self._queries, [b.mul(query, given["depth"])]))  # the query itself is not needed any more
+            self._softmax(scores, whole, b.sub(seen, item["first"]), b.sub(position, item["first"]))
 
         every = partial(loop, b, INT64(0), queries, 1)
         every(gather)
@@ -256,9 +256,10 @@ class _Code:
         index = b.sub(b.lshr(key, INT64(BLOCK.bit_length() - 1)), b.lshr(item["first"], INT64(BLOCK.bit_length() - 1)))
         return b.load(b.gep(self._given["blocks"], [b.add(b.mul(b.add(item["blocks"], index), INT64(2)), INT64(which))]))
 
-    def _softmax(self, scores: Value, whole: Value, first: Value, last: Value) -> Value:
-        """Makes weights of scores, 0 outside of ``first`` … ``last``; their sum."""
+    def _softmax(self, scores: Value, whole: Value, first: Value, last: Value) -> None:
+        """Makes weights of scores, 0 outside of ``first`` … ``last``."""
         b = self._b
+        scaling = splat(b, self._given["scaling"])
         low, high = (splat(b, b.trunc(edge, INT32)) for edge in (first, last))
         numbered = ir.Constant(INTS, list(range(LANES)))
 
@@ -271,7 +272,9 @@ class _Code:
         b.store(alike(FLOAT, 0.0), total)
 
         def compare(i: Value) -> None:
-            value = b.select(seen(i), load(b, b.gep(scores, [i]), FLOAT), alike(FLOAT, float("-inf")))
+            scaled = self._as_stored(b.fmul(self._as_stored(load(b, b.gep(scores, [i]), FLOAT)), scaling))
+            _put(b, scores, i, scaled)
+            value = b.select(seen(i), scaled, alike(FLOAT, float("-inf")))
             before = b.load(most)
             b.store(b.select(b.fcmp_ordered(">", value, before), value, before), most)
 
@@ -289,7 +292,20 @@ class _Code:
             b.store(b.fadd(b.load(total), weight), total)
 
         loop(b, INT64(0), whole, LANES, weigh)
-        return emit.total(b, b.load(total))
+        every = splat(b, emit.total(b, b.load(total)))
+        loop(b, INT64(0), whole, LANES, lambda i: _put(b, scores, i, self._as_stored(b.fdiv(load(b, b.gep(scores, [i]), FLOAT), every))))
+
+    def _as_stored(self, values: Value) -> Value:
+        """fp32 that the dtype holds: to nearest, ties to even; a NaN stays one."""
+        b = self._b
+        if self._dtype == "float32":
+            return values
+        if self._dtype == "float16":
+            return b.fpext(b.fptrunc(values, ir.VectorType(HALF, LANES)), FLOATS)
+        bits = b.bitcast(values, INTS)
+        up = b.add(alike(INT32, 0x7FFF), b.and_(b.lshr(bits, alike(INT32, 16)), alike(INT32, 1)))
+        rounded = b.bitcast(b.and_(b.add(bits, up), alike(INT32, -65536)), FLOATS)
+        return b.select(b.fcmp_unordered("uno", values, values), values, rounded)
 
     def _exp(self, x: Value) -> Value:
         """Of no more than 0; a NaN stays one."""

@@ -32,7 +32,7 @@ class Attend(ctypes.Structure):
     """What the code is told."""
 
     _fields_ = [  # ctypes reads it
-        #: fp32 (rows, heads, depth), scaled
+        #: fp32 (rows, heads, depth)
         ("queries", ctypes.c_void_p),
         #: (rows, heads, width)
         ("out", ctypes.c_void_p),
@@ -57,6 +57,7 @@ class Attend(ctypes.Structure):
         #: items that threads have taken on, and threads that have begun, so far
         ("claimed", ctypes.c_int64),
         ("threads", ctypes.c_int64),
+        ("scaling", ctypes.c_float),
     ]
 
 
@@ -82,7 +83,7 @@ class NativeAttention:
         """(1, heads, tokens, depth), the KV of these tokens appended already → (1, tokens, heads, width)."""
         heads, tokens, depth = query.shape[1:]
         group = heads // kv_heads
-        queries = (query[0].transpose(0, 1).float() * scaling).contiguous()  # (tokens, heads, depth)
+        queries = query[0].transpose(0, 1).float().contiguous()  # (tokens, heads, depth)
         out = torch.empty(1, tokens, heads, width, dtype=self.dtype)
         shared = ("items", group, window)
         if shared not in batch.masks:
@@ -95,7 +96,7 @@ class NativeAttention:
             self._scratch = torch.empty(threads * floats * 5 // 4)
         call = Attend(
             queries.data_ptr(), out.data_ptr(), table.ctypes.data, addresses.ctypes.data, self._scratch.data_ptr(), floats,
-            len(table) * kv_heads, heads, kv_heads, group, depth, width, room, window or 0, 0, 0,
+            len(table) * kv_heads, heads, kv_heads, group, depth, width, room, window or 0, 0, 0, scaling,
         )  # fmt: skip
         self._team(self._address, ctypes.byref(call), threads, 0)
         return out

@@ -70,7 +70,7 @@ def test_it_is_the_attention_of_every_sequence(heads: int, kv_heads: int, depth:
         scores = (query[:, :, before:].double() @ keys.transpose(2, 3) * SCALING).masked_fill(hidden, float("-inf"))
         truths.append((scores.softmax(-1) @ values).transpose(1, 2))
     for out, truth in zip(together(ours(dtype), steps, window, kv_heads), truths, strict=True):
-        assert (out.double() - truth).abs().max() <= {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
+        assert (out.double() - truth).abs().max() <= {torch.float32: 1e-5, torch.bfloat16: 6e-2, torch.float16: 8e-3}[dtype]
 
 
 @pytest.mark.parametrize("window", [None, 50])
