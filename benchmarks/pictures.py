@@ -47,7 +47,7 @@ def speculation(docs: Path) -> None:
     axes.bar_label(bars, [f"{row['tokens_per_sweep']:.2g} a sweep" for row in rows.values()], padding=2, fontsize=9)
     axes.set_xticks(list(places), list(rows))
     axes.set_ylabel("seconds per token, share of off")
-    axes.set_title("SmolLM2 135M, streaming from a disk of 50 MB/s", loc="left", fontsize=11)
+    axes.set_title("SmolLM2 135M, streaming from a disk of 200 MB/s", loc="left", fontsize=11)
     _finish(figure, axes, docs / "speculation.svg")
 
 

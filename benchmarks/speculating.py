@@ -14,7 +14,7 @@ from serving import Serving, answer, daemon
 from potatod.sizes import parse_size
 
 #: Tokens of each answer, and turns that on and off take.
-ANSWER, TURNS = 96, 3
+ANSWER, TURNS = 64, 2
 POOL = "64MiB"
 _CODE = '''def area(shape):
     """The area of a circle or of a rectangle."""
@@ -42,7 +42,7 @@ PROMPTS = {
 }
 
 
-def lookup(model: Path, read: str = "50MB") -> dict[str, Any]:
+def lookup(model: Path, read: str = "200MB") -> dict[str, Any]:
     """For each prompt: tokens per sweep, and s/token with lookup ÷ without, by turns."""
     flags = ("--front-max-context", "1024", "--front-max-sequences", "1", "--pool-size", POOL)
     result: dict[str, Any] = {}
