@@ -27,7 +27,8 @@ from potatod.sampling.sampler import needs_logits, sample
 from .admission import Admitted
 from .jobs import Job, Jobs, Reason, State
 from .refusal import Refusal
-from .scheduler import QueueFull, Scheduler, Sequence
+from .scheduler import QueueFull, Scheduler
+from .sequence import Sequence
 from .sweep_times import SweepTimes
 from .text import Shown, Text
 

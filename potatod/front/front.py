@@ -28,7 +28,8 @@ from .engine_link import EngineLink
 from .ledger import Ledger
 from .refusal import Refusal
 from .report import Reporter
-from .scheduler import Scheduler, weight_of
+from .scheduler import Scheduler
+from .sequence import weight_of
 from .server import Server
 from .speculation import Speculation
 from .sweep_times import SweepTimes

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from potatod.kv_layout import BLOCK
@@ -23,6 +23,7 @@ from potatod.messages import Cut, Drop, Fork, Row, Step, Sweep
 from .cost import CostModel
 from .ledger import Ledger
 from .prefixes import common
+from .sequence import Sequence, step_of
 
 #: A card's memory may be too small for a prompt's share of a sweep; it is halved down to this, and doubled again after so many sweeps that were not.
 LEAST_CHUNK: Final = 16
@@ -37,40 +38,6 @@ WORTH_WAITING: Final = 32
 
 class QueueFull(Exception):
     """Every place in the queue is taken."""
-
-
-@dataclass(slots=True)
-class Sequence:
-    """Token ids inside the engine: a prompt and what has been sampled after it."""
-
-    #: later ones have larger ids
-    id: int
-    tokens: list[int]
-    #: whether sampling needs the logits, or the likeliest token is enough
-    needs_logits: bool = False
-    #: 0 goes before 1, in the queue and in a sweep
-    rank: int = 0
-    #: tokens that it may ever have
-    most: int = 1 << 62
-    #: tokens, from the start, whose KV the worker holds; behind them it holds that of ``guesses``
-    held: int = 0
-    #: tokens that others held, or were about to, when it was given a place
-    expects: int = 0
-    #: how many have gone before it since there was no room for it, and whether it has begun before
-    passed: int = 0
-    begun: bool = False
-    #: computed in the last sweep, not yet compared with what was sampled
-    guesses: list[int] = field(default_factory=list)
-
-    @property
-    def pending(self) -> int:
-        """Tokens that the worker has not seen."""
-        return len(self.tokens) - self.held
-
-    @property
-    def turn(self) -> tuple[int, int]:
-        """Who has the smaller one comes first."""
-        return self.rank, self.id
 
 
 @dataclass(slots=True)
@@ -379,9 +346,9 @@ class Scheduler:
             draft = drafts.get(sequence.id, [])
             more = sequence.held + 1 + len(draft)
             if draft and self.ledger.grow(sequence.id, sequence.held, more, self._is_long(sequence), evict=False):
-                yield _step(sequence, 1, draft)
+                yield step_of(sequence, 1, draft)
             elif count and self._grow(sequence, count):
-                yield _step(sequence, count)
+                yield step_of(sequence, count)
 
     def _drafts(self, prefill: int) -> dict[int, list[int]]:
         """Guesses for those that decode, beside so many tokens of prompts."""
@@ -458,18 +425,3 @@ class Scheduler:
 
     def _takes_part(self, sequence_id: int) -> bool:
         return self._in_flight is not None and any(step.sequence == sequence_id for step in self._in_flight.steps)
-
-
-def _step(sequence: Sequence, count: int, draft: list[int] | None = None) -> Step:
-    end = sequence.held + count
-    tokens, known = tuple(sequence.tokens[sequence.held : end]), len(sequence.tokens)
-    if end < known:
-        return Step(sequence.id, sequence.held, tokens, known, "nothing")
-    draft = draft or []
-    return Step(sequence.id, sequence.held, (*tokens, *draft), known, "logits" if sequence.needs_logits else "argmax", len(draft))
-
-
-def weight_of(sweep: Sweep) -> tuple[int, int]:
-    """Tokens of a sweep, and the keys that they attend to together."""
-    tokens = sum(len(step.tokens) for step in sweep.steps)
-    return tokens, sum(len(step.tokens) * step.start + len(step.tokens) * (len(step.tokens) + 1) // 2 for step in sweep.steps)

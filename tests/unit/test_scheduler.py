@@ -6,7 +6,8 @@ import pytest
 from schedulers import drops, scheduler
 
 from potatod.front.cost import CostModel
-from potatod.front.scheduler import GOOD_SWEEPS, LEAST_CHUNK, MOST_PASSED, WORTH_WAITING, QueueFull, Scheduler, Sequence
+from potatod.front.scheduler import GOOD_SWEEPS, LEAST_CHUNK, MOST_PASSED, WORTH_WAITING, QueueFull, Scheduler
+from potatod.front.sequence import Sequence
 from potatod.kv_layout import BLOCK
 from potatod.messages import Fork, Row, Step, Sweep
 

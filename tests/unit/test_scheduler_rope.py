@@ -5,7 +5,8 @@ from __future__ import annotations
 from schedulers import drops
 from schedulers import scheduler as new
 
-from potatod.front.scheduler import Scheduler, Sequence
+from potatod.front.scheduler import Scheduler
+from potatod.front.sequence import Sequence
 from potatod.messages import Row, Step
 
 
