@@ -80,14 +80,14 @@ def judged(folder: Path, likeliest: list[torch.Tensor] | None) -> tuple[float, f
     return math.exp(loss / count), same, own
 
 
-def with_noise(folder: Path, out: Path) -> Path:
-    """A Hugging Face folder of the same model, each layer's matrices off by NOISE of their rows' size, in bf16."""
+def with_noise(folder: Path, out: Path, noise: float = NOISE) -> Path:
+    """A Hugging Face folder of the same model, each layer's matrices off by this share of their rows' size, in bf16."""
     model = filled(folder)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and "embed" not in name and name != "lm_head.weight":
             sigma = parameter.data.std(dim=1, keepdim=True)
-            parameter.data += torch.randn(parameter.shape, generator=generator) * sigma * NOISE
+            parameter.data += torch.randn(parameter.shape, generator=generator) * sigma * noise
     model.tie_weights()
     model.to(torch.bfloat16).save_pretrained(out)
     AutoTokenizer.from_pretrained(folder).save_pretrained(out)

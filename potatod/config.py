@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, cast
 from potato_client.paths import default_socket
 
 from .errors import ConfigError
-from .keys import Choice, Device, Duration, Folder, Folders, Kind, NotAllowed, Number, Plain, Share, Size, Socket, Whole
+from .keys import Choice, Device, DraftModel, Duration, Folder, Folders, Kind, NotAllowed, Number, Plain, Share, Size, Socket, Whole
 from .sizes import Auto, Percent
 
 _ROOT: Final = Path("/")
@@ -153,6 +153,11 @@ class Speculation:
         True, Choice((True, False)),
         "Guess what followed the same words earlier in the prompt or the answer. Costs nothing, and stops where it does not pay.",
     )
+    draft: str = _key(
+        "", DraftModel(),
+        'A draft model that guesses, in memory for good: "self:int4" is a copy of the model that `potatod prepare MODEL --draft int4` makes; a path is '
+        "that of another model folder with the same vocabulary.",
+    )  # fmt: skip
     max_tokens: int = _key(32, Whole(1, 64, "tokens"), "Longest guess.")
 
 

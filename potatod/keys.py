@@ -36,6 +36,11 @@ _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _DEVICE: Final = re.compile(r"auto|cpu|(cuda|xpu)(:[0-9]{1,2})?|simulated(:[a-z_0-9=.,+-]+)?")
 
 
+#: Copies of a model that may guess for it, by how they are stored; they lie in its own folder.
+SELF: Final = "self:"
+COPIES: Final = ("self:int4", "self:int8")
+
+
 class Kind(Protocol):
     @property
     def allowed(self) -> str:
@@ -258,6 +263,23 @@ class Folder(_Text):
                 f"is a path of {length} bytes; at most {room} leave room for the sockets in it: choose a shorter one"
             )
         return path
+
+
+@dataclass(frozen=True, slots=True)
+class DraftModel(Folder):
+    """A folder's path, or a copy that lies in the model's own folder."""
+
+    @property
+    def allowed(self) -> str:
+        copies = ", ".join(f'"{copy}"' for copy in COPIES)
+        return f'"", {copies}, or the path of a model folder'
+
+    def parse(self, value: object, base: Path) -> str:
+        if isinstance(value, str) and value.startswith(SELF):
+            if value not in COPIES:
+                raise NotAllowed
+            return value
+        return Folder.parse(self, value, base)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,15 @@ class Freed:
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """Guesses beside a step's own tokens."""
+
+    #: the guess that they follow, counted from 0 over the step's ``drafted`` tokens and those of the branches before; −1: what comes before all guesses
+    after: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One sequence's part in a sweep: its tokens from position ``start`` on."""
 
@@ -55,10 +64,22 @@ class Step:
     tokens: tuple[int, ...]
     #: tokens of the sequence that exist by now, those that later sweeps will bring included
     known: int
-    #: what to return for the last of these tokens, and with a draft for each of the last 1 + ``drafted``
+    #: what to return for the last of these tokens, and with guesses for each of the last 1 + ``drafted``, then for each of the branches' tokens
     want: Literal["nothing", "argmax", "logits"]
     #: of these tokens the last so many are guesses
     drafted: int = 0
+    #: no longer, each, than it leaves the sequence with more tokens than ``tokens`` do
+    branches: tuple[Branch, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Tokens that are computed."""
+        return len(self.tokens) + sum(len(branch.tokens) for branch in self.branches)
+
+    @property
+    def wanted(self) -> int:
+        """Rows that are returned."""
+        return 0 if self.want == "nothing" else 1 + self.drafted + self.rows - len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +104,8 @@ class Cut:
 
     sequence: int
     length: int
+    #: its tokens behind those that were known are those of this branch of its last step, and before it of the branches that it follows; None: of none
+    branch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +118,73 @@ class Fork:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """How a text's tokens are sampled: potatod.sampling.params, and which of several answers it is."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DraftText:
+    """A text that the draft model is to go on with."""
+
+    sequence: int
+    #: all that are known
+    tokens: tuple[int, ...]
+    #: tokens that may follow, at most; 0: the draft model is only to read it
+    most: int
+    drawn: Drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """front → worker, between two sweeps: guess how these texts go on, as long as that makes tokens per second more."""
+
+    epoch: int
+    number: int
+    texts: tuple[DraftText, ...]
+    #: guesses, of all texts together
+    nodes: int
+    #: tokens that the draft model reads at most, beside the last one of each text: what it has not seen of prompts
+    reads: int
+    #: seconds that the next sweep will take
+    sweep_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Guessed:
+    """A tree of guesses: see trees.py."""
+
+    sequence: int
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    chances: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """worker → front: what the draft model guesses."""
+
+    epoch: int
+    number: int
+    guessed: tuple[Guessed, ...]
+    seconds: float
+    #: of these it took to read so many tokens that it had not seen
+    read_s: float = 0.0
+    read_tokens: int = 0
+    #: why there is no draft model any more; empty while there is
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """What a step wanted: the likeliest token, or where its logits lie. Those of a draft's tokens follow each other."""
+    """What a step wanted: the likeliest token, or where its logits lie. Those of guesses follow each other in the step's order."""
 
     sequence: int
     token: int | None = None
@@ -228,5 +316,5 @@ class Traced:
 
 
 BYTES_WIRE = (Loaded, Passed, Freed)
-SWEEPS_WIRE = (Sweep, Drop, Fork, Cut, Rows, LayerDone)
+SWEEPS_WIRE = (Sweep, Drop, Fork, Cut, Draft, Drafted, Rows, LayerDone)
 CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Parted, Trace, Traced)

@@ -34,6 +34,8 @@ class Outline:
     in_pieces: bool
     #: resident set of a worker with this model and no KV
     worker_bytes: int
+    #: of a draft model beside it
+    draft_bytes: int = 0
 
 
 def of(source: str, dtype: str, revision: str | None, settings: Settings) -> Outline:

@@ -14,7 +14,7 @@ from typing import Final, Literal, Protocol
 from .config import Settings
 from .dtypes import RAW
 from .errors import ConfigError, DoesNotFit
-from .kv_layout import KvLayout
+from .kv_layout import BLOCK, KvLayout
 from .manifest import Manifest, shapes_of, values_bytes
 from .memory import Available
 from .plan import smallest_pool, sweep_parts
@@ -55,6 +55,11 @@ _GUESSES: Final = 64
 _PER_GUESS: Final = 2
 
 
+#: Guesses beside each other: so many branches have so many blocks each of the layer that is computed.
+_BRANCHES: Final = 32
+_BRANCH_BLOCKS: Final = 2
+
+
 class Needs(Protocol):
     """What a model takes beside its weights."""
 
@@ -66,6 +71,9 @@ class Needs(Protocol):
     def in_pieces(self) -> bool: ...
     @property
     def worker_bytes(self) -> int: ...
+    @property
+    def draft_bytes(self) -> int:
+        """Of a draft model beside it, its weights included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +105,8 @@ def share(
     context, kv = _kv(settings, available.size_bytes if taken is None else taken, needs, chunk)
     rows = sequences + min(chunk, context * sequences)
     computing = activation_bytes(manifest, rows) + context * needs.kv.bytes_per_token // manifest.layers * _ATTENDED
-    computing += guessed_rows(settings) * vocabulary_of(manifest) * _PER_GUESS
+    computing += guessed_rows(settings) * vocabulary_of(manifest) * _PER_GUESS + needs.draft_bytes
+    computing += min(_BRANCHES, guessed_rows(settings)) * _BRANCH_BLOCKS * BLOCK * needs.kv.bytes_per_token // manifest.layers
     computing += 0 if needs.kv.forks else kv // _COPIED
     processes = needs.worker_bytes + _OTHER_STAGES + _PER_TOKENIZER_BYTE * tokenizer + logits_rows(settings) * vocabulary_of(manifest) * 4
     reserve = _reserve(settings, available)
@@ -106,12 +115,16 @@ def share(
         if taken < kv + computing:
             raise DoesNotFit(
                 f"of the card's memory {human_size(taken)} may be taken, and the KV of [kv] size and what a sweep computes with need "
-                f"{human_size(kv + computing)}: lower [kv] size or [front] max_context, or set [worker] device to \"cpu\""
+                f"{human_size(kv + computing)}{_of_draft(needs)}: lower [kv] size or [front] max_context, or set [worker] device to \"cpu\""
             )
         pool = pool_bytes(settings, manifest, available.size_bytes, processes, reserve, card=True)
         return Room(pool, kv, processes, reserve, context, taken - kv - computing)
     processes += computing + (0 if needs.in_pieces else put_together_bytes(manifest))
     return Room(pool_bytes(settings, manifest, available.size_bytes, kv + processes, reserve), kv, processes, reserve, context)
+
+
+def _of_draft(needs: Needs) -> str:
+    return f", of which the draft model takes {human_size(needs.draft_bytes)}" if needs.draft_bytes else ""
 
 
 def _kv(settings: Settings, available: int, needs: Needs, chunk: int) -> tuple[int, int]:
@@ -154,7 +167,7 @@ def _of_the_card(settings: Settings, free: int) -> int:
 
 def logits_rows(settings: Settings) -> int:
     """Rows of logits that worker and front share: of each sequence one, some of guesses, and the last for what is no number."""
-    return settings.front.max_sequences + 1 + (_GUESSED if settings.speculation.enabled else 0)
+    return settings.front.max_sequences + 1 + (0 if not settings.speculation.enabled else _GUESSES if settings.speculation.draft else _GUESSED)
 
 
 def guessed_rows(settings: Settings) -> int:

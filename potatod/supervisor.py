@@ -28,7 +28,7 @@ from typing import Any, Final, NoReturn
 import setproctitle
 import zmq
 
-from . import log, pool, process, rates, run_directory, surroundings, wire
+from . import drafts, log, pool, process, rates, run_directory, surroundings, wire
 from . import plan as plans
 from .config import Settings
 from .errand import Cancelled
@@ -67,6 +67,7 @@ def run(settings: Settings) -> int:
     check_files(folder, manifest)
     for mirror in settings.model.mirrors:
         check_mirror(folder, Path(mirror))
+    drafts.folder_of(settings, folder)
     if not isinstance(settings.pool.size, Auto | Percent):
         plans.enough(manifest, int(settings.pool.size), card=settings.worker.device != "cpu")  # known before anything takes time
     directory = Path(settings.run.directory)

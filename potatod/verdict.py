@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from . import card, errand, log, memory, rates
+from . import card, drafts, errand, log, memory, rates
 from .arrangement import arrange, verified
 from .config import Settings
 from .forecast import Rates
@@ -24,7 +24,7 @@ from .kv_layout import KvLayout
 from .machine import accelerators, processor
 from .manifest import Manifest, Part, schemes_of, stored_as
 from .plan import Plan
-from .room import tokenizer_bytes, vocabulary_of
+from .room import Needs, tokenizer_bytes, vocabulary_of
 
 #: A probe that takes longer is stuck.
 PROBE_S: Final = 600.0
@@ -55,6 +55,10 @@ class Findings:
     #: how the architecture's self-check went
     checked: str
 
+    @property
+    def draft_bytes(self) -> int:
+        return 0
+
     @classmethod
     def of(cls, page: dict[str, Any]) -> Findings:
         """From the probe's JSON. Raises TypeError, KeyError where it is another version's."""
@@ -82,11 +86,15 @@ class Verdict:
     rates: Rates
     #: when the reader compares bytes with checksums: "always", "first" or "never"
     verify: str
+    #: of the draft model, its folder and findings; None where there is none
+    draft: dict[str, Any] | None
+    #: what is kept of a sequence, by both models
+    kv: KvLayout
 
     def facts(self) -> dict[str, Any]:
         """Flat, for the stages' boot pages; without the plan, which the engine's have beside it."""
-        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in ("findings", "plan", "rates")}
-        return {**dataclasses.asdict(self.findings), **mine, "rates": dataclasses.asdict(self.rates)}
+        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in ("findings", "plan", "rates", "kv")}
+        return {**dataclasses.asdict(self.findings), **mine, "kv": self.kv.to_json(), "rates": dataclasses.asdict(self.rates)}
 
 
 def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path, cancelled: Callable[[], bool]) -> Verdict:
@@ -94,14 +102,12 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
 
     Raises :class:`errand.Cancelled` soon after ``cancelled()`` has become true, :class:`DoesNotFit` where the RAM is not enough.
     """
-    findings = known(settings, folder, manifest)
-    if findings is None:
-        log.event(_LOGGER, "trying out what this machine does with this model; only its first start takes this minute or two")
-        findings = _run(settings, folder, directory, cancelled)
-        _kept(settings, folder, manifest).put(dataclasses.asdict(findings))
+    findings = _found(settings, folder, manifest, directory, cancelled)
+    draft = _draft(settings, folder, findings, directory, cancelled)
+    needs: Needs = findings if draft is None else draft[0]
     speed = rates.of(folder, settings, stored_as(manifest), lambda sentence: log.event(_LOGGER, sentence), cancelled=cancelled)
     arranged = arrange(
-        settings, manifest, memory.available(), findings, tokenizer_bytes(folder), speed, by_token=findings.batching == "tokens",
+        settings, manifest, memory.available(), needs, tokenizer_bytes(folder), speed, by_token=findings.batching == "tokens",
         card=card.free_bytes(findings.device, cancelled),
     )  # fmt: skip
     return Verdict(
@@ -118,7 +124,33 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
         prefill_chunk=arranged.chunk,
         rates=speed,
         verify=verified(settings, arranged.plan, manifest.layers, speed),
+        draft=None if draft is None else draft[1],
+        kv=needs.kv,
     )
+
+
+def _found(settings: Settings, folder: Path, manifest: Manifest, directory: Path, cancelled: Callable[[], bool]) -> Findings:
+    findings = known(settings, folder, manifest)
+    if findings is None:
+        log.event(_LOGGER, f"trying out what this machine does with {folder.name}; only its first start takes this minute or two")
+        findings = _run(settings, folder, directory, cancelled)
+        _kept(settings, folder, manifest).put(dataclasses.asdict(findings))
+    return findings
+
+
+def _draft(
+    settings: Settings, folder: Path, findings: Findings, directory: Path, cancelled: Callable[[], bool]
+) -> tuple[drafts.Both, dict[str, Any]] | None:
+    """What the model needs together with its draft model, and what the worker is told of that; None where none is wanted."""
+    draft = drafts.folder_of(settings, folder)
+    if draft is None:
+        return None
+    manifest = drafts.check(folder, draft)
+    fast = dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, kernels="fast"))
+    found = _found(fast, draft, manifest, directory, cancelled)
+    if (why := drafts.useless(findings.batching, found.batching, findings.kv.forks)) is not None:
+        raise drafts.refuse(why)
+    return drafts.Both(findings, manifest, found), drafts.facts(draft, found)
 
 
 def known(settings: Settings, folder: Path, manifest: Manifest) -> Findings | None:

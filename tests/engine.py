@@ -74,6 +74,7 @@ class Engine:
             "vocabulary": vocabulary_of(manifest),
             "device": device,
             "verify": "always",
+            "draft": None,
         }
         boot = Boot(1, str(directory), str(folder), settings, self.plan, verdict)
         self._context = zmq.Context()

@@ -21,7 +21,8 @@ from potato_client.protocol import MAX_JOBS, PROGRESS_EVERY_S, Accepted, Piece, 
 from potato_client.words import disk_share
 from potatod import log
 from potatod.errors import first_line
-from potatod.messages import Row, Rows, Sweep
+from potatod.messages import Drawn, Row, Rows, Step, Sweep
+from potatod.sampling.params import Sampling
 from potatod.sampling.sampler import needs_logits, sample
 
 from .admission import Admitted
@@ -83,7 +84,8 @@ class Answers:
         """Queues it and says Accepted. Raises :class:`Refusal` where there is no place."""
         if len(self._jobs.of_owner(owner)) >= MAX_JOBS:
             raise Refusal("queue_full", f"{MAX_JOBS} answers are under way for you; wait for one to end")
-        sequence = Sequence(next(self._sequence_ids), list(admitted.prompt_ids), needs_logits(admitted.sampling), admitted.rank)
+        drawn = _drawn(admitted.sampling, admitted.choice)
+        sequence = Sequence(next(self._sequence_ids), list(admitted.prompt_ids), needs_logits(admitted.sampling), drawn, admitted.rank)
         sequence.most = len(admitted.prompt_ids) + admitted.limit_tokens
         try:
             place = self._scheduler.add(sequence)
@@ -145,10 +147,11 @@ class Answers:
         if rows.exhausted:
             self._exhausted(rows.number)
             return
+        steps = {step.sequence: step for step in sweep.steps}
         for sequence, found in self._scheduler.completed(rows.number, rows.rows):
             answer = self._answers[sequence]
             try:
-                reason = self._advance(answer, found, logits)
+                reason = self._advance(answer, steps[sequence], found, logits)
                 if reason is not None:
                     self._end(answer, State.FINISHED, reason)
             except Exception as error:  # a job's top: its sampler or its text may fail, the daemon lives
@@ -164,23 +167,26 @@ class Answers:
                 Refusal("prompt_too_long", "the card's memory does not hold this text beside the others; ask for less, or lower [front] max_sequences"),
             )
 
-    def _advance(self, answer: _Answer, rows: list[Row], logits: Callable[[int], NDArray[np.float32]]) -> Reason | None:
+    def _advance(
+        self, answer: _Answer, step: Step, rows: list[Row], logits: Callable[[int], NDArray[np.float32]]
+    ) -> Reason | None:
         """Samples as long as what was guessed is what is sampled, and shows what can be shown; returns why the answer is complete, None while it is
         not."""
-        job, guessed, reason, more = answer.job, 0, None, True
-        for row in rows:
-            if not more:
-                break
-            guessed += row is not rows[0]
-            more, reason = self._sampled(answer, row, logits)
+        job, tokens, reason = answer.job, answer.sequence.tokens, None
+        before = len(tokens)
+        at: int | None = 0
+        right = -1  # of the tokens that are sampled each but the last one was guessed
+        while at is not None and reason is None:
+            right += 1
+            at, reason = self._sampled(answer, rows[at], logits)
         if len(rows) > 1:
             job.drafted_tokens += len(rows) - 1
-            job.accepted_tokens += guessed
-            self._scheduler.verified(answer.sequence.id, len(rows) - 1, guessed)
+            job.accepted_tokens += right
+            self._scheduler.verified(answer.sequence.id, step, tokens[before : before + right])
         return reason
 
-    def _sampled(self, answer: _Answer, row: Row, logits: Callable[[int], NDArray[np.float32]]) -> tuple[bool, Reason | None]:
-        """Whether the next row goes on from this one's token, and why the answer is complete."""
+    def _sampled(self, answer: _Answer, row: Row, logits: Callable[[int], NDArray[np.float32]]) -> tuple[int | None, Reason | None]:
+        """Which of its rows follows this one's token, None where none does; and why the answer is complete."""
         job, tokens = answer.job, answer.sequence.tokens
         if row.logits_row is None:
             assert row.token is not None, "a row is a token or logits"
@@ -188,13 +194,13 @@ class Answers:
         else:
             token = sample(logits(row.logits_row), tokens, job.sampling, job.choice, len(tokens))
         if token in self._end_ids:
-            return False, "stop"
+            return None, "stop"
         job.sampled(self._clock())
-        guessed = self._scheduler.append(answer.sequence.id, token)
+        following = self._scheduler.append(answer.sequence.id, token)
         self._show(job, answer.text.push(token))
         if answer.text.stopped:
-            return False, "stop"
-        return guessed and not job.full, "length" if job.full else None
+            return None, "stop"
+        return following, "length" if job.full else None
 
     # last messages
 
@@ -266,6 +272,12 @@ class Answers:
         if self._times.s_per_sweep is None:
             return None
         return max(0.0, self._scheduler.sweeps_to_go(answer.sequence.id) * self._times.s_per_sweep - engine.under_way_s)
+
+
+def _drawn(sampling: Sampling, choice: int) -> Drawn:
+    return Drawn(
+        sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.repetition_penalty, sampling.seed, choice
+    )
 
 
 def _rounded(value: float | None) -> float | None:

@@ -12,7 +12,7 @@ import zmq
 from numpy.typing import NDArray
 
 from potatod import wire
-from potatod.messages import Cut, Drop, Engine, Fork, LayerDone, Rows, Sweep
+from potatod.messages import Cut, Draft, Drafted, Drop, Engine, Fork, LayerDone, Rows, Sweep
 from potatod.pool import Pool
 
 from .sweep_times import SweepTimes
@@ -70,14 +70,18 @@ class EngineLink:
         self._sent = (sweep, self._clock())
         self._say(sweep)
 
-    def order(self, orders: tuple[Drop | Fork | Cut, ...]) -> None:
+    def order(self, orders: tuple[Drop | Fork | Cut | Draft, ...]) -> None:
         """Acts after the sweep under way."""
         for order in orders:
             self._say(order)
 
-    def receive(self) -> Iterator[Rows | LayerDone]:
-        """What the present engine has said about the sweep under way."""
+    def receive(self) -> Iterator[Rows | LayerDone | Drafted]:
+        """What the present engine has said: about the sweep under way, and of what it guesses."""
         while self._wire is not None and (message := self._wire.receive()) is not None:
+            if isinstance(message, Drafted):
+                if message.epoch == self._epoch:
+                    yield message
+                continue
             if self._sent is None or (message.epoch, message.number) != (self._epoch, self._sent[0].number):
                 continue
             if isinstance(message, Rows):
@@ -101,7 +105,7 @@ class EngineLink:
         self._wire = None
         self._sent = None
 
-    def _say(self, message: Sweep | Drop | Fork | Cut) -> None:
+    def _say(self, message: Sweep | Drop | Fork | Cut | Draft) -> None:
         assert self._wire is not None, "there is no engine to talk to"
         self._wire.send(message)  # dropped where the worker is gone: what it took with it is made again
 

@@ -15,7 +15,7 @@ import zmq
 from potato_client.protocol import VANISHED_S, Cancel, Generate, Status
 from potatod.errors import first_line
 from potatod.kv_layout import KvLayout
-from potatod.messages import Engine, LayerDone, Parted, Rows
+from potatod.messages import Drafted, Engine, LayerDone, Parted, Rows
 from potatod.room import logits_rows
 from potatod.sizes import human_size
 from potatod.stage import Stage
@@ -65,7 +65,7 @@ class Front:
         self._streamed_bytes: int = boot.verdict["load"]["streamed_bytes"]
         self._costs = CostModel(lambda tokens: expected(tokens).compute_s, expected(1).stream_s)
         speculation = boot.settings.speculation
-        self._speculation = Speculation(speculation.max_tokens)
+        self._speculation = Speculation(speculation.max_tokens, lookup=speculation.lookup, draft=boot.verdict["draft"] is not None)
         self._scheduler = Scheduler(
             max_sequences=limits.max_sequences,
             max_queue=limits.max_queue,
@@ -74,7 +74,7 @@ class Front:
             prefill_chunk=boot.verdict["prefill_chunk"],
             prefill_share=limits.prefill_share,
             rope_border=boot.verdict["rope_border"],
-            drafter=self._speculation if speculation.enabled and speculation.lookup else None,
+            drafter=self._speculation if speculation.enabled else None,
             logits_rows=logits_rows(boot.settings) - 1,
             may_cut=boot.settings.worker.kernels != "reference",  # its bits are those of prompts that are not cut
         )
@@ -137,6 +137,8 @@ class Front:
         for said in self._engine.receive():
             if isinstance(said, LayerDone):
                 self._layers_done = said.layers_done
+            elif isinstance(said, Drafted):
+                self._guessed(said)
             else:
                 began = time.monotonic()
                 self._layers_done = 0
@@ -151,9 +153,17 @@ class Front:
         if sweep is not None and not rows.exhausted and rows.read_bytes <= self._streamed_bytes:
             self._costs.observe(*weight_of(sweep), rows.seconds, rows.waited_s)
 
+    def _guessed(self, drafted: Drafted) -> None:
+        self._scheduler.told(drafted)
+        if drafted.failed:
+            self._stage.log("the draft model has failed, and guesses nothing until the daemon is restarted", level=logging.WARNING, why=drafted.failed)
+
     def _send_sweep(self) -> None:
         if not self._engine.up:
             return
+        draft = self._scheduler.consult(self._engine.epoch)
+        if draft is not None:
+            self._engine.order((*self._scheduler.orders(), draft))
         sweep = self._scheduler.compose(self._engine.epoch)
         self._engine.order(self._scheduler.orders())
         if sweep is not None:
@@ -218,4 +228,4 @@ class Front:
         self._answers.accept(identity, ask.request, self._admission.admit(ask))
 
     def _report(self, request: int) -> Any:
-        return self._reporter.report(request, self._engine.engine, self._times, self._scheduler, self._speculation.counts)
+        return self._reporter.report(request, self._engine.engine, self._times, self._scheduler, self._speculation)

@@ -141,17 +141,17 @@ class Ledger:
         held.before, held.length = start, end
         return True
 
-    def cut(self, id: int, length: int) -> None:
-        """Of this sequence, which runs, only the first ``length`` tokens count: at least those before it grew last."""
+    def cut(self, id: int, length: int, branch: int | None = None) -> None:
+        """Of this sequence, which runs, only the first ``length`` tokens count: at least those before it grew last. ``branch``: as in Cut."""
         held = self._held[id]
-        if length == held.length:
+        if length == held.length and branch is None:
             return
-        assert held.running and held.before <= length < held.length
+        assert held.running and held.before <= length <= held.length
         for chain in held.chains:
             for index in [index for index in chain if index >= blocks(length)]:
                 self._release(chain.pop(index), running=True)
         held.length = length
-        self._orders.append(Cut(id, length))
+        self._orders.append(Cut(id, length, branch))
 
     # beginning like another one
 

@@ -27,22 +27,25 @@ class Lookup:
         #: of each place: where the same two tokens had ended before; 0: nowhere
         self._before = array("i", [0] * SHORTEST)
 
-    def propose(self, tokens: Sequence[int], most: int) -> tuple[list[int], int]:
-        """Up to ``most`` tokens that may follow, and how long the stretch was that was found (up to LONGEST); none and 0 where nothing was."""
+    def propose(self, tokens: Sequence[int], most: int, ways: int = 1) -> list[tuple[list[int], int]]:
+        """Up to ``most`` tokens that may follow, and how long the stretch was that was found (up to LONGEST): the longest first, and of several
+        ``ways`` to go on each begins with another token."""
         self._learn(tokens)
-        best, longest = 0, 0
+        found: list[tuple[int, int]] = []
         end = self._last.get(_two(tokens, len(tokens)), 0) if len(tokens) >= SHORTEST else 0
         for _ in range(_TRIED):
-            if end == 0 or longest == LONGEST:
+            if end == 0:
                 break
-            length = _alike(tokens, end)
-            if length > longest:
-                best, longest = end, length
+            found.append((_alike(tokens, end), end))
+            if ways == 1 and found[-1][0] == LONGEST:
+                break
             end = self._before[end]
-        if not longest:
-            return [], 0
-        after = tokens[best : best + most]
-        return [after[at % len(after)] for at in range(most)], longest  # what repeats itself goes on repeating
+        begun: dict[int, tuple[list[int], int]] = {}
+        for length, end in sorted(found, reverse=True):  # of stretches as long as each other the newest
+            if len(begun) < ways and tokens[end] not in begun:
+                after = tokens[end : end + most]
+                begun[tokens[end]] = [after[at % len(after)] for at in range(most)], length  # what repeats itself goes on repeating
+        return list(begun.values())
 
     def _learn(self, tokens: Sequence[int]) -> None:
         for end in range(len(self._before), len(tokens)):

@@ -14,7 +14,7 @@ from potatod.messages import Engine, StageProcess
 from potatod.stage import Boot
 
 from .scheduler import Scheduler
-from .speculation import Counts
+from .speculation import Speculation
 from .sweep_times import SweepTimes
 
 
@@ -32,7 +32,7 @@ class Reporter:
         self._max_waiting = boot.settings.front.max_queue
         self._model = _model(Path(boot.model).name, verdict)
 
-    def report(self, request: int, engine: Engine, times: SweepTimes, scheduler: Scheduler, drafts: Counts) -> Report:
+    def report(self, request: int, engine: Engine, times: SweepTimes, scheduler: Scheduler, speculation: Speculation) -> Report:
         return Report(
             request=request,
             daemon=self._daemon,
@@ -40,11 +40,11 @@ class Reporter:
             uptime_s=time.time() - self._started,
             model=self._model,
             engine=self._engine(engine, times),
-            queue=self._queue(scheduler, drafts),
+            queue=self._queue(scheduler, speculation),
             stages=tuple(_stage(process) for process in self._processes(engine)),
         )
 
-    def _queue(self, scheduler: Scheduler, drafts: Counts) -> QueueReport:
+    def _queue(self, scheduler: Scheduler, speculation: Speculation) -> QueueReport:
         ledger, reuse = scheduler.ledger, scheduler.reuse
         return QueueReport(
             running=len(scheduler.running),
@@ -58,8 +58,8 @@ class Reporter:
             prompt_tokens=reuse.prompt_tokens,
             reused_tokens=reuse.reused_tokens,
             set_aside=reuse.set_aside,
-            drafted_tokens=drafts.drafted,
-            accepted_tokens=drafts.accepted,
+            drafted_tokens=speculation.counts[""].drafted,
+            accepted_tokens=speculation.counts[""].accepted,
         )
 
     def _engine(self, engine: Engine, times: SweepTimes) -> EngineReport:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from potatod.kv_layout import BLOCK
-from potatod.messages import Cut, Drop, Fork, Row, Step, Sweep
+from potatod.messages import Cut, Draft, Drafted, DraftText, Drop, Fork, Row, Step, Sweep
+from potatod.trees import ROOT, Tree
 
 from .cost import CostModel
 from .ledger import Ledger
@@ -54,9 +55,11 @@ class Reuse:
 class Drafter(Protocol):
     """Whoever guesses: see speculation.py."""
 
-    def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: Callable[[int], float]) -> dict[int, list[int]]: ...
-    def verified(self, id: int, drafted: int, accepted: int) -> None: ...
+    def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: Callable[[int], float]) -> dict[int, Tree]: ...
+    def verified(self, id: int, guesses: Tree, accepted: list[int]) -> None: ...
     def forget(self, id: int) -> None: ...
+    def ask(self, epoch: int, texts: list[DraftText], nodes: int, sweep_s: float) -> Draft | None: ...
+    def told(self, drafted: Drafted) -> None: ...
 
 
 class Scheduler:
@@ -92,6 +95,9 @@ class Scheduler:
         self._leaving: dict[int, tuple[Sequence, bool]] = {}
         self._in_flight: Sweep | None = None
         self._number = 0
+        #: what the draft model is busy with, and whether it has been asked since the last sweep
+        self._drafting: Draft | None = None
+        self._consulted = False
 
     # the queue
 
@@ -156,14 +162,37 @@ class Scheduler:
         """What the worker is to forget and to begin; said before the next sweep. Each is returned once."""
         return self.ledger.orders()
 
+    def consult(self, epoch: int) -> Draft | None:
+        """What the draft model is to guess before the next sweep is composed; None where it is not worth it, or has been asked."""
+        if self._drafter is None or self._consulted or self._in_flight is not None or self._no_guesses_for > 0:
+            return None
+        begun = [sequence for sequence in self._running if sequence.held]
+        texts = [
+            DraftText(s.id, tuple(s.tokens), self._room_for_guesses(s, self._logits_rows) if s.pending == 1 else 0, s.drawn) for s in begun
+        ]
+        if not texts:
+            return None
+        self._consulted = True
+        decoding = [sequence for sequence in begun if sequence.pending == 1]
+        sweep_s = self._costs.sweep_s(max(1, len(decoding)), sum(len(sequence.tokens) for sequence in decoding))
+        self._drafting = self._drafter.ask(epoch, texts, LONGEST_DRAFTS, sweep_s)
+        return self._drafting
+
+    def told(self, drafted: Drafted) -> None:
+        """The draft model has answered."""
+        if self._drafting is not None and self._drafting.number == drafted.number and self._drafter is not None:
+            self._drafting = None
+            self._drafter.told(drafted)
+
     def compose(self, epoch: int) -> Sweep | None:
-        """The next sweep, now under way; None while one is, or while there is nothing to compute."""
-        if self._in_flight is not None:
+        """The next sweep, now under way; None while one is or the draft model is busy, or while there is nothing to compute."""
+        if self._in_flight is not None or self._drafting is not None:
             return None
         self._promote(may_put_aside=True)
         steps = tuple(self._steps())
         if not steps:
             return None
+        self._consulted = False
         self._number += 1
         self._in_flight = Sweep(epoch, self._number, steps)
         return self._in_flight
@@ -185,7 +214,7 @@ class Scheduler:
         for step in sweep.steps:
             sequence = running.get(step.sequence) or self._leaving[step.sequence][0]
             sequence.held = step.start + len(step.tokens) - step.drafted
-            sequence.guesses = list(step.tokens[len(step.tokens) - step.drafted :])
+            sequence.guesses, sequence.at = Tree.of(step), ROOT
         for sequence, keep in self._leaving.values():
             self._over(sequence, keep)
         self._leaving.clear()
@@ -214,8 +243,7 @@ class Scheduler:
         for id in parts:
             self.ledger.lost(id)
         for sequence in taken:
-            sequence.held = 0
-            sequence.guesses.clear()
+            sequence.anew()
         if self.ledger.forget_kept():
             return None
         if any(step.drafted for step in sweep.steps):
@@ -227,40 +255,40 @@ class Scheduler:
             return None
         return max(taken, key=lambda s: s.turn).id if taken else None
 
-    def append(self, sequence_id: int, token: int) -> bool:
-        """The sampled token. True where it was guessed: then it has been fed already, and the sequence's next row is what follows. Else it is fed in
-        the next sweep."""
+    def append(self, sequence_id: int, token: int) -> int | None:
+        """The sampled token. Where it was guessed it has been fed already, and which of the sequence's rows is what follows it is returned; else it is
+        fed in the next sweep."""
         sequence = next(s for s in self._running if s.id == sequence_id)
         assert sequence.pending == 0, "a token was sampled before everything before it was computed"
         sequence.tokens.append(token)
-        guessed = bool(sequence.guesses) and sequence.guesses.pop(0) == token
-        if guessed:
+        node = sequence.guesses.child(sequence.at, token)
+        if node is not None:
+            sequence.at = node
             sequence.held += 1
         else:
             self._forget_guesses(sequence)
         if self._rope_border is not None and len(sequence.tokens) == self._rope_border + 1:
-            sequence.held = 0
-            sequence.guesses.clear()
+            sequence.anew()
             self.ledger.forget(sequence_id)
-            return False
-        return guessed
+            return None
+        return None if node is None else node + 1
 
-    def verified(self, sequence_id: int, drafted: int, accepted: int) -> None:
-        """Of this sequence's guesses in the last sweep so many were right."""
+    def verified(self, sequence_id: int, step: Step, accepted: list[int]) -> None:
+        """Of this sequence's guesses in the last sweep these were right, one after the other."""
         if self._drafter is not None:
-            self._drafter.verified(sequence_id, drafted, accepted)
+            self._drafter.verified(sequence_id, Tree.of(step), accepted)
 
     def restarted(self) -> None:
         """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
-        self._in_flight = None
+        self._in_flight = self._drafting = None
+        self._consulted = False
         self._prefill_chunk, self._good_sweeps = self._planned_chunk, 0
         for id in self._leaving:
             self._drafted_no_more(id)
         self._leaving.clear()
         self.ledger.reset()
         for sequence in self._running:
-            sequence.held = 0
-            sequence.guesses.clear()
+            sequence.anew()
 
     # who runs
 
@@ -307,8 +335,9 @@ class Scheduler:
 
     def _forget_guesses(self, sequence: Sequence) -> None:
         """Those that are left were wrong, or come after the end."""
-        sequence.guesses.clear()
-        self.ledger.cut(sequence.id, sequence.held)
+        run = sequence.guesses.run_of(sequence.at)
+        sequence.guesses, sequence.at = Tree(), ROOT
+        self.ledger.cut(sequence.id, sequence.held, run - 1 if run else None)
 
     def _drafted_no_more(self, sequence_id: int) -> None:
         if self._drafter is not None:
@@ -343,14 +372,13 @@ class Scheduler:
             if sequence.pending > 1:
                 count = min(count, budget)
                 budget -= count
-            draft = drafts.get(sequence.id, [])
-            more = sequence.held + 1 + len(draft)
-            if draft and self.ledger.grow(sequence.id, sequence.held, more, self._is_long(sequence), evict=False):
+            draft = drafts.get(sequence.id)
+            if draft and self.ledger.grow(sequence.id, sequence.held, sequence.held + 1 + len(draft.trunk()), self._is_long(sequence), evict=False):
                 yield step_of(sequence, 1, draft)
             elif count and self._grow(sequence, count):
                 yield step_of(sequence, count)
 
-    def _drafts(self, prefill: int) -> dict[int, list[int]]:
+    def _drafts(self, prefill: int) -> dict[int, Tree]:
         """Guesses for those that decode, beside so many tokens of prompts."""
         if self._drafter is None or self._no_guesses_for > 0:
             self._no_guesses_for -= 1
@@ -360,21 +388,23 @@ class Scheduler:
         keys = sum(len(sequence.tokens) for sequence in decoding)
         rows = self._logits_rows - sum(sequence.needs_logits for sequence in self._running)  # for guesses of those whose logits are needed
 
-        def room(sequence: Sequence) -> int:
-            least = min(sequence.most, sequence.most if self._rope_border is None or self._is_long(sequence) else self._rope_border)
-            return min(least - len(sequence.tokens) - 1, rows if sequence.needs_logits else LONGEST_DRAFTS)
-
         def sweep_s(more: int) -> float:
             each = keys / max(1, len(decoding))
             return self._costs.sweep_s(len(decoding) + prefill + more, int(keys + (prefill + more) * each))
 
-        texts = [(sequence.id, sequence.tokens, room(sequence)) for sequence in decoding if room(sequence) > 0]
+        texts = [(s.id, s.tokens, room) for s in decoding if (room := self._room_for_guesses(s, rows)) > 0]
         drafts = self._drafter.draft(texts, min(LONGEST_DRAFTS, self._prefill_chunk - prefill), sweep_s) if texts else {}
         for sequence in decoding:
-            if sequence.needs_logits and sequence.id in drafts:
-                drafts[sequence.id] = drafts[sequence.id][:rows]
+            if sequence.needs_logits and (draft := drafts.get(sequence.id)):
+                if len(draft) > rows:
+                    drafts[sequence.id] = draft.only(draft.likeliest()[:rows])
                 rows -= len(drafts[sequence.id])
         return drafts
+
+    def _room_for_guesses(self, sequence: Sequence, rows: int) -> int:
+        """How far guesses may go; ``rows`` of logits are left where it needs those."""
+        least = min(sequence.most, sequence.most if self._rope_border is None or self._is_long(sequence) else self._rope_border)
+        return max(0, min(least - len(sequence.tokens) - 1, rows if sequence.needs_logits else LONGEST_DRAFTS))
 
     def _prefill_tokens(self) -> int:
         """Tokens of prompts that the next sweep may take."""

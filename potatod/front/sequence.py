@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from potatod.messages import Step, Sweep
+from potatod.messages import Drawn, Step, Sweep
+from potatod.trees import ROOT, Tree
 
 
 @dataclass(slots=True)
@@ -16,6 +18,8 @@ class Sequence:
     tokens: list[int]
     #: whether sampling needs the logits, or the likeliest token is enough
     needs_logits: bool = False
+    #: how it is sampled
+    drawn: Drawn = field(default_factory=Drawn)
     #: 0 goes before 1, in the queue and in a sweep
     rank: int = 0
     #: tokens that it may ever have
@@ -27,8 +31,9 @@ class Sequence:
     #: how many have gone before it since there was no room for it, and whether it has begun before
     passed: int = 0
     begun: bool = False
-    #: computed in the last sweep, not yet compared with what was sampled
-    guesses: list[int] = field(default_factory=list)
+    #: computed in the last sweep, and the one of them that was sampled last
+    guesses: Tree = field(default_factory=Tree)
+    at: int = ROOT
 
     @property
     def pending(self) -> int:
@@ -40,18 +45,26 @@ class Sequence:
         """Who has the smaller one comes first."""
         return self.rank, self.id
 
+    def anew(self) -> None:
+        """Its KV is gone."""
+        self.held = 0
+        self.guesses, self.at = Tree(), ROOT
 
-def step_of(sequence: Sequence, count: int, draft: list[int] | None = None) -> Step:
-    """Its next ``count`` tokens, and guesses behind them."""
+
+def step_of(sequence: Sequence, count: int, guesses: Tree | None = None) -> Step:
+    """Its next ``count`` tokens, and guesses behind them, in a sweep's order."""
     end = sequence.held + count
     tokens, known = tuple(sequence.tokens[sequence.held : end]), len(sequence.tokens)
     if end < known:
         return Step(sequence.id, sequence.held, tokens, known, "nothing")
-    draft = draft or []
-    return Step(sequence.id, sequence.held, (*tokens, *draft), known, "logits" if sequence.needs_logits else "argmax", len(draft))
+    want: Literal["logits", "argmax"] = "logits" if sequence.needs_logits else "argmax"
+    if not guesses:
+        return Step(sequence.id, sequence.held, tokens, known, want)
+    trunk = guesses.trunk()
+    return Step(sequence.id, sequence.held, (*tokens, *trunk), known, want, len(trunk), guesses.branches())
 
 
 def weight_of(sweep: Sweep) -> tuple[int, int]:
-    """Tokens of a sweep, and the keys that they attend to together."""
-    tokens = sum(len(step.tokens) for step in sweep.steps)
-    return tokens, sum(len(step.tokens) * step.start + len(step.tokens) * (len(step.tokens) + 1) // 2 for step in sweep.steps)
+    """Tokens of a sweep, and the keys that they attend to together, those of branches counted as if they followed the others."""
+    tokens = sum(step.rows for step in sweep.steps)
+    return tokens, sum(step.rows * step.start + step.rows * (step.rows + 1) // 2 for step in sweep.steps)

@@ -1,10 +1,12 @@
-"""How many tokens are guessed for whom. Pure.
+"""What is guessed for whom. Pure.
 
-    running texts ─▶ sources (lookup) ─▶ candidates, each with its chance ─▶ as many as make tokens per second the most ─▶ drafts in the sweep
+    running texts ─┬─▶ lookup ──────────────────────┬─▶ one tree for each text ─▶ the nodes that make tokens per second the most ─▶ the sweep
+                   └─▶ draft model (worker/drafter) ┘
 
-A draft costs rows of the sweep that verifies it, and yields a token for each guess that is right as long as all before it are. What a sweep costs
-is the cost model's to say: while weights stream rows are free, and where everything is resident a guess must be likely. The chance of a guess is
-learned from those that were verified, by the length of the stretch that was found again; so a source that does not pay is not asked.
+A guess costs a row of the sweep that verifies it, and yields a token if it is right and all before it are. What a sweep costs is the cost model's to
+say: while weights stream rows are free, and where everything is resident a guess must be likely. How likely guesses are is learned from those
+that were verified: lookup's by the length of the stretch that was found again, a draft model's where it computes. A source that does not pay is
+not asked.
 """
 
 from __future__ import annotations
@@ -13,15 +15,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from potatod.messages import Draft, Drafted, DraftText
+from potatod.trees import Tree
+
 from .lookup import Lookup
 
+#: Who guesses.
+LOOKUP: Final = "lookup"
+DRAFT: Final = "draft"
+SOURCES: Final = (LOOKUP, DRAFT)
 #: What is thought of guesses behind a stretch of so many tokens and more before any was verified, and as how many guesses that counts.
 _PRIOR: Final = {16: 0.9, 8: 0.8, 4: 0.6, 3: 0.5, 2: 0.35}
 _PRIOR_WEIGHS: Final = 4.0
+#: Ways to go on that are looked up; the second and later ones are as likely as what is found behind the shortest stretch.
+WAYS: Final = 3
+_OTHER_WAY: Final = 0
+_OTHER_PRIOR: Final = 0.2
 #: What was learned longer ago counts less, by this factor for each guess since.
 _FORGETS: Final = 0.995
 #: A guess less likely than this is not worth a row even where rows are free.
 _LEAST_CHANCE: Final = 0.02
+#: The draft model is asked no more for so many sweeps where over so many asked ones there were fewer tokens per second than without.
+_JUDGED_OVER: Final = 12
+_NOT_ASKED_FOR: Final = 100
+#: The draft model reads prompts for this share of a sweep's time, and at least so many tokens.
+_READS_SHARE: Final = 0.5
+_LEAST_READS: Final = 64
 
 
 @dataclass(slots=True)
@@ -51,47 +70,146 @@ class Counts:
 @dataclass(slots=True)
 class _Text:
     lookup: Lookup = field(default_factory=Lookup)
-    #: of the stretch that the present draft follows
-    chance: Chance | None = None
+    #: what was looked up last, each with the chance of its guesses
+    paths: list[tuple[list[int], Chance]] = field(default_factory=list)
+    #: what was guessed last, by everyone
+    tree: Tree = field(default_factory=Tree)
+
+
+@dataclass(slots=True)
+class _Judged:
+    """Sweeps since the draft model was asked again."""
+
+    sweeps: int = 0
+    tokens: float = 0.0
+    texts: float = 0.0
+    drafting_s: float = 0.0
+    sweeping_s: float = 0.0
+
+    @property
+    def pays(self) -> bool:
+        """Whether they made more tokens per second than they would have without."""
+        return self.tokens / (self.sweeping_s + self.drafting_s) > self.texts / self.sweeping_s
 
 
 class Speculation:
-    """``sweep_s(tokens)``: seconds of a sweep with so many tokens more than one of each text; ``most``: tokens of a draft."""
+    """``most``: tokens that a guess may be ahead of a text."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, lookup: bool = True, draft: bool = False) -> None:
         self._most = most
+        self._looks_up = lookup
+        self._has_draft = draft
         self._chances = {length: Chance(_PRIOR[length] * _PRIOR_WEIGHS, _PRIOR_WEIGHS) for length in _PRIOR}
+        self._chances[_OTHER_WAY] = Chance(_OTHER_PRIOR * _PRIOR_WEIGHS, _PRIOR_WEIGHS)
         self._texts: dict[int, _Text] = {}
-        self.counts = Counts()
+        self.counts = {source: Counts() for source in (*SOURCES, "")}
+        #: why there is no draft model any more
+        self.failed = ""
+        self._number = 0
+        #: of the sweep to come
+        self._guessed: dict[int, Tree] = {}
+        self._judged = _Judged()
+        self._not_asked_for = 0
+        self._read_s = 0.0
 
-    def draft(self, texts: Sequence[tuple[int, Sequence[int], int]], most: int, sweep_s: Callable[[int], float]) -> dict[int, list[int]]:
-        """Guesses for some of these texts, (id, tokens, guesses that it has room for), ``most`` together."""
-        found: dict[int, list[int]] = {}
-        gains: list[tuple[float, int]] = []
-        for id, tokens, room in texts:
-            text = self._texts.setdefault(id, _Text())
-            guesses, length = text.lookup.propose(tokens, min(self._most, room))
-            if guesses:
-                found[id] = guesses
-                text.chance = self._chances[max(least for least in _PRIOR if least <= length)]
-                chance = text.chance.value
-                gains += [(gain, id) for place in range(len(guesses)) if (gain := chance ** (place + 1)) >= _LEAST_CHANCE]
-        gains.sort(key=lambda gain: -gain[0])  # those of one text stay in order
-        taken = self._best(len(texts), [gain for gain, _ in gains[:most]], sweep_s)
-        counts: dict[int, int] = {}
-        for _, id in gains[:taken]:
-            counts[id] = counts.get(id, 0) + 1
-        return {id: found[id][:count] for id, count in counts.items()}
+    # the draft model
 
-    def verified(self, id: int, drafted: int, accepted: int) -> None:
-        """Of a draft so many guesses were looked at and so many were right, before the text ended or another token came."""
-        self.counts.drafted += drafted
-        self.counts.accepted += accepted
-        text = self._texts.get(id)
-        if text is None or text.chance is None:
+    def ask(self, epoch: int, texts: Sequence[DraftText], nodes: int, sweep_s: float) -> Draft | None:
+        """What the draft model is asked; None where there is none, or it does not pay."""
+        self._guessed = {}
+        if not self._has_draft or self.failed:
+            return None
+        if self._not_asked_for > 0:
+            self._not_asked_for -= 1
+            return None
+        if self._judged.sweeps >= _JUDGED_OVER:
+            pays, self._judged = self._judged.pays, _Judged()
+            if not pays:
+                self._not_asked_for = _NOT_ASKED_FOR
+                return None
+        reads = max(_LEAST_READS, int(_READS_SHARE * sweep_s / self._read_s)) if self._read_s else _LEAST_READS
+        self._number += 1
+        self._sweep_s = sweep_s
+        limited = tuple(DraftText(text.sequence, text.tokens, min(text.most, self._most), text.drawn) for text in texts)
+        return Draft(epoch, self._number, limited, nodes, reads, sweep_s)
+
+    def told(self, drafted: Drafted) -> None:
+        if drafted.failed:
+            self.failed = drafted.failed
             return
-        for place in range(min(drafted, accepted + 1)):
-            text.chance.learn(place < accepted)
+        if drafted.read_tokens >= _LEAST_READS:
+            self._read_s = drafted.read_s / drafted.read_tokens
+        for guessed in drafted.guessed:
+            tree = self._guessed[guessed.sequence] = Tree()
+            for token, parent, chance in zip(guessed.tokens, guessed.parents, guessed.chances, strict=True):
+                tree.add(parent, token, chance, DRAFT)
+        if drafted.guessed:  # else it has only read, which a prompt costs once
+            self._judged.sweeps += 1
+            self._judged.texts += len(drafted.guessed)
+            self._judged.tokens += len(drafted.guessed)
+            self._judged.drafting_s += drafted.seconds - drafted.read_s
+            self._judged.sweeping_s += self._sweep_s
+
+    # what a sweep verifies
+
+    def draft(self, texts: Sequence[tuple[int, Sequence[int], int]], most: int, sweep_s: Callable[[int], float]) -> dict[int, Tree]:
+        """Guesses for some of these texts, (id, tokens, how far they may go), ``most`` together, each tree in a sweep's order. ``sweep_s(guesses)``:
+        seconds of a sweep with so many tokens more than one of each text."""
+        gains: list[tuple[float, int, int]] = []
+        for id, tokens, room in texts:
+            tree = self._grown(id, tokens, min(self._most, room))
+            gains += [(-tree.chances[node], id, place) for place, node in enumerate(tree.likeliest()) if tree.chances[node] >= _LEAST_CHANCE]
+        gains.sort()  # those of one text stay in order
+        taken = self._best(len(texts), [-gain for gain, _, _ in gains[:most]], sweep_s)
+        counts: dict[int, int] = {}
+        for _, id, _ in gains[:taken]:
+            counts[id] = counts.get(id, 0) + 1
+        self._guessed = {}
+        return {id: self._texts[id].tree.only(self._texts[id].tree.likeliest()[:count]) for id, count in counts.items()}
+
+    def _grown(self, id: int, tokens: Sequence[int], room: int) -> Tree:
+        text = self._texts.setdefault(id, _Text())
+        text.tree, text.paths = Tree(), []
+        for number, (guesses, length) in enumerate(text.lookup.propose(tokens, room, WAYS) if self._looks_up else ()):
+            chance = self._chances[_OTHER_WAY if number else max(least for least in _PRIOR if least <= length)]
+            text.paths.append((guesses, chance))
+            # of the other ways each has what is left over by those before it; behind its first token it is as good as any
+            text.tree.add_path(guesses, [chance.value * self._behind(length) ** place if number else chance.value ** (place + 1)
+                                         for place in range(len(guesses))], LOOKUP)  # fmt: skip
+        if (guessed := self._guessed.get(id)) is not None:
+            text.tree.merge(guessed)
+        return text.tree
+
+    def _behind(self, length: int) -> float:
+        return self._chances[max(least for least in _PRIOR if least <= length)].value
+
+    def verified(self, id: int, guesses: Tree, accepted: Sequence[int]) -> None:
+        """These guesses were computed with a sweep, and of them ``accepted`` were right, one after the other, before the text ended or another token
+        came."""
+        self._judged.tokens += len(accepted)
+        self._count(self._texts[id].tree if id in self._texts else Tree(), guesses, accepted)
+        text = self._texts.get(id)
+        if text is None:
+            return
+        for number, (path, chance) in enumerate(text.paths):
+            for place, token in enumerate(path[: len(accepted) + 1]):
+                right = place < len(accepted) and accepted[place] == token
+                node = guesses.node(path[: place + 1])
+                if node is None:
+                    break  # it was not computed
+                if number == 0 or place == 0:
+                    chance.learn(right)
+                if not right:
+                    break
+
+    def _count(self, tree: Tree, guesses: Tree, accepted: Sequence[int]) -> None:
+        for node in range(len(guesses)):
+            path = guesses.path(node)
+            right = len(path) <= len(accepted) and list(accepted[: len(path)]) == path
+            known = tree.node(path)
+            for source in ("", *(tree.sources[known] if known is not None else ())):
+                self.counts[source].drafted += 1
+                self.counts[source].accepted += right
 
     def forget(self, id: int) -> None:
         self._texts.pop(id, None)

@@ -48,21 +48,30 @@ def _import_models() -> None:
     help=f"How weights are stored: {', '.join(CHOICES)}. PATTERN=DTYPE says so of the modules whose weights' names fit. Once or several times.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Make OUT anew where it is a model folder already.")
+@click.option(
+    "--draft", type=click.Choice(["int4", "int8"]),
+    help="Also put a copy in that form into OUT, which guesses for the exact weights while these stream. Of SOURCE alone, a model folder: only that.",
+)
 @click.option("--revision", metavar="REV", help="A branch, tag or commit, where SOURCE is a hub id.")
 @click.option(
     "--upgrade", "old", metavar="OUT", type=click.Path(path_type=Path),
     help="Instead: make the model folder OUT one of the installed transformers, out of itself.",
 )  # fmt: skip
-def prepare(source: str | None, out: Path | None, dtypes: tuple[str, ...], force: bool, revision: str | None, old: Path | None) -> None:
+def prepare(
+    source: str | None, out: Path | None, dtypes: tuple[str, ...], force: bool, draft: str | None, revision: str | None, old: Path | None
+) -> None:  # fmt: skip
     """Make the model folder OUT from SOURCE: a Hugging Face folder, a GGUF file, or a hub id (organisation/model).
 
     Killed at any point it goes on where it stopped when run again. Never writes to SOURCE.
     """
     dtype = ",".join(dtypes) or AUTO
     if old is not None:
-        if source is not None or dtypes or force or revision is not None:
+        if source is not None or dtypes or force or draft is not None or revision is not None:
             raise UsageError("--upgrade OUT rewrites a model folder out of itself: it takes that folder, and neither SOURCE nor other options")
         _upgrade(old)
+        return
+    if draft is not None and source is not None and out is None and not dtypes and revision is None:
+        _draft(Path(source), Path(source), draft, force)
         return
     if source is None or out is None:
         raise UsageError("SOURCE and OUT are needed: `potatod prepare SOURCE OUT`; or a model folder alone: `potatod prepare --upgrade OUT`")
@@ -74,7 +83,13 @@ def prepare(source: str | None, out: Path | None, dtypes: tuple[str, ...], force
         where = Path(source)
     if where.exists() and finished(out, key_of(where, dtype, None), force) is not None:
         click.echo(f"{out} is there already, nothing to do", err=True)
-        return
+    else:
+        _prepare(where, out, dtype, force)
+    if draft is not None:
+        _draft(where, out, draft, force)
+
+
+def _prepare(where: Path, out: Path, dtype: str, force: bool) -> None:
     _import_models()
     from . import prepare as preparing
 
@@ -85,6 +100,22 @@ def prepare(source: str | None, out: Path | None, dtypes: tuple[str, ...], force
             progress=lambda p: meter(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
         )  # fmt: skip
     click.echo(f"{out} is ready ({time.monotonic() - began:.1f} s)", err=True)
+
+
+def _draft(source: Path, out: Path, form: str, force: bool) -> None:
+    _import_models()
+    from . import draft as drafting
+
+    began = time.monotonic()
+    with _meter("preparing the draft copy") as meter:
+        made = drafting.make(
+            source, out, form, force=force, notice=meter.say,
+            progress=lambda p: meter(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
+        )  # fmt: skip
+    if not made:
+        click.echo(f"{out} has its {form} copy already, nothing to do", err=True)
+        return
+    click.echo(f'{out} has an {form} copy now ({time.monotonic() - began:.1f} s): it guesses with [speculation] draft = "self:{form}"', err=True)
 
 
 def _upgrade(out: Path) -> None:

@@ -15,7 +15,7 @@ import weakref
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import nn
@@ -48,6 +48,19 @@ def _state(fd: int) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
+class Rows(Protocol):
+    """Bytes of the embedding's file that need not be read from it."""
+
+    def lies(self, file: str, offset: int, length: int) -> memoryview | None:
+        """Those bytes, where they stay in memory."""
+
+    def compared(self, file: str, offset: int, length: int) -> bool:
+        """Whether they have been compared with their checksum."""
+
+    def decoded(self, tokens: Sequence[int]) -> torch.Tensor | None:
+        """The rows themselves, (tokens, hidden), where the embedding is held in another form."""
+
+
 class Twins:
     """Parts of the sweep that are bytes of the embedding's file."""
 
@@ -75,6 +88,9 @@ class Twins:
         """Whether the reader has compared those bytes with their checksum."""
         return self._compared and self._come(file, offset, length) is not None
 
+    def decoded(self, tokens: Sequence[int]) -> None:
+        """Nothing: rows are bytes."""
+
     def _come(self, file: str, offset: int, length: int) -> int | None:
         """Index of the part with these bytes, if it has come at least once."""
         parts = self._parts.get(file, [])
@@ -90,7 +106,7 @@ class Embedding:
     """Brings rows. Of the file each band is compared with its checksum before the first row of it is used, unless the reader has compared those bytes;
     and a file that has changed since is refused."""
 
-    def __init__(self, folder: Path, parts: Sequence[Part], twins: Twins) -> None:
+    def __init__(self, folder: Path, parts: Sequence[Part], twins: Rows) -> None:
         first, last = parts[0], parts[-1].tensors[0]  # bands in one file, one behind the other
         tensor = first.tensors[0]
         self._parts = parts
@@ -133,6 +149,8 @@ class Embedding:
         """Ids of any shape → ids of the same shape that say which of the rows, and the rows: (distinct ids, hidden) on the cpu."""
         tokens = ids.flatten().tolist()
         distinct = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+        if (decoded := self._twins.decoded(list(distinct))) is not None:
+            return torch.tensor([distinct[token] for token in tokens]).view(ids.shape), decoded
         rows = torch.empty(len(distinct), self._width, dtype=self._dtype)
         memory = memoryview(rows.view(torch.uint8).flatten().numpy())  # type: ignore[arg-type]  # numpy says less than it can
         left: dict[int, memoryview] = {}

@@ -111,26 +111,42 @@ class Paged(PackedKV):
             del self._addresses.get(layer, [])[2 * blocks(length) :]
         self.length = length
 
+    def reaches(self, length: int) -> bool:
+        """Whether what is there is enough to go on behind the first ``length`` tokens."""
+        return length <= self.length and all(
+            len(kept) >= blocks(length) and all(block is not None for block in kept[first_read(window, length) : blocks(length)])
+            for window, kept in self._layers.values()
+        )
+
     def fork(self, length: int) -> Paged:
         """A sequence that begins with the first ``length`` tokens of this one."""
         other = Paged(self._across)
         other.length = length
-        whole = length // BLOCK
-        for layer, (window, kept) in self._layers.items():
-            first = first_kept(window, length)
-            taken: list[Block | None] = [*([None] * first), *kept[first:whole]]
-            if length % BLOCK:
-                last = kept[whole]
-                assert last is not None
-                begun = torch.zeros_like(last[0]), torch.zeros_like(last[1])
-                for place, half in zip(self._by_token(begun), self._by_token(last), strict=True):
-                    place[:, : length % BLOCK] = half[:, : length % BLOCK]
-                taken.append(begun)
-            assert all(block is not None for block in taken[first_read(window, length) :]), "what the window has left behind cannot be gone on from"
-            other._layers[layer] = window, []
-            for block in taken:
-                other._begin(layer, other._layers[layer][1], block)
+        for layer in self._layers:
+            other._fork_layer(layer, self, length)
         return other
+
+    def _fork_layer(self, layer: int, of: Paged, length: int) -> None:
+        """In this layer it begins with the first ``length`` tokens of the other one: whole blocks are shared, and the part of one is copied."""
+        window, kept = of._layers[layer]
+        first, whole = first_kept(window, length), length // BLOCK
+        taken: list[Block | None] = [*([None] * first), *kept[first:whole]]
+        if length % BLOCK:
+            last = kept[whole]
+            assert last is not None
+            begun = torch.zeros_like(last[0]), torch.zeros_like(last[1])
+            for place, half in zip(self._by_token(begun), self._by_token(last), strict=True):
+                place[:, : length % BLOCK] = half[:, : length % BLOCK]
+            taken.append(begun)
+        assert all(block is not None for block in taken[first_read(window, length) :]), "what the window has left behind cannot be gone on from"
+        self._forget_layer(layer)
+        self._layers[layer] = window, []
+        for block in taken:
+            self._begin(layer, self._layers[layer][1], block)
+
+    def _forget_layer(self, layer: int) -> None:
+        self._layers.pop(layer, None)
+        self._addresses.pop(layer, None)
 
     def tensors(self) -> Iterator[torch.Tensor]:
         for _, kept in self._layers.values():
@@ -144,6 +160,51 @@ class Paged(PackedKV):
             if kept and kept[-1] is not None:
                 sums[window] = sums.get(window, 0) + sum(half.numel() * half.itemsize for half in kept[-1]) // BLOCK
         return sums
+
+
+class Branch(Paged):
+    """Guesses beside the ones that a sequence goes on with in the same sweep: they begin with tokens whose keys and values that sweep itself brings.
+
+    So it is a fork made layer by layer, as each layer brings them. Its blocks live as long as the layer is computed; what is left are its own
+    tokens, which the sequence takes over where they turn out to be right.
+    """
+
+    def __init__(self, of: Paged, length: int) -> None:
+        """It follows the first ``length`` tokens of the sequence or branch ``of``, which comes before it in the pack."""
+        super().__init__(of._across)
+        self.of = of
+        self.length = self.follows = length
+        self._own: dict[int, tuple[torch.Tensor, torch.Tensor, int | None]] = {}
+        self._present = -1
+
+    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> None:
+        if layer != self._present:
+            self._forget_layer(self._present)
+            self._present = layer
+        self._own[layer] = key.clone(), value.clone(), window
+        self._fork_layer(layer, self.of, self.length)
+        super().append(layer, key, value, window)
+
+    def forget_blocks(self) -> None:
+        """All layers have been computed."""
+        self._forget_layer(self._present)
+
+    def adopt(self, length: int) -> None:
+        """The sequence that it belongs to goes on with the first ``length`` tokens of this branch."""
+        root = self.of
+        if isinstance(root, Branch):
+            root.adopt(self.follows)
+            root = root.root
+        else:
+            root.cut(self.follows)
+        for layer, (key, value, window) in self._own.items():
+            root.append(layer, key[:, :, : length - self.follows], value[:, :, : length - self.follows], window)
+        root.length = length
+
+    @property
+    def root(self) -> Paged:
+        """The sequence that it belongs to."""
+        return self.of.root if isinstance(self.of, Branch) else self.of
 
 
 def _empty_block(new: torch.Tensor, across: bool = False) -> torch.Tensor:

@@ -21,7 +21,7 @@ from potatod.spans import Spans
 from potatod.store import skeleton as skeletons
 from potatod.store.skeleton import Skeleton
 
-from .embedding import Embedding, Twins
+from .embedding import Embedding, Rows
 from .kernels import Kernels
 from .lockstep import Lockstep
 from .passes import Pack
@@ -34,7 +34,7 @@ class Model:
     """Runs sweeps over a skeleton with the weights that a lender lends."""
 
     def __init__(
-        self, skeleton: Skeleton, manifest: Manifest, folder: Path, lender: Lender, twins: Twins, device: torch.device,
+        self, skeleton: Skeleton, manifest: Manifest, folder: Path, lender: Lender, twins: Rows, device: torch.device,
         kernels: Kernels, layer_done: Callable[[int], None], spans: Spans,
     ) -> None:  # fmt: skip
         self._skeleton = skeleton
@@ -155,7 +155,7 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def bind_outside(
-    model: nn.Module, skeleton: Skeleton, manifest: Manifest, folder: Path, device: torch.device, twins: Twins, spans: Spans
+    model: nn.Module, skeleton: Skeleton, manifest: Manifest, folder: Path, device: torch.device, twins: Rows, spans: Spans
 ) -> None:
     """Gives the model what it owns outside its layers and head: small tensors for good, the embedding row by row."""
     places = places_of(model)

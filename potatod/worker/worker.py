@@ -13,9 +13,9 @@ import zmq
 
 from potatod import manifest as manifests
 from potatod import wire
-from potatod.errors import InternalError
+from potatod.errors import InternalError, first_line
 from potatod.machine import cores
-from potatod.messages import Cut, Drop, Fork, LayerDone, Row, Rows, Step, Sweep
+from potatod.messages import Cut, Draft, Drafted, Drop, Fork, LayerDone, Row, Rows, Step, Sweep
 from potatod.pool import Pool
 from potatod.stage import Stage
 from potatod.store import skeleton as skeletons
@@ -23,8 +23,9 @@ from potatod.store import skeleton as skeletons
 from . import kernels, lenders
 from .arithmetic import Arithmetic
 from .attention import PackedAttention
+from .drafter import Drafter
 from .embedding import Twins, reader_compares
-from .kv import Paged, Piece, SequenceKV
+from .kv import Branch, Paged, Piece, SequenceKV
 from .model import Model
 from .passes import Pack
 from .weights import Arrivals, groups_of
@@ -74,15 +75,23 @@ class Worker:
             groups_of(manifest), stage.log,
         )  # fmt: skip
         arithmetic = Arithmetic.from_json(boot.verdict["arithmetic"])
+        attention = PackedAttention()
         self._kernels = kernels.choose(
-            boot.settings.worker.kernels, boot.verdict["batching"], skeleton.model.config, placement.torch_device, PackedAttention(),
-            arithmetic,
-        )  # fmt: skip
+            boot.settings.worker.kernels, boot.verdict["batching"], skeleton.model.config, placement.torch_device, attention, arithmetic
+        )
         self._model = Model(
             skeleton, manifest, folder, placement.lender, twins, placement.torch_device, self._kernels, self._layer_done, stage.spans
         )
+        self._drafter: Drafter | None = None
+        self._why_no_drafter = "there is none"
+        if (draft := boot.verdict["draft"]) is not None:
+            self._drafter = Drafter(
+                Path(draft["folder"]), draft, boot.verdict["vocabulary"], placement.torch_device, attention, stage.spans
+            )
         self._logits = _logits_region(stage.fds["logits"], boot.verdict["vocabulary"])
         self._sequences: dict[int, SequenceKV] = {}
+        #: of each sequence's last step
+        self._branches: dict[int, list[Branch]] = {}
         self._waited_s = 0.0
         self._sweep_number = 0
         self._sweeps = 0
@@ -103,6 +112,8 @@ class Worker:
                     self.fork(message)
                 elif isinstance(message, Cut):
                     self.cut(message)
+                elif isinstance(message, Draft) and message.epoch == self._epoch:
+                    self._front.send(self.draft(message))
                 elif isinstance(message, Sweep) and message.epoch == self._epoch:
                     self._front.send(self.serve(message))
 
@@ -113,18 +124,45 @@ class Worker:
 
     def forget(self, drop: Drop) -> None:
         self._sequences.pop(drop.sequence, None)
+        self._branches.pop(drop.sequence, None)
+        if self._drafter is not None:
+            self._drafter.forget(drop.sequence)
 
+    @torch.inference_mode()
     def fork(self, fork: Fork) -> None:
         source = self._sequences.get(fork.of)
         if not isinstance(source, Paged) or source.length < fork.length:
             raise InternalError(f"sequence {fork.sequence} begins with {fork.length} tokens of sequence {fork.of}, which does not have them")
         self._sequences[fork.sequence] = source.fork(fork.length)
+        if self._drafter is not None:
+            self._drafter.fork(fork.sequence, fork.of, fork.length)
 
+    @torch.inference_mode()
     def cut(self, cut: Cut) -> None:
         kv = self._sequences.get(cut.sequence)
         if not isinstance(kv, Paged) or kv.length < cut.length:
             raise InternalError(f"sequence {cut.sequence} is to be cut to {cut.length} tokens, which it does not have")
-        kv.cut(cut.length)
+        branches = self._branches.pop(cut.sequence, [])
+        if cut.branch is None:
+            kv.cut(cut.length)
+        elif cut.branch < len(branches) and branches[cut.branch].follows <= cut.length <= branches[cut.branch].length:
+            branches[cut.branch].adopt(cut.length)
+        else:
+            raise InternalError(f"sequence {cut.sequence} is to go on with {cut.length} tokens of branch {cut.branch}, which does not have them")
+
+    def draft(self, ask: Draft) -> Drafted:
+        """What the draft model guesses. Whatever goes wrong with it ends it and nothing else."""
+        began = time.monotonic()
+        if self._drafter is not None:
+            try:
+                return self._drafter.draft(ask, self._drafts)
+            except (Stopped, MemoryError):
+                raise
+            except Exception as error:  # the draft model's top: a job that it guesses for goes on without
+                self._stage.logger.exception("the draft model failed")
+                self._why_no_drafter, self._drafter = f"{type(error).__name__}: {first_line(error)}"[:500], None
+        self._placement.empty_cache()
+        return Drafted(ask.epoch, ask.number, (), time.monotonic() - began, failed=self._why_no_drafter)
 
     def serve(self, sweep: Sweep) -> Rows:
         """One pass over all weights for every step of the sweep."""
@@ -156,6 +194,8 @@ class Worker:
         self._placement.finish()
         for piece in pack.pieces:
             piece.kv.length += piece.end - piece.first
+            if isinstance(piece.kv, Branch):
+                piece.kv.forget_blocks()
         return self._rows([step for step in sweep.steps if step.want != "nothing"], logits)
 
     def _pack(self, sweep: Sweep) -> Pack:
@@ -164,11 +204,34 @@ class Worker:
         pieces: list[Piece] = []
         for step in sweep.steps:
             first = len(tokens)
+            kv = self._sequence(step)
             tokens += step.tokens
-            pieces.append(Piece(self._sequence(step), first, len(tokens), step.start, step.known))
+            pieces.append(Piece(kv, first, len(tokens), step.start, step.known))
+            wanted_from = len(tokens) - 1 - step.drafted
+            for branch, (at, of) in zip(step.branches, self._begin_branches(step, kv), strict=True):
+                first = len(tokens)
+                tokens += branch.tokens
+                pieces.append(Piece(of, first, len(tokens), at, step.known))
             if step.want != "nothing":
-                wanted += range(len(tokens) - 1 - step.drafted, len(tokens))
+                wanted += range(wanted_from, len(tokens))
         return Pack(tokens, pieces, wanted)
+
+    def _begin_branches(self, step: Step, kv: SequenceKV) -> list[tuple[int, Branch]]:
+        """Where each begins, and its KV."""
+        self._branches.pop(step.sequence, None)
+        if not step.branches:
+            return []
+        assert isinstance(kv, Paged)
+        known = step.start + len(step.tokens) - step.drafted
+        lies: list[tuple[Paged, int]] = [(kv, known + place) for place in range(step.drafted)]  # of each guess: in what, and where
+        begun: list[tuple[int, Branch]] = []
+        for branch in step.branches:
+            of, at = lies[branch.after] if branch.after >= 0 else (kv, known - 1)
+            made = Branch(of, at + 1)
+            begun.append((at + 1, made))
+            lies += [(made, at + 1 + place) for place in range(len(branch.tokens))]
+        self._branches[step.sequence] = [made for _, made in begun]
+        return begun
 
     def _sequence(self, step: Step) -> SequenceKV:
         kv = self._sequences.get(step.sequence)
@@ -183,7 +246,7 @@ class Worker:
             return ()
         rows = []
         best, tokens = _likeliest(logits)
-        wanted = [step for step in steps for _ in range(1 + step.drafted)]
+        wanted = [step for step in steps for _ in range(step.wanted)]
         at = 0
         for index, (step, values) in enumerate(zip(wanted, logits, strict=True)):
             if step.want == "argmax" and math.isfinite(best[index]):
@@ -203,6 +266,14 @@ class Worker:
             self._said = now
             self._front.send(LayerDone(self._epoch, self._sweep_number, layers_done, self._layers))
         self._stage.beat(sweeps=self._sweeps)
+
+    def _drafts(self) -> None:
+        """Between two passes of the draft model."""
+        self._placement.retire()
+        self._stage.orders()
+        self._stage.beat(sweeps=self._sweeps)
+        if self._stage.stopping:
+            raise Stopped
 
     def _wait_for_bytes(self) -> None:
         if not self._placement.before_waiting():

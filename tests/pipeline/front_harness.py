@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import zmq
+from guessing import branches_of, paths_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, Generate, Hello, Options, Welcome
@@ -79,6 +80,8 @@ class Worker(threading.Thread):
         super().__init__(daemon=True)
         self.delay_s = delay_s
         self.kv: dict[int, list[int]] = {}
+        #: tokens that were known in each sequence's last step, and its branches
+        self.guessed: dict[int, tuple[int, list[list[int]]]] = {}
         self.sweeps: list[Sweep] = []
         self.forks: list[Fork] = []
         self.wrong: str | None = None
@@ -103,6 +106,9 @@ class Worker(threading.Thread):
                 if isinstance(message, Drop):
                     self.kv.pop(message.sequence, None)
                 elif isinstance(message, Cut):
+                    if message.branch is not None:
+                        known, branches = self.guessed[message.sequence]
+                        self.kv[message.sequence][known:] = branches[message.branch]
                     del self.kv[message.sequence][message.length :]
                 elif isinstance(message, Fork):
                     self.forks.append(message)
@@ -133,18 +139,19 @@ class Worker(threading.Thread):
             held = self.kv.setdefault(step.sequence, [])
             if step.start != len(held):
                 self.wrong = f"sequence {step.sequence} goes on at {step.start}, its KV holds {len(held)}"
-            for number, token in enumerate(step.tokens):
-                held.append(token)
-                if step.want == "nothing" or number < len(step.tokens) - 1 - step.drafted:
-                    continue
+            held += step.tokens
+            known = len(held) - step.drafted
+            self.guessed[step.sequence] = known, branches_of(step)
+            for path in paths_of(step) if step.want != "nothing" else ():
+                behind = [*held[:known], *path]
                 if held[0] == ord("!"):
                     rows.append(Row(step.sequence, logits_row=1 << 20))
                 elif step.want == "logits":
-                    self._logits[index] = logits(held)
+                    self._logits[index] = logits(behind)
                     rows.append(Row(step.sequence, logits_row=index))
                     index += 1
-                elif step.want == "argmax":
-                    rows.append(Row(step.sequence, token=next_token(held)))
+                else:
+                    rows.append(Row(step.sequence, token=next_token(behind)))
         return tuple(rows)
 
     def die(self) -> None:
@@ -317,6 +324,7 @@ VERDICT = {
     "load": {"weights_bytes": 3000, "streamed_bytes": 1000, "uploaded_bytes": 0, "slots": 0, "layers": 4},
     "resident_bytes": 2000,
     "card_bytes": 0,
+    "draft": None,
     "rope_border": None,
     "kv": KvLayout((KvGroup(None, 1),)).to_json(),
     "rates": {"disk": 1000.0, "compute": [[1, 1500.0]], "layer_s": 0.1},

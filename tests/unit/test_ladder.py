@@ -26,11 +26,12 @@ LADDER = (
         "potatod.sources", "potatod.config_page", "potatod.json_file", "potatod.places", "potatod.log", "potatod.memory", "potatod.notify",
         "potatod.kept", "potatod.machine", "potatod.process", "potatod.cgroups", "potatod.restarts", "potatod.run_directory", "potatod.surroundings",
         "potatod.sampling", "potatod.status", "potatod.reading", "potatod.dtypes", "potatod.forms", "potatod.typed_json", "potatod.kv_layout",
+        "potatod.trees",
     },
     {"potatod.plan", "potatod.forecast", "potatod.spans", "potatod.pool", "potatod.wire", "potatod.schemes"},
     {
         "potatod.stage", "potatod.errand", "potatod.room", "potatod.arrangement", "potatod.verdict", "potatod.outline", "potatod.rates",
-        "potatod.planning", "potatod.plan_page", "potatod.plan_grid", "potatod.card", "potatod.trace", "potatod.store",
+        "potatod.planning", "potatod.plan_page", "potatod.plan_grid", "potatod.card", "potatod.drafts", "potatod.trace", "potatod.store",
     },
     {"potatod.reader", "potatod.worker", "potatod.front"},
     {"potatod.supervisor"},

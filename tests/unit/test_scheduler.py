@@ -9,7 +9,8 @@ from potatod.front.cost import CostModel
 from potatod.front.scheduler import GOOD_SWEEPS, LEAST_CHUNK, MOST_PASSED, WORTH_WAITING, QueueFull, Scheduler
 from potatod.front.sequence import Sequence
 from potatod.kv_layout import BLOCK
-from potatod.messages import Fork, Row, Step, Sweep
+from potatod.messages import Drafted, Fork, Row, Step, Sweep
+from potatod.trees import Tree
 
 
 def prefilled(s: Scheduler, token: int = 7) -> None:
@@ -407,10 +408,18 @@ def test_what_is_kept_takes_room_when_a_text_goes_on_from_it() -> None:
 
 def test_a_card_s_memory_is_found_in_kept_texts_and_guesses_before_an_answer_fails() -> None:
     class Sure:
-        def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: object) -> dict[int, list[int]]:
-            return {id: [9, 9] for id, _, _ in texts}
+        def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: object) -> dict[int, Tree]:
+            tree = Tree()
+            tree.add_path([9, 9], [1.0, 1.0], "sure")
+            return {id: tree for id, _, _ in texts}
 
-        def verified(self, id: int, drafted: int, accepted: int) -> None:
+        def ask(self, epoch: int, texts: object, nodes: int, sweep_s: float) -> None:
+            pass
+
+        def told(self, drafted: Drafted) -> None:
+            pass
+
+        def verified(self, id: int, guesses: Tree, accepted: list[int]) -> None:
             pass
 
         def forget(self, id: int) -> None:

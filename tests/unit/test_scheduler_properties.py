@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 
 import pytest
+from guessing import branches_of, paths_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -18,7 +19,8 @@ from schedulers import scheduler
 from potatod.front.scheduler import QueueFull
 from potatod.front.sequence import Sequence
 from potatod.kv_layout import BLOCK, KvGroup, KvLayout, blocks, first_kept, first_read
-from potatod.messages import Cut, Drop, Fork, Row, Sweep
+from potatod.messages import Cut, Draft, Drafted, DraftText, Drop, Fork, Row, Sweep
+from potatod.trees import Tree
 
 VOCABULARY = 1009
 CHUNK = 90
@@ -58,6 +60,8 @@ class ModelWorker:
         self.kv: dict[int, list[int]] = {}
         #: blocks of each sequence, for each group of layers; equal objects are one block
         self.blocks: dict[int, list[dict[int, object]]] = {}
+        #: tokens that were known in the last step, and its branches
+        self.guessed: dict[int, tuple[int, list[list[int]]]] = {}
         #: whether that KV was begun beyond the border
         self.long: dict[int, bool] = {}
 
@@ -69,6 +73,10 @@ class ModelWorker:
 
     def obey(self, order: Drop | Fork | Cut) -> None:
         if isinstance(order, Cut):
+            if order.branch is not None:
+                known, branches = self.guessed[order.sequence]
+                assert known < order.length <= known + len(branches[order.branch]) <= len(self.kv[order.sequence])
+                self.kv[order.sequence][known:] = branches[order.branch]
             del self.kv[order.sequence][order.length :]
             for chain in self.blocks[order.sequence]:
                 for index in [index for index in chain if index >= blocks(order.length)]:
@@ -112,32 +120,47 @@ class ModelWorker:
                     del chain[index]
                 for index in range(blocks(step.start), blocks(len(held))):
                     chain[index] = object()
+            known = len(held) - step.drafted
+            self.guessed[step.sequence] = known, branches_of(step)
             if step.want != "nothing":
-                rows += (Row(step.sequence, token=next_token(held[:end])) for end in range(len(held) - step.drafted, len(held) + 1))
+                rows += (Row(step.sequence, token=next_token([*held[:known], *path])) for path in paths_of(step))
         assert self.bytes <= budget, "no more KV than there is room for"
         return rows
 
 
 class Guesses:
-    """Some right, some wrong, some of both, by chance."""
+    """Some right, some wrong, some of both, by chance; one way to go on, or several."""
 
     def __init__(self) -> None:
         self.chance = random.Random(1)
+        self.asked: list[Draft] = []
 
-    def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: Callable[[int], float]) -> dict[int, list[int]]:
+    def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: Callable[[int], float]) -> dict[int, Tree]:
         drafts = {}
         for id, tokens, room in texts:
             assert room > 0
-            guesses = undisturbed(tokens, self.chance.randrange(min(room, 6) + 1))
-            if guesses and self.chance.random() < 0.5:
-                guesses[self.chance.randrange(len(guesses))] = 1
-            most -= len(guesses)
-            if guesses and most >= 0:
-                drafts[id] = guesses
+            tree = Tree()
+            for _ in range(self.chance.randrange(4)):
+                guesses = undisturbed(tokens, self.chance.randrange(min(room, 6) + 1))
+                if guesses and self.chance.random() < 0.5:
+                    guesses[self.chance.randrange(len(guesses))] = self.chance.randrange(3)
+                tree.add_path(guesses, [1.0] * len(guesses), "chance")
+            most -= len(tree)
+            if len(tree) and most >= 0:
+                drafts[id] = tree.only(range(len(tree)))
         return drafts
 
-    def verified(self, id: int, drafted: int, accepted: int) -> None:
-        pass
+    def ask(self, epoch: int, texts: list[DraftText], nodes: int, sweep_s: float) -> Draft | None:
+        if self.chance.random() < 0.5:
+            return None
+        self.asked.append(Draft(epoch, len(self.asked) + 1, tuple(texts), nodes, 64, sweep_s))
+        return self.asked[-1]
+
+    def told(self, drafted: Drafted) -> None:
+        assert drafted.number == len(self.asked)
+
+    def verified(self, id: int, guesses: Tree, accepted: list[int]) -> None:
+        assert guesses.node(accepted) is not None
 
     def forget(self, id: int) -> None:
         pass
@@ -152,6 +175,7 @@ class Life(RuleBasedStateMachine):
         self.worker = ModelWorker(self.layout)
         self.epoch = 1
         self.sweep: Sweep | None = None
+        self.draft: Draft | None = None
         self.prompts: dict[int, list[int]] = {}
         self.answers: dict[int, list[int]] = {}
         self.arrived: list[int] = []
@@ -179,10 +203,24 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.sweep is None)
     @rule()
     def send(self) -> None:
+        self.consult()
+        if self.draft is not None:
+            assert self.scheduler.compose(self.epoch) is None, "a sweep waits for what is guessed"
+            self.scheduler.told(Drafted(self.epoch, self.draft.number, (), 0.1))
+            self.draft = None
         self.sweep = self.scheduler.compose(self.epoch)
         for order in self.scheduler.orders():
             self.worker.obey(order)
         assert (self.sweep is None) == (not self.arrived), "whoever runs or waits is not forgotten"
+
+    @precondition(lambda self: self.sweep is None)
+    @rule()
+    def consult(self) -> None:
+        """Whatever may happen happens while the draft model is busy, too."""
+        if self.draft is None and (draft := self.scheduler.consult(self.epoch)) is not None:
+            self.draft = draft
+            for text in draft.texts:
+                assert list(text.tokens) == self.prompts[text.sequence] + self.answers[text.sequence]
 
     @precondition(lambda self: self.sweep is not None)
     @rule()
@@ -190,16 +228,23 @@ class Life(RuleBasedStateMachine):
         assert self.sweep is not None
         rows = self.worker.serve(self.sweep, self.budget)
         for sequence, found in self.scheduler.completed(self.sweep.number, rows):
-            for row in found:
-                assert row.token is not None
-                self.answers[sequence].append(row.token)
-                goes_on = self.scheduler.append(sequence, row.token)
+            step = next(step for step in self.sweep.steps if step.sequence == sequence)
+            assert len(found) == step.wanted
+            at: int | None = 0
+            accepted: list[int] = []
+            while at is not None:
+                assert paths_of(step)[at] == accepted, "the row behind what was sampled"
+                token = found[at].token
+                assert token is not None
+                self.answers[sequence].append(token)
+                at = self.scheduler.append(sequence, token)
+                if at is not None:
+                    accepted.append(token)
                 if len(self.prompts[sequence]) + len(self.answers[sequence]) >= CONTEXT:
                     self.scheduler.remove(sequence)
                     self.arrived.remove(sequence)
                     break
-                if not goes_on:
-                    break
+            self.scheduler.verified(sequence, step, accepted)
         self.sweep = None
 
     @rule(sweeps=st.integers(1, 60))
@@ -241,7 +286,7 @@ class Life(RuleBasedStateMachine):
             assert self.scheduler.completed(self.sweep.number, late) == []
         else:
             self.scheduler.restarted()
-        self.sweep, self.worker, self.epoch = None, ModelWorker(self.layout), self.epoch + 1
+        self.sweep, self.draft, self.worker, self.epoch = None, None, ModelWorker(self.layout), self.epoch + 1
 
     @invariant()
     def every_answer_is_what_it_would_be_alone(self) -> None:

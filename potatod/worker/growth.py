@@ -1,0 +1,164 @@
+"""How a draft model's trees grow: which nodes it looks behind next, and when it is enough. Pure: no tensor, no clock.
+
+A round is one pass of the draft model over some nodes of all trees; what may follow each of them becomes its children. The likeliest nodes come first,
+as many as make a round worth its time, and the growing ends where a round makes tokens slower than what is guessed already does:
+
+    tokens per second now  =  (texts + Σ chances) ÷ (the sweep's seconds + the rounds' so far)
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from potatod.trees import ROOT, Tree
+
+#: Of what may follow a node, so many are looked at.
+CANDIDATES: Final = 8
+#: Nodes of a round.
+ROWS: Final = (1, 2, 4, 8)
+#: Children less likely than this are not kept.
+_LEAST_CHANCE: Final = 0.01
+#: What is thought of a node's children together, before any was looked at.
+_PRIOR_MASS: Final = 0.8
+#: Spreads that are tried; what was learned longer ago counts less.
+_SPREADS: Final = tuple(0.02 * 1.5**power for power in range(18))
+_PRIOR_SPREAD: Final = 0.5
+_FORGETS: Final = 0.998
+#: Chance that the token is none of the candidates.
+_MISSED: Final = 0.01
+#: Rounds whose seconds are remembered.
+_TIMES: Final = 0.2
+
+
+class Spread:
+    """How likely each candidate is the target's token, given by how much the draft prefers the first to it: softmax(−gap ÷ spread).
+
+    Gaps are differences of logits, with the noise that target and draft share; the spread is how far the two models are apart, and is found as
+    the likeliest of a few.
+    """
+
+    def __init__(self) -> None:
+        self._likelihoods = [-0.5 * abs(math.log(spread / _PRIOR_SPREAD)) for spread in _SPREADS]
+        self._choose()
+
+    def chances(self, gaps: Sequence[float]) -> list[float]:
+        """``gaps``: of candidates, the first one's is 0."""
+        return _softmax(gaps, self.value)
+
+    def learn(self, gaps: Sequence[float], right: int | None) -> None:
+        """Which of the candidates it was; None: none."""
+        for number, spread in enumerate(_SPREADS):
+            chance = _MISSED if right is None else max(_MISSED / 10, _softmax(gaps, spread)[right])
+            self._likelihoods[number] = self._likelihoods[number] * _FORGETS + math.log(chance)
+        self._choose()
+
+    def _choose(self) -> None:
+        self.value = _SPREADS[max(range(len(_SPREADS)), key=self._likelihoods.__getitem__)]
+
+
+def _softmax(gaps: Sequence[float], spread: float) -> list[float]:
+    powers = [math.exp(-gap / spread) for gap in gaps]
+    whole = sum(powers) / (1 - _MISSED)
+    return [power / whole for power in powers]
+
+
+class RoundTimes:
+    """Seconds of a round by its rows: a + b × rows, from those that were measured."""
+
+    def __init__(self, first_s: float = 0.05) -> None:
+        self._seen: dict[int, float] = {}
+        self._first_s = first_s
+
+    def add(self, rows: int, seconds: float) -> None:
+        before = self._seen.get(rows)
+        self._seen[rows] = seconds if before is None else before + _TIMES * (seconds - before)
+
+    def __call__(self, rows: int) -> float:
+        if rows in self._seen:
+            return self._seen[rows]
+        below = [known for known in self._seen if known < rows]
+        if not below:
+            return min(self._seen.values(), default=self._first_s)
+        return self._seen[max(below)] * 1.1  # to be found out
+
+
+@dataclass(slots=True)
+class _Text:
+    tree: Tree
+    most: int
+    depths: dict[int, int] = field(default_factory=lambda: {ROOT: 0})
+
+
+class Growth:
+    """Of one draft, of all its texts."""
+
+    def __init__(self, most: Mapping[int, int], nodes: int, sweep_s: float, round_s: Callable[[int], float]) -> None:
+        """``most``: of each text, how far guesses may go; ``nodes``: as many as a sweep verifies of all."""
+        self._texts = {id: _Text(Tree(), depth) for id, depth in most.items()}
+        self._nodes = nodes
+        self._sweep_s = sweep_s
+        self._round_s = round_s
+        self._spent_s = 0.0
+        #: of nodes that nobody has looked behind: (−chance, text, node)
+        self._open: list[tuple[float, int, int]] = []
+        #: of the likeliest nodes, as many as will be verified
+        self._chances: list[float] = []
+        self._expected = 0.0
+        self._mass, self._looked = _PRIOR_MASS, 1.0
+
+    @property
+    def trees(self) -> dict[int, Tree]:
+        return {id: text.tree for id, text in self._texts.items()}
+
+    def children(self, text: int, node: int, candidates: Sequence[tuple[int, float]]) -> None:
+        """What may follow that node: tokens, each with its chance where the node itself is right."""
+        grown = self._texts[text]
+        whole = 1.0 if node == ROOT else grown.tree.chances[node]
+        depth = grown.depths[node] + 1
+        if depth > grown.most:
+            return
+        self._mass += sum(chance for _, chance in candidates[:2])
+        self._looked += 1
+        for token, chance in candidates:
+            if whole * chance < _LEAST_CHANCE:
+                continue
+            child = grown.tree.add(node, token, whole * chance)
+            grown.depths[child] = depth
+            self._count(whole * chance)
+            if depth < grown.most:
+                heapq.heappush(self._open, (-whole * chance, text, child))
+
+    def spent(self, seconds: float) -> None:
+        """A round took so long."""
+        self._spent_s += seconds
+
+    def next(self) -> list[tuple[int, int]]:
+        """(text, node) of those to look behind in the next round; none: it is enough."""
+        likeliest = heapq.nsmallest(ROWS[-1], self._open)
+        ahead = len(self._texts) + self._expected
+        best, best_rate = 0, ahead / (self._sweep_s + self._spent_s)
+        for rows in ROWS:
+            some = likeliest[:rows]
+            gain = sum(self._gain(-chance) for chance, _, _ in some)
+            rate = (ahead + gain) / (self._sweep_s + self._spent_s + self._round_s(rows))
+            if rate > best_rate:
+                best, best_rate = len(some), rate
+            if len(some) < rows:
+                break
+        return [heapq.heappop(self._open)[1:] for _ in range(best)]
+
+    def _gain(self, chance: float) -> float:
+        """What looking behind such a node yields: its children push others out where there are as many as will be verified."""
+        gain = chance * min(1.0, self._mass / self._looked)
+        return max(0.0, gain - (self._chances[0] if len(self._chances) >= self._nodes else 0.0))
+
+    def _count(self, chance: float) -> None:
+        if len(self._chances) < self._nodes:
+            heapq.heappush(self._chances, chance)
+            self._expected += chance
+        elif chance > self._chances[0]:
+            self._expected += chance - heapq.heapreplace(self._chances, chance)
