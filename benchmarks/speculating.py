@@ -37,7 +37,7 @@ def perimeter(shape):
 PROMPTS = {
     "edit": f"# shapes.py\n{_CODE}\n# shapes.py, where a shape is called a figure\n{_CODE.replace('shape', 'figure')[:120]}",
     "code": "# A program that reads numbers from a file and prints their mean\nimport sys\n\n",
-    "chat": "Question: Why is the sky blue?\nAnswer:",
+    "chat": "<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n",
     "prose": "The old lighthouse keeper climbed the stairs one last time, and",
 }
 

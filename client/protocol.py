@@ -223,6 +223,17 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Guesses:
+    """Of one source; what two sources guess alike is counted for both."""
+
+    #: "lookup": what followed the same words earlier; "draft": the draft model
+    source: str
+    drafted_tokens: int
+    #: of those, the ones that were right
+    accepted_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     job: str
     #: stop: end of text or a stop string; length: max_tokens or the context is full
@@ -247,6 +258,8 @@ class Finished:
     #: guessed in these sweeps, and of those the ones that were right: each of them spared a sweep
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    #: the same by who guessed them
+    guesses: tuple[Guesses, ...] = ()
 
 
 RefusalCode = Literal[
@@ -354,6 +367,10 @@ class QueueReport:
     #: guessed since the front started, and of those the ones that were right
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    #: the same by who guessed them
+    guesses: tuple[Guesses, ...] = ()
+    #: why the draft model guesses no more; empty where it does, or there is none
+    draft_failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

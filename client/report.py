@@ -8,7 +8,7 @@ from typing import Final
 
 from .protocol import EngineReport, ModelReport, QueueReport, Report, StageReport
 from .units import count, duration, human_size
-from .words import harmless, of_the_disk
+from .words import by_source, harmless, of_the_disk
 
 #: The longest duration is "22 min 18 s", or days and hours.
 #: A share of a sweep that is worth a word.
@@ -53,9 +53,12 @@ def _kv(queue: QueueReport) -> str:
 
 
 def _guesses(queue: QueueReport) -> str:
-    if not queue.drafted_tokens:
-        return "none yet"
-    return f"{queue.accepted_tokens} of {count(queue.drafted_tokens, 'token')} were right ({queue.accepted_tokens / queue.drafted_tokens:.0%})"
+    said = "none yet"
+    if queue.drafted_tokens:
+        said = f"{queue.accepted_tokens} of {count(queue.drafted_tokens, 'token')} were right ({queue.accepted_tokens / queue.drafted_tokens:.0%})"
+    if len(queue.guesses) > 1:
+        said += f": {by_source(queue.guesses)}"
+    return f"{said}; the draft model has failed: {harmless(queue.draft_failed)}" if queue.draft_failed else said
 
 
 def _model(model: ModelReport) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
-from .protocol import Finished, Progress
+from .protocol import Finished, Guesses, Progress
 from .units import count, duration, human_size
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -67,12 +68,18 @@ def summary(finished: Finished, s_per_token: float | None) -> str:
     if s_per_token is not None:
         words.append(f"{s_per_token:.3g} s/token")
     if finished.accepted_tokens:
-        words.append(f"{finished.completion_tokens / max(1, finished.completion_tokens - finished.accepted_tokens):.2g} tokens per sweep")
+        per_sweep = finished.completion_tokens / max(1, finished.completion_tokens - finished.accepted_tokens)
+        words.append(f"{per_sweep:.2g} tokens per sweep ({by_source(finished.guesses)})")
     if finished.sweeps and finished.completion_tokens:
         words.append(f"{human_size(finished.disk_bytes / finished.sweeps)} read from disk per sweep")
     if share := of_the_disk(finished.disk_bytes_per_s, finished.disk_limit_bytes_per_s):
         words.append(share)
     return " · ".join(words)
+
+
+def by_source(guesses: Sequence[Guesses]) -> str:
+    """How much of what each source guessed was right."""
+    return ", ".join(f"{harmless(each.source)} {each.accepted_tokens} of {each.drafted_tokens}" for each in guesses)
 
 
 def _tokens(finished: Finished) -> str:

@@ -182,7 +182,7 @@ class Answers:
         if len(rows) > 1:
             job.drafted_tokens += len(rows) - 1
             job.accepted_tokens += right
-            self._scheduler.verified(answer.sequence.id, step, tokens[before : before + right])
+            job.count_guesses(self._scheduler.verified(answer.sequence.id, step, tokens[before : before + right]))
         return reason
 
     def _sampled(self, answer: _Answer, row: Row, logits: Callable[[int], NDArray[np.float32]]) -> tuple[int | None, Reason | None]:

@@ -8,11 +8,11 @@ queued ──▶ running ──▶ finished
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from potato_client.protocol import Finished
+from potato_client.protocol import Finished, Guesses
 from potatod.sampling.params import Sampling
 
 Reason = Literal["stop", "length", "cancelled"]
@@ -77,6 +77,8 @@ class Job:
     #: guessed for it, and of those the ones that were right
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    #: the same by who guessed them; what two guessed alike is counted for both
+    guesses: dict[str, tuple[int, int]] = field(default_factory=dict)
     #: sent to the client, in Pieces
     shown_tokens: int = 0
     disk: DiskUse = field(default_factory=DiskUse)
@@ -99,6 +101,12 @@ class Job:
         if self.first_token_at is None:
             self.first_token_at = now
         self.sampled_tokens += 1
+
+    def count_guesses(self, found: Mapping[str, tuple[int, int]]) -> None:
+        """Of one sweep, by who guessed: how many, and how many of them were right."""
+        for source, (drafted, accepted) in found.items():
+            before = self.guesses.get(source, (0, 0))
+            self.guesses[source] = before[0] + drafted, before[1] + accepted
 
     @property
     def s_per_token(self) -> float | None:
@@ -131,6 +139,7 @@ class Job:
             disk_bytes=self.disk.read_bytes,
             drafted_tokens=self.drafted_tokens,
             accepted_tokens=self.accepted_tokens,
+            guesses=tuple(Guesses(source, *counts) for source, counts in self.guesses.items()),
             disk_bytes_per_s=self.disk_bytes_per_s,
             disk_limit_bytes_per_s=disk_limit_bytes_per_s if self.disk.read_bytes else None,
         )

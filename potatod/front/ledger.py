@@ -107,9 +107,9 @@ class Ledger:
         """A block in every layer."""
         return self._layout.bytes_per_token * BLOCK
 
-    def grow(self, id: int, start: int, end: int, kind: bool = False, *, evict: bool = True) -> bool:
-        """Makes room for the KV of tokens ``start`` … ``end`` of this sequence, if need be (and ``evict``) by dropping kept ones. False where there is
-        none: then nothing has changed. ``kind``: as in :meth:`match`.
+    def grow(self, id: int, start: int, end: int, kind: bool = False) -> bool:
+        """Makes room for the KV of tokens ``start`` … ``end`` of this sequence, if need be by dropping kept ones. False where there is none: then
+        nothing has changed. ``kind``: as in :meth:`match`.
         """
         held = self._held.get(id)
         new = held is None
@@ -122,9 +122,6 @@ class Ledger:
         need += sum((blocks(end) - blocks(start)) * group.bytes_per_token * BLOCK for group in self._layout.groups)
         of_running = need - sum(chain[index].bytes for chain, index in behind if chain[index].runs == 1)
         if self.running_bytes + of_running > self._budget:
-            return False
-        freed = sum(chain[index].bytes for chain, index in behind if chain[index].uses == 1)
-        if self.used_bytes + need - freed > self._budget and not evict:
             return False
         for chain, index in behind:
             self._release(chain.pop(index), running=True)

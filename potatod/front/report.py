@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from potato_client.protocol import EngineReport, ModelReport, QueueReport, Report, StageReport
+from potato_client.protocol import EngineReport, Guesses, ModelReport, QueueReport, Report, StageReport
 from potatod.messages import Engine, StageProcess
 from potatod.stage import Boot
 
@@ -58,8 +58,12 @@ class Reporter:
             prompt_tokens=reuse.prompt_tokens,
             reused_tokens=reuse.reused_tokens,
             set_aside=reuse.set_aside,
-            drafted_tokens=speculation.counts[""].drafted,
-            accepted_tokens=speculation.counts[""].accepted,
+            drafted_tokens=speculation.counts.drafted,
+            accepted_tokens=speculation.counts.accepted,
+            guesses=tuple(
+                Guesses(source, counts.drafted, counts.accepted) for source, counts in speculation.by_source.items() if counts.drafted
+            ),
+            draft_failed=speculation.failed,
         )
 
     def _engine(self, engine: Engine, times: SweepTimes) -> EngineReport:

@@ -56,7 +56,7 @@ class Drafter(Protocol):
     """Whoever guesses: see speculation.py."""
 
     def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: Callable[[int], float]) -> dict[int, Tree]: ...
-    def verified(self, id: int, guesses: Tree, accepted: list[int]) -> None: ...
+    def verified(self, id: int, guesses: Tree, accepted: list[int]) -> dict[str, tuple[int, int]]: ...
     def forget(self, id: int) -> None: ...
     def ask(self, epoch: int, texts: list[DraftText], nodes: int, sweep_s: float) -> Draft | None: ...
     def told(self, drafted: Drafted) -> None: ...
@@ -273,10 +273,10 @@ class Scheduler:
             return None
         return None if node is None else node + 1
 
-    def verified(self, sequence_id: int, step: Step, accepted: list[int]) -> None:
-        """Of this sequence's guesses in the last sweep these were right, one after the other."""
-        if self._drafter is not None:
-            self._drafter.verified(sequence_id, Tree.of(step), accepted)
+    def verified(self, sequence_id: int, step: Step, accepted: list[int]) -> dict[str, tuple[int, int]]:
+        """Of this sequence's guesses in the last sweep these were right, one after the other. Returns of each source how many it had guessed, and how
+        many of them were right."""
+        return {} if self._drafter is None else self._drafter.verified(sequence_id, Tree.of(step), accepted)
 
     def restarted(self) -> None:
         """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
@@ -372,11 +372,22 @@ class Scheduler:
             if sequence.pending > 1:
                 count = min(count, budget)
                 budget -= count
-            draft = drafts.get(sequence.id)
-            if draft and self.ledger.grow(sequence.id, sequence.held, sequence.held + 1 + len(draft.trunk()), self._is_long(sequence), evict=False):
+            draft = self._fitting(sequence, drafts.get(sequence.id))
+            if draft:
                 yield step_of(sequence, 1, draft)
             elif count and self._grow(sequence, count):
                 yield step_of(sequence, count)
+
+    def _fitting(self, sequence: Sequence, draft: Tree | None) -> Tree | None:
+        """Those guesses for which there is room, as that is taken: all, or those that lie in the block that the sequence has already."""
+        if not draft:
+            return None
+        held = sequence.held
+        if self.ledger.grow(sequence.id, held, held + 1 + len(draft.trunk()), self._is_long(sequence)):
+            return draft
+        inside = -(held + 1) % BLOCK
+        draft = draft.only([node for node in range(len(draft)) if draft.depth(node) <= inside])
+        return draft if draft and self.ledger.grow(sequence.id, held, held + 1 + len(draft.trunk()), self._is_long(sequence)) else None
 
     def _drafts(self, prefill: int) -> dict[int, Tree]:
         """Guesses for those that decode, beside so many tokens of prompts."""

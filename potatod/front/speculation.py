@@ -66,6 +66,10 @@ class Counts:
     drafted: int = 0
     accepted: int = 0
 
+    def add(self, drafted: int, accepted: int) -> None:
+        self.drafted += drafted
+        self.accepted += accepted
+
 
 @dataclass(slots=True)
 class _Text:
@@ -102,7 +106,8 @@ class Speculation:
         self._chances = {length: Chance(_PRIOR[length] * _PRIOR_WEIGHS, _PRIOR_WEIGHS) for length in _PRIOR}
         self._chances[_OTHER_WAY] = Chance(_OTHER_PRIOR * _PRIOR_WEIGHS, _PRIOR_WEIGHS)
         self._texts: dict[int, _Text] = {}
-        self.counts = {source: Counts() for source in (*SOURCES, "")}
+        self.counts = Counts()
+        self.by_source = {source: Counts() for source in SOURCES}
         #: why there is no draft model any more
         self.failed = ""
         self._number = 0
@@ -183,33 +188,36 @@ class Speculation:
     def _behind(self, length: int) -> float:
         return self._chances[max(least for least in _PRIOR if least <= length)].value
 
-    def verified(self, id: int, guesses: Tree, accepted: Sequence[int]) -> None:
+    def verified(self, id: int, guesses: Tree, accepted: Sequence[int]) -> dict[str, tuple[int, int]]:
         """These guesses were computed with a sweep, and of them ``accepted`` were right, one after the other, before the text ended or another token
-        came."""
+        came. Returns of each source how many it had guessed, and how many of them were right."""
         self._judged.tokens += len(accepted)
-        self._count(self._texts[id].tree if id in self._texts else Tree(), guesses, accepted)
         text = self._texts.get(id)
         if text is None:
-            return
+            return {}
         for number, (path, chance) in enumerate(text.paths):
             for place, token in enumerate(path[: len(accepted) + 1]):
-                right = place < len(accepted) and accepted[place] == token
-                node = guesses.node(path[: place + 1])
-                if node is None:
+                if guesses.node(path[: place + 1]) is None:
                     break  # it was not computed
+                right = place < len(accepted) and accepted[place] == token
                 if number == 0 or place == 0:
                     chance.learn(right)
                 if not right:
                     break
+        return self._counted(text.tree, guesses, accepted)
 
-    def _count(self, tree: Tree, guesses: Tree, accepted: Sequence[int]) -> None:
+    def _counted(self, tree: Tree, guesses: Tree, accepted: Sequence[int]) -> dict[str, tuple[int, int]]:
+        found = dict.fromkeys(SOURCES, (0, 0))
         for node in range(len(guesses)):
             path = guesses.path(node)
-            right = len(path) <= len(accepted) and list(accepted[: len(path)]) == path
+            right = list(accepted[: len(path)]) == path
             known = tree.node(path)
-            for source in ("", *(tree.sources[known] if known is not None else ())):
-                self.counts[source].drafted += 1
-                self.counts[source].accepted += right
+            sources = tree.sources[known] if known is not None else frozenset()
+            self.counts.add(1, right)
+            for source in sources:
+                self.by_source[source].add(1, right)
+                found[source] = found[source][0] + 1, found[source][1] + right
+        return {source: counts for source, counts in found.items() if counts[0]}
 
     def forget(self, id: int) -> None:
         self._texts.pop(id, None)

@@ -419,8 +419,8 @@ def test_a_card_s_memory_is_found_in_kept_texts_and_guesses_before_an_answer_fai
         def told(self, drafted: Drafted) -> None:
             pass
 
-        def verified(self, id: int, guesses: Tree, accepted: list[int]) -> None:
-            pass
+        def verified(self, id: int, guesses: Tree, accepted: list[int]) -> dict[str, tuple[int, int]]:
+            return {}
 
         def forget(self, id: int) -> None:
             pass

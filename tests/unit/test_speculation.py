@@ -67,7 +67,7 @@ def test_what_was_never_right_is_guessed_no_more_and_what_was_is_guessed_again()
         draft = guessed(other, [(1, SAID, 9)], 64, lambda more: 1 + 0.2 * more)
         verified(other, 1, draft[1], len(draft[1]))
     assert len(draft[1]) == 5
-    assert other.counts[LOOKUP].drafted == other.counts[LOOKUP].accepted > 200
+    assert other.counts.drafted == other.counts.accepted > 200
 
 
 def test_as_many_are_guessed_as_make_tokens_per_second_the_most() -> None:
@@ -98,8 +98,9 @@ class TestDraftModel:
         tree = speculation.draft([(1, SAID, 9)], 64, free)[1]
         assert tree.trunk() == [5, 6, 7, 8, 9] and [branch.tokens for branch in tree.branches()] == [(8,)]
         assert tree.sources[0] == {"lookup", "draft"}
-        speculation.verified(1, tree, [5, 6])
-        assert {source: (c.drafted, c.accepted) for source, c in speculation.counts.items()} == {"lookup": (5, 2), "draft": (3, 2), "": (6, 2)}
+        assert speculation.verified(1, tree, [5, 6]) == {"lookup": (5, 2), "draft": (3, 2)}
+        assert (speculation.counts.drafted, speculation.counts.accepted) == (6, 2)
+        assert speculation.by_source["draft"].accepted == 2
 
     def test_guesses_go_no_further_than_is_configured_and_reading_takes_half_a_sweep(self) -> None:
         speculation = Speculation(5, draft=True)
