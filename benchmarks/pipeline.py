@@ -45,8 +45,8 @@ STREAMING: dict[str, Table] = {
 #: Of a folder for models.
 PLANNED: dict[str, Table] = {"grid": planned.grid, "simulated": planned.simulated, "slowing": planned.slowing}
 #: Of the small model, which is a real one.
-SMALL: dict[str, Table] = {"first_token": streaming.first_token, "lookup": speculating.lookup}
-LIMITED = {*STREAMING, *PLANNED, "lookup"}
+SMALL: dict[str, Table] = {"first_token": streaming.first_token, "lookup": speculating.lookup, "drafted": speculating.drafted}
+LIMITED = {*STREAMING, *PLANNED, "lookup", "drafted"}
 
 
 def _of_the_large(table: Table, model: Path) -> dict[str, Any]:

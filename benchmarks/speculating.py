@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 from limited import Limits
-from serving import Serving, answer, daemon
+from quality import with_noise
+from serving import Serving, answer, daemon, s_per_token
 
+from potatod import drafts
+from potatod import manifest as manifests
 from potatod.sizes import parse_size
+from potatod.store import draft as drafting
+from potatod.store.prepare import prepare
 
 #: Tokens of each answer, and turns that on and off take.
 ANSWER, TURNS = 64, 2
+#: Tokens of an answer that a draft model guesses for, and of one without guesses.
+DRAFTED, PLAIN = 96, 12
+TEMPERATURES = (0.0, 0.8)
+#: Noise on the weights, percent of their size; the second is as far from a 4-bit grid as weights are that never were on one.
+NOISES = (2, 8)
+#: Texts with a larger share of runs of four words that stood in them before are left out of the means.
+MOST_REPEATED = 0.2
 POOL = "64MiB"
 _CODE = '''def area(shape):
     """The area of a circle or of a rectangle."""
@@ -59,20 +72,75 @@ def lookup(model: Path, read: str = "200MB") -> dict[str, Any]:
     return result | {f"{name}_{key}": value for name, row in result.items() for key, value in row.items()}
 
 
+def drafted(model: Path, read: str = "50MB") -> dict[str, Any]:
+    """A copy in int4 guesses for the model, whose weights are off a 4-bit grid by 2 % and 8 % of their size: tokens per sweep, and s/token beside the
+    model without guesses and with the draft's memory for residents."""
+    result: dict[str, Any] = {}
+    for percent in NOISES:
+        noisy = _noisy(model, percent)
+        draft = drafts.resident_bytes(manifests.load(drafts.named(noisy, "int4")))
+        flags = ("--front-max-context", "1024", "--front-max-sequences", "1")
+        pool = parse_size(POOL)
+        rows: dict[str, Any] = {}
+        with Limits(None, parse_size(read), noisy) as limits:
+            with daemon(noisy, *flags, "--pool-size", str(pool + draft), "--speculation-enabled", "false", limits=limits) as off:
+                plain_s = s_per_token(off.client, PLAIN)
+            with daemon(noisy, *flags, "--pool-size", POOL, "--speculation-draft", "self:int4", limits=limits) as on:
+                answer(on.client, 4)
+                for temperature in TEMPERATURES:
+                    for name, prompt in PROMPTS.items():
+                        s, finished, text = _asked(on, prompt, temperature, DRAFTED)
+                        rows[f"{name} T={temperature}"] = row = {
+                            "tokens_per_sweep": _per_sweep(finished), "s_per_token": round(s, 3), "repeats": round(_repeats(text), 2),
+                        }  # fmt: skip
+                        click.echo(f"  {percent} % {name} T={temperature}: {row}")
+        means: dict[str, Any] = {"plain_s_per_token": round(plain_s, 3), "draft_bytes": draft}
+        for temperature in TEMPERATURES:
+            every = [row for name, row in rows.items() if name.endswith(f"T={temperature}")]
+            some = [row for row in every if row["repeats"] <= MOST_REPEATED]
+            means |= {
+                f"T={temperature}_tokens_per_sweep": round(statistics.mean(row["tokens_per_sweep"] for row in some or every), 2),
+                f"T={temperature}_times": round(plain_s / statistics.mean(row["s_per_token"] for row in some or every), 2),
+                f"T={temperature}_left_out": len(every) - len(some),
+            }
+        result[f"{percent} %"] = {"rows": rows} | means
+        click.echo(f"  {percent} %: {means}")
+    return result | {f"{noise} {key}": value for noise, page in result.items() for key, value in page.items() if key != "rows"}
+
+
+def _noisy(model: Path, percent: int) -> Path:
+    """The model folder with noise on its weights, and a copy in int4 in it; made once."""
+    noisy = model.with_name(f"smol-noise-{percent}")
+    if not (drafts.named(noisy, "int4") / manifests.NAME).exists():
+        with tempfile.TemporaryDirectory() as place:
+            prepare(with_noise(model, Path(place), percent / 100), noisy)
+        drafting.make(noisy, noisy, "int4")
+    return noisy
+
+
+def _repeats(text: str) -> float:
+    """Share of a text's runs of four words that stood in it before."""
+    words = text.split()
+    runs = [tuple(words[at : at + 4]) for at in range(len(words) - 3)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def _per_sweep(finished: Any) -> float:
+    return round(finished.completion_tokens / max(1, finished.completion_tokens - finished.accepted_tokens), 2)
+
+
 def _by_turns(on: Serving, off: Serving, prompt: str) -> dict[str, Any]:
-    ratios, texts, sweeps = [], set(), 1
+    ratios, texts = [], set()
     for _ in range(TURNS):
         (with_s, finished, text), (without_s, _, other) = _asked(on, prompt), _asked(off, prompt)
         ratios.append(with_s / without_s)
         texts |= {text, other}
-        sweeps = finished.completion_tokens - finished.accepted_tokens
-    per_sweep = finished.completion_tokens / sweeps
-    return {"tokens_per_sweep": round(per_sweep, 2), "s_per_token_of_off": round(statistics.median(ratios), 3), "texts_alike": len(texts) == 1}
+    return {"tokens_per_sweep": _per_sweep(finished), "s_per_token_of_off": round(statistics.median(ratios), 3), "texts_alike": len(texts) == 1}
 
 
-def _asked(served: Serving, prompt: str) -> tuple[float, Any, str]:
+def _asked(served: Serving, prompt: str, temperature: float = 0.0, tokens: int = ANSWER) -> tuple[float, Any, str]:
     """Seconds a token after the first, what the daemon said in the end, and the text."""
-    asked = served.client.generate(prompt, raw=True, max_tokens=ANSWER, temperature=0)
+    asked = served.client.generate(prompt, raw=True, max_tokens=tokens, temperature=temperature, seed=5)
     first = 0.0
     for piece in asked:
         first = first or (time.monotonic() if piece.token_ids else 0.0)
