@@ -120,7 +120,13 @@ def share(
         pool = pool_bytes(settings, manifest, available.size_bytes, processes, reserve, card=True)
         return Room(pool, kv, processes, reserve, context, taken - kv - computing)
     processes += computing + (0 if needs.in_pieces else put_together_bytes(manifest))
-    return Room(pool_bytes(settings, manifest, available.size_bytes, kv + processes, reserve), kv, processes, reserve, context)
+    try:
+        pool = pool_bytes(settings, manifest, available.size_bytes, kv + processes, reserve)
+    except DoesNotFit as error:
+        if needs.draft_bytes:
+            raise DoesNotFit(f"{error}; the draft model takes {human_size(needs.draft_bytes)} of them") from None
+        raise
+    return Room(pool, kv, processes, reserve, context)
 
 
 def _of_draft(needs: Needs) -> str:
