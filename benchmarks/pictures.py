@@ -48,7 +48,7 @@ def speculation(docs: Path) -> None:
         axes.bar_label(bars, [f"{row['tokens_per_sweep']:.2g}" for row in rows.values()], padding=2, fontsize=8)
         axes.set_xticks(range(len(rows)), [name.replace(" ", "\n") for name in rows], fontsize=8)
     axes.axhline(1.0, color="#6b7280", linewidth=1, label="no guesses, the same RAM")
-    axes.set_ylabel("seconds per token, share of that without guesses")
+    axes.set_ylabel("s/token ÷ that without guesses")
     axes.set_title("SmolLM2 135M from a disk of 50 MB/s; on the bars: tokens a sweep", loc="left", fontsize=11)
     _finish(figure, axes, docs / "speculation.svg")
 
