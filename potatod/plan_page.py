@@ -35,6 +35,7 @@ def as_json(planned: Planned) -> str:
         "available_bytes": planned.available,
         "reserve_bytes": room.reserve_bytes,
         "process_bytes": room.process_bytes,
+        "draft_bytes": planned.draft_bytes,
         "kv_bytes": room.kv_bytes,
         "context_tokens": room.context,
         "sequences": planned.sequences,
@@ -96,6 +97,9 @@ def _head(planned: Planned) -> Iterator[str]:
         f"{human_size(planned.available)}: {human_size(room.process_bytes)} for the processes, {'' if planned.vram else _kv(planned) + ', '}"
         f"{human_size(room.reserve_bytes)} left alone, {human_size(plan.pool_bytes)} for the pool",
     )
+    if planned.draft_bytes:
+        where = "the card" if planned.vram is not None else "the processes' RAM"
+        yield _LABEL.format("draft", f"{human_size(planned.draft_bytes)} of {where}: its weights, and what it computes with")
     if planned.vram is not None:
         slots = f"{plan.slots} slot{'s' if plan.slots > 1 else ''} of {human_size(plan.slot_bytes)}" if plan.slots else "all weights"
         uploads = f"; {human_size(plan.uploaded_bytes)} are uploaded for every sweep" if plan.uploaded_bytes else ""

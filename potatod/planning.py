@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import card as cards
+from . import drafts, memory, outline, rates
 from . import manifest as manifests
-from . import memory, outline, rates
 from . import room as rooms
 from .arrangement import CHUNKS, Arrangement, arrange
 from .config import Kv, Settings
@@ -24,7 +24,7 @@ from .memory import OWN_RESERVE, Available
 from .outline import Outline
 from .plan import Plan
 from .rates import Computing
-from .room import Room
+from .room import Needs, Room
 from .sizes import human_size
 
 #: Disks to think of where none is known, bytes a second: a SATA one, an NVMe one of the third generation and one of the fourth.
@@ -93,6 +93,8 @@ class Planned:
     upload_bytes_per_s: float | None
     #: best first; for one sequence and the first disk
     advice: tuple[Advice, ...]
+    #: of a draft model beside it
+    draft_bytes: int = 0
 
 
 class Planner:
@@ -110,10 +112,18 @@ class Planner:
         self._anew = anew
         self._notice = notice
         self._known = outline.of(source, dtype, revision, settings)
+        self._needs = self._with_draft()
         self._dtype = stored_as(self._known.manifest)
         self._tokenizer = rooms.tokenizer_bytes(self._source) or _TOKENIZER_BYTES
         self._computing: Computing | None = None
         self._free: int | None = None
+
+    def _with_draft(self) -> Needs:
+        """What the model needs, together with the draft model that is configured for its folder."""
+        draft = drafts.folder_of(self._settings, self._source) if (self._source / manifests.NAME).is_file() else None
+        if draft is None:
+            return self._known
+        return drafts.Both(self._known, manifests.load(draft), outline.of(str(draft), "auto", None, self._settings))
 
     @property
     def dtype(self) -> str:
@@ -125,7 +135,8 @@ class Planner:
         known, settings = self._known, self._settings
         available = memory.available() if machine.ram is None else Available(machine.ram, OWN_RESERVE)
         if machine.vram is None:  # before anything is tried out: whether it fits at all
-            rooms.share(settings, known.manifest, available, known, self._tokenizer, CHUNKS[0], 1 << 50 if settings.worker.device != "cpu" else None)
+            boundless = 1 << 50 if settings.worker.device != "cpu" else None
+            rooms.share(settings, known.manifest, available, self._needs, self._tokenizer, CHUNKS[0], boundless)
         disk_is, disks = self._disks(machine)
         computing = self._on(machine)
         vram = machine.vram if machine.vram is not None else self._free_bytes(computing.device)
@@ -133,7 +144,7 @@ class Planner:
 
         def arranged_for(settings: Settings, ram: int = 0, more_vram: int = 0, here: Rates = every[0]) -> Arrangement:
             larger = Available(available.size_bytes + ram, available.reserve_bytes)
-            return arrange(settings, known.manifest, larger, known, self._tokenizer, here, card=None if vram is None else vram + more_vram)
+            return arrange(settings, known.manifest, larger, self._needs, self._tokenizer, here, card=None if vram is None else vram + more_vram)
 
         now = arranged_for(settings)
         fixed = dataclasses.replace(_with_front(settings, max_context=now.room.context), kv=Kv(now.room.kv_bytes))
@@ -141,7 +152,7 @@ class Planner:
         advice = _advice(known.manifest.layers, now.plan, lambda ram, vram: arranged_for(fixed, ram, vram).plan, every[0], outlooks[0].forecasts[0])
         return Planned(
             self._name, known, available.size_bytes, vram, now.room, settings.front.max_sequences, now.plan, now.chunk, disk_is, outlooks,
-            computing.device, computing.upload, tuple(advice),
+            computing.device, computing.upload, tuple(advice), self._needs.draft_bytes,
         )  # fmt: skip
 
     def _forecasts(

@@ -52,12 +52,15 @@ class Resident:
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
         self._scratch = Scratch()
+        self._head = drafts.decoded_from(manifest)
+        #: of these files the bytes stay in RAM, wherever the weights are: rows of the embedding come from them
+        embedding = {part.file for shard in manifest.shards if shard.kind == "embed" for part in shard.parts}
+        self._kept = {part.file for part, _ in self._head} or embedding
         self._lies: dict[str, list[tuple[int, torch.Tensor]]] = {}
         self._views: dict[int, list[Bound]] = {}
         for group in groups_of(manifest):
             lying = [(self._read(folder, part).to(device), 0) for part in group.parts]
             self._views[group.indices[0]] = bind_views(group, lying, self._scratch)
-        self._head = drafts.decoded_from(manifest)
         for shard in manifest.shards:
             for part in shard.parts if shard.kind == "embed" and not self._head else ():
                 if self.lies(part.file, part.offset, part.length) is None:
@@ -98,7 +101,8 @@ class Resident:
         data = torch.empty(part.length, dtype=torch.uint8)
         with open(folder / part.file, "rb") as file:
             read_part(file.fileno(), folder / part.file, part, memoryview(data.numpy()))  # type: ignore[arg-type]  # as above
-        self._lies.setdefault(part.file, []).append((part.offset, data))
+        if part.file in self._kept:
+            self._lies.setdefault(part.file, []).append((part.offset, data))
         return data
 
 

@@ -75,6 +75,20 @@ def test_a_worker_that_dies_takes_the_draft_model_with_it_and_both_come_back(mod
         assert daemon.ask(*ASKED[0])["token_ids"] == texts[0]
 
 
+def test_the_plan_takes_the_draft_model_s_room_from_the_ram(model: Path, probe_cache: Path) -> None:
+    pages = []
+    for draft in ("", "self:int8"):
+        done = potatod(
+            "plan", model, "--ram", "2GiB", "--disk", "1GB/s", "--json", XDG_CACHE_HOME=str(probe_cache), POTATO_SPECULATION__DRAFT=draft,
+            POTATO_WORKER__THREADS="1",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        pages.append(json.loads(done.stdout))
+    weights = sum(file.stat().st_size for file in (model / "draft.int8").glob("layer.*"))
+    assert pages[0]["draft_bytes"] == 0 and pages[1]["draft_bytes"] > weights
+    assert pages[1]["process_bytes"] - pages[0]["process_bytes"] > weights
+
+
 def test_a_copy_that_is_not_there_is_exit_66_with_the_command_that_makes_it(model: Path, tmp_path: Path) -> None:
     done = started(model, tmp_path, "self:int4")
     assert done.returncode == 66 and f"potatod prepare {model} --draft int4" in done.stderr and "Traceback" not in done.stderr
