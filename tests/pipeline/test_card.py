@@ -32,7 +32,7 @@ def expected(texts: dict[str, str]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("vram", "stays"), [("2200KiB", "little"), ("2600KiB", "some of it"), ("8MiB", "all of it")])
+@pytest.mark.parametrize(("vram", "stays"), [("4248KiB", "little"), ("4648KiB", "some of it"), ("8MiB", "all of it")])
 def test_through_a_cards_memory_the_text_is_that_of_the_cpu(tiny_model, probe_cache, expected, vram, stays):
     flags = ("--pool-size", "300KiB", "--front-max-context", "256", "--worker-device", DEVICE, "--worker-vram", vram)
     with Daemon(tiny_model, probe_cache, *flags) as running:
