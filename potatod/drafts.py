@@ -22,7 +22,7 @@ from .keys import SELF
 from .kv_layout import KvGroup, KvLayout
 from .manifest import Manifest, Part, Tensor
 from .plan import sweep_parts
-from .room import Needs, activation_bytes, put_together_bytes
+from .room import Needs, Together, activation_bytes, put_together_bytes
 
 #: Tokens that the draft model computes with at once, at most: worker.drafter.
 _ROWS: Final = 256 + 64
@@ -48,8 +48,8 @@ class Both:
         return self.model.max_positions
 
     @property
-    def in_pieces(self) -> bool:
-        return self.model.in_pieces
+    def together(self) -> Together:
+        return self.model.together
 
     @property
     def worker_bytes(self) -> int:
@@ -58,8 +58,8 @@ class Both:
     @property
     def draft_bytes(self) -> int:
         """Weights and embedding, and what is computed with."""
-        return resident_bytes(self.draft_manifest) + activation_bytes(self.draft_manifest, _ROWS) + (
-            0 if self.draft.in_pieces else put_together_bytes(self.draft_manifest)
+        return resident_bytes(self.draft_manifest) + activation_bytes(self.draft_manifest, _ROWS) + put_together_bytes(
+            self.draft_manifest, self.draft.together
         )  # fmt: skip
 
 

@@ -66,6 +66,11 @@ def fits(scheme: str, rows: int, columns: int, nbytes: int) -> bool:
     return nbytes >= records + SPARE_BYTES if FORMS[scheme].more else nbytes == records
 
 
+def exact(scheme: str) -> bool:
+    """Whether it is another way of writing a dtype's own numbers."""
+    return scheme == "packed"
+
+
 def has_more(scheme: str) -> bool:
     """Whether a band has bytes behind its records, so that bands cannot be joined."""
     return scheme in FORMS and FORMS[scheme].more

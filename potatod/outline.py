@@ -15,6 +15,7 @@ from . import errand, manifest, process, verdict
 from .config import Settings
 from .kv_layout import KvLayout
 from .manifest import Manifest
+from .room import Together
 
 #: A model's shapes take seconds.
 _LIMIT_S: Final = 300.0
@@ -31,7 +32,7 @@ class Outline:
     #: tokens that the model was made for
     max_positions: int
     #: as in verdict.Findings
-    in_pieces: bool
+    together: Together
     #: resident set of a worker with this model and no KV
     worker_bytes: int
     #: of a draft model beside it
@@ -45,7 +46,7 @@ def of(source: str, dtype: str, revision: str | None, settings: Settings) -> Out
         index = manifest.load(folder)
         found = verdict.known(settings, folder, index)
         if found is not None:
-            return Outline(index, found.kv, found.max_positions, found.in_pieces, found.worker_bytes)
+            return Outline(index, found.kv, found.max_positions, found.together, found.worker_bytes)
     environment = process.environment()
     if "HF_HUB_OFFLINE" not in os.environ:
         del environment["HF_HUB_OFFLINE"]  # a hub id's config is fetched

@@ -60,6 +60,10 @@ _BRANCHES: Final = 32
 _BRANCH_BLOCKS: Final = 2
 
 
+#: What of a layer's matrices is put together at the same time, to be multiplied with.
+Together = Literal["nothing", "matrix", "layer"]
+
+
 class Needs(Protocol):
     """What a model takes beside its weights."""
 
@@ -68,7 +72,7 @@ class Needs(Protocol):
     @property
     def max_positions(self) -> int: ...
     @property
-    def in_pieces(self) -> bool: ...
+    def together(self) -> Together: ...
     @property
     def worker_bytes(self) -> int: ...
     @property
@@ -119,7 +123,7 @@ def share(
             )
         pool = pool_bytes(settings, manifest, available.size_bytes, processes, reserve, card=True)
         return Room(pool, kv, processes, reserve, context, taken - kv - computing)
-    processes += computing + (0 if needs.in_pieces else put_together_bytes(manifest))
+    processes += computing + put_together_bytes(manifest, needs.together)
     try:
         pool = pool_bytes(settings, manifest, available.size_bytes, kv + processes, reserve)
     except DoesNotFit as error:
@@ -191,19 +195,23 @@ def activation_bytes(manifest: Manifest, tokens: int) -> int:
     return _PER_ACTIVATION_BYTES * tokens * widest
 
 
-def put_together_bytes(manifest: Manifest) -> int:
-    """Of what a layer's matrices take that are put together to be computed with: all that are stored in another scheme than their dtype's own, and of
-    the others the two largest that come in bands, since one may be resident in part and another lie around the ring's end."""
+def put_together_bytes(manifest: Manifest, what: Together) -> int:
+    """Of what a layer's matrices take that are put together to be computed with: those that are stored in another scheme than their dtype's own, all
+    of them or the largest, and of the others the two largest that come in bands, since one may be resident in part and another lie around the
+    ring's end."""
+    if what == "nothing":
+        return 0
     most = 0
     for shard in manifest.shards:
         banded: dict[str, int] = {}
-        decoded = 0
+        decoded: dict[str, int] = {}
         for tensor in (tensor for part in shard.parts for tensor in part.tensors if shard.kind == "layer"):
             if tensor.scheme != RAW:
-                decoded += values_bytes(tensor)
+                decoded[tensor.name] = decoded.get(tensor.name, 0) + values_bytes(tensor)
             elif tensor.first_row is not None:
                 banded[tensor.name] = banded.get(tensor.name, 0) + tensor.length
-        most = max(most, decoded + sum(sorted(banded.values())[-2:]))
+        sizes = decoded.values()
+        most = max(most, (sum(sizes) if what == "layer" else max(sizes, default=0)) + sum(sorted(banded.values())[-2:]))
     return most
 
 

@@ -24,7 +24,7 @@ from .kv_layout import KvLayout
 from .machine import accelerators, processor
 from .manifest import Manifest, Part, schemes_of, stored_as
 from .plan import Plan
-from .room import Needs, tokenizer_bytes, vocabulary_of
+from .room import Needs, Together, tokenizer_bytes, vocabulary_of
 
 #: A probe that takes longer is stuck.
 PROBE_S: Final = 600.0
@@ -42,8 +42,8 @@ class Findings:
     batching: str
     #: how rows are multiplied with weights here; see worker/arithmetic.py
     arithmetic: dict[str, Any]
-    #: whether matrices that lie in several places are multiplied with where they lie; else they are put together first
-    in_pieces: bool
+    #: what of a layer's matrices is put together at the same time, to be multiplied with
+    together: Together
     #: what is kept of a sequence
     kv: KvLayout
     #: what the model was made for

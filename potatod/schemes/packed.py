@@ -161,8 +161,8 @@ def _exceptions(bits: Array, lower: Array, elsewhere: Array) -> tuple[Array, Arr
 
 def _corrected(out: torch.Tensor, lies: torch.Tensor, records: torch.Tensor, rows: int, columns: int) -> None:
     """Puts what no window holds right, with operations that any device has."""
-    starts = records[:, 0:4].contiguous().view(torch.int32).long()[:, 0] & 0xFFFFFFFF
-    gaps = records[:, 4:6].contiguous().view(torch.int16).long()[:, 0] & 0xFFFF
+    starts = records[:, 0:4].reshape(-1).clone().view(torch.int32).long() & 0xFFFFFFFF  # a single row counts as contiguous whatever its stride
+    gaps = records[:, 4:6].reshape(-1).clone().view(torch.int16).long() & 0xFFFF
     others = records[:, 6].long()
     if int((gaps + 4 * others).sum()) > len(lies) - rows * records.shape[1]:
         raise ModelDataError("packed weights say that they have more exceptions than there are bytes: the folder is damaged; run `potatod verify`")

@@ -12,10 +12,13 @@ from typing import Any, Final
 
 import torch
 
+from potatod import forms
 from potatod.dtypes import RAW
+from potatod.room import Together
 
 from . import cpu, native
 from .attention import TILES, find_tile
+from .decoded import Decoded
 from .native import Product
 from .native_attention import NativeAttention
 from .rows import Grouping, find_groupings
@@ -33,10 +36,13 @@ class Arithmetic:
     product: Product | None = None
     #: attention of all sequences at once; None where torch's products are the faster
     attention: NativeAttention | None = None
+    #: what decodes matrices for torch's product, where that is the faster for what they hold; None where there are none
+    decoded: Decoded | None = None
 
-    def in_pieces(self, stored: Collection[str]) -> bool:
-        """Whether matrices ``stored`` in these schemes are multiplied with piece by piece: those of a dtype's own bytes by our own product only."""
-        return RAW not in stored or (self.product is not None and RAW in self.product.codes)
+    def together(self, stored: Collection[str]) -> Together:
+        """What of matrices ``stored`` in these schemes is put together to be multiplied with: our own product takes any of them piece by piece, and
+        torch's those that become values a few rows at a time."""
+        return _together(stored, self.product.codes if self.product is not None else (), self.decoded is not None)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -44,6 +50,7 @@ class Arithmetic:
             "tile": self.tile,
             "codes": {scheme: base64.b64encode(code).decode() for scheme, code in self.product.codes.items()} if self.product else {},
             "dtype": str(self.product.dtype).removeprefix("torch.") if self.product else "",
+            "decoding": {scheme: base64.b64encode(code).decode() for scheme, code in self.decoded.codes.items()} if self.decoded else {},
             "attention": [base64.b64encode(self.attention.code).decode(), str(self.attention.dtype).removeprefix("torch.")] if self.attention else [],
         }
 
@@ -53,7 +60,8 @@ class Arithmetic:
         codes = {scheme: base64.b64decode(code) for scheme, code in page["codes"].items()}
         product = Product(codes, getattr(torch, page["dtype"])) if codes else None
         attention = NativeAttention(base64.b64decode(page["attention"][0]), getattr(torch, page["attention"][1])) if page["attention"] else None
-        return cls(groupings, page["tile"], product, attention)
+        decoding = {scheme: base64.b64decode(code) for scheme, code in page["decoding"].items()}
+        return cls(groupings, page["tile"], product, attention, Decoded(decoding) if decoding else None)
 
 
 #: torch's own, however the rows come.
@@ -64,12 +72,26 @@ def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.d
     """For the kernels ``name`` and linear layers with weights of these (out, in) shapes, which are stored in these schemes."""
     if name == "reference":
         return PLAIN
-    schemes = [scheme for scheme in sorted(stored) if scheme != RAW or better_than_torch()]
-    product = _product(dtype, schemes) if schemes and device.type == "cpu" and native.runs_here() else None
-    others = [shape for shape in shapes if product is None or RAW not in product.codes or not product.takes(shape)]
+    here = device.type == "cpu" and native.runs_here()
+    as_torch = {scheme for scheme in stored if (scheme == RAW or forms.exact(scheme)) and not better_than_torch()}
+    schemes = sorted(set(stored) - as_torch)
+    product = _product(dtype, schemes) if schemes and here else None
+    others = [shape for shape in shapes if product is None or as_torch or not product.takes(shape)]
     groupings = find_groupings(others, dtype, device) if name == "invariant" else {}
     attention = _attention(dtype) if device.type == "cpu" and better_than_torch() else None
-    return Arithmetic(groupings, find_tile(dtype, device), product, attention)
+    exact = sorted(as_torch - {RAW})
+    return Arithmetic(groupings, find_tile(dtype, device), product, attention, _decoded(exact) if exact and here else None)
+
+
+def would_put_together(stored: Collection[str]) -> Together:
+    """What :func:`find` would find for a cpu, as :meth:`Arithmetic.together` says it."""
+    return _together(stored, stored if better_than_torch() else (), native.runs_here())
+
+
+def _together(stored: Collection[str], ours: Collection[str], decodes: bool) -> Together:
+    if all(scheme in ours or not (scheme == RAW or forms.exact(scheme)) for scheme in stored):
+        return "nothing"
+    return "matrix" if decodes else "layer"
 
 
 def better_than_torch() -> bool:
@@ -88,3 +110,9 @@ def _product(dtype: torch.dtype, schemes: Sequence[str]) -> Product:
     from . import microkernel  # only processes that end carry LLVM
 
     return Product({scheme: microkernel.compiled(str(dtype).removeprefix("torch."), scheme) for scheme in schemes}, dtype)
+
+
+def _decoded(schemes: Sequence[str]) -> Decoded:
+    from . import microkernel  # as above
+
+    return Decoded({scheme: microkernel.decoding(scheme) for scheme in schemes})

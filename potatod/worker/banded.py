@@ -125,8 +125,9 @@ def memory_of(weight: torch.Tensor) -> list[torch.Tensor]:
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``torch.nn.functional.linear``; of a matrix in another scheme some rows' values at a time, so that those of the whole are never there."""
-    if type(weight) is not Banded or any(piece.scheme == "raw" for piece in weight.pieces):
+    """``torch.nn.functional.linear``; of a matrix in another scheme some rows' values at a time, so that those of the whole are never there. But what
+    is bf16 written in another way is to have the bits of bf16, and those depend on the whole."""
+    if type(weight) is not Banded or any(piece.scheme == "raw" or forms.exact(piece.scheme) for piece in weight.pieces):
         return functional.linear(x, weight, bias)
     outs, at = [], 0
     for piece in (some for every in weight.pieces for some in every.some()):

@@ -104,6 +104,11 @@ def alike(kind: ir.Type, value: float, count: int = LANES) -> ir.Constant:
     return ir.Constant(ir.VectorType(kind, count), [value] * count)
 
 
+def upper_halves(b: Builder, floats: Value) -> Value:
+    """Of LANES fp32 the upper half of each: bf16, rounded to nought."""
+    return b.trunc(b.lshr(b.bitcast(floats, INTS), alike(INT32, 16)), ir.VectorType(INT16, LANES))
+
+
 def total(b: Builder, values: Value) -> Value:
     """Of all lanes, by halves."""
     width = LANES

@@ -29,7 +29,7 @@ from .arithmetic import Arithmetic
 from .attention import PackedAttention
 from .kv import AsTransformers, Paged
 from .passes import CUTS, Abreast, Batching, Pack, Packed
-from .rows import Watch
+from .rows import Independent, Table, Watch
 
 #: The batchings that can keep each name's promise, best first.
 BATCHINGS: Final = {
@@ -67,12 +67,29 @@ def _forward_of(module: nn.Linear, linear: Linear, x: torch.Tensor) -> torch.Ten
     return linear(x, module.weight, module.bias)
 
 
+def _attempts(arithmetic: Arithmetic, table: Table | None) -> tuple[Independent, ...]:
+    """Of our own, for linear layers."""
+    ours: list[Independent] = [arithmetic.product.attempt] if arithmetic.product else []
+    return (*ours, *([partial(arithmetic.decoded.attempt, table=table)] if arithmetic.decoded else []))
+
+
+def _first(
+    attempts: tuple[Independent, ...], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    return next((out for attempt in attempts if (out := attempt(x, weight, bias)) is not None), None)
+
+
+def _linear(attempts: tuple[Independent, ...], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    out = _first(attempts, x, weight, bias)
+    return banded.linear(x, weight, bias) if out is None else out
+
+
 def choose(
     name: str, batching: str, config: PreTrainedConfig, device: torch.device, packed: PackedAttention, arithmetic: Arithmetic
 ) -> Kernels:
     """The kernels of that name; ``batching`` and ``arithmetic`` are what the probe found."""
-    product = arithmetic.product
-    linear: Linear = functional.linear if name == "reference" else product.linear if product else banded.linear
+    attempts = _attempts(arithmetic, arithmetic.groupings if name == "invariant" else None)
+    linear: Linear = functional.linear if name == "reference" else partial(_linear, attempts) if attempts else banded.linear
     if batching != "packed":
         return Kernels(Abreast(device, config, CUTS[batching]), linear)
     if name == "reference":
@@ -80,7 +97,7 @@ def choose(
     new_kv = partial(Paged, across=arithmetic.attention is not None)
     if name == "fast":
         return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.grouped), new_kv, arithmetic.attention), linear)
-    watch = Watch(arithmetic.groupings, product.attempt if product else None)
+    watch = Watch(arithmetic.groupings, partial(_first, attempts) if attempts else None)
     return Kernels(
         Packed(device, packed, partial(attention.attend_tiled, arithmetic.tile), new_kv, arithmetic.attention), linear,
         lambda pack: watch.around(len(pack.tokens), len(pack.wanted)),

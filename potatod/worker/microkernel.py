@@ -29,7 +29,7 @@ from .native import LANES, Call
 from .numbers import INTEGER8, NUMBERS, Number
 from .spot import GROUP, Decode, Spot, put
 from .tiles import TILES, fused_tiles, tile
-from .walk import Walk, Weights
+from .walk import Walk, Weights, write_decoding
 
 _ENTRY: Final = "product"
 
@@ -71,7 +71,7 @@ def _module(number: Number, weights: Weights) -> ir.Module:
     module.triple = llvm.get_process_triple()
     fma = ir.Function(module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fma.v{LANES}f32")
     prefetch = ir.Function(module, ir.FunctionType(VOID, [BYTES, INT32, INT32, INT32]), "llvm.prefetch.p0")
-    function = ir.Function(module, ir.FunctionType(VOID, [_call_type(number).as_pointer()]), _ENTRY)
+    function = _entry(module, number)
     tiles = {
         (rows, outputs): tile(module, fma, prefetch if weights.decode is None else None, weights.number, rows, outputs)
         for rows, most in TILES for outputs in {most, 1}
@@ -80,6 +80,22 @@ def _module(number: Number, weights: Weights) -> ir.Module:
     fused = fused_tiles(module, fma, weights.decode) if isinstance(weights.decode, Shared) else {}
     Walk(function, tiles, number, weights, decoder, fused, prefetch, fma).write()
     return module
+
+
+@cache
+def decoding(scheme: str) -> bytes:
+    """Machine code for ``void product(Call *)`` that multiplies nothing: it writes the bf16 that an exact scheme holds to ``out``, (outputs, width)."""
+    decode = CODINGS[scheme]
+    assert not isinstance(decode, Shared)
+    module = ir.Module(_ENTRY)
+    module.triple = llvm.get_process_triple()
+    function = _entry(module, NUMBERS["bfloat16"])
+    write_decoding(function, _decoder(module, decode))
+    return assembled(module)
+
+
+def _entry(module: ir.Module, number: Number) -> ir.Function:
+    return ir.Function(module, ir.FunctionType(VOID, [_call_type(number).as_pointer()]), _ENTRY)
 
 
 def _call_type(number: Number) -> ir.LiteralStructType:

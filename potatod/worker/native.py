@@ -73,7 +73,7 @@ class Product:
         self.dtype = dtype
         self.codes = codes
         self._memory = {scheme: executable(code) for scheme, code in codes.items()}
-        self._addresses = {scheme: int(np.frombuffer(memory, dtype=np.uint8).ctypes.data) for scheme, memory in self._memory.items()}
+        self._addresses = {scheme: address(memory) for scheme, memory in self._memory.items()}
         self._team = team()
 
     @staticmethod
@@ -85,7 +85,7 @@ class Product:
         """Whether it can give this product."""
         return (
             piece.scheme in self.codes and x.dtype is piece.dtype is self.dtype and self.takes(piece.shape) and x.shape[-1] == piece.shape[1]
-            and piece.lies.is_cpu and x.is_cpu and _holds(piece)
+            and piece.lies.is_cpu and x.is_cpu and holds(piece)
         )  # fmt: skip
 
     def attempt(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -133,7 +133,7 @@ class Product:
         return out
 
 
-def _holds(piece: Piece) -> bool:
+def holds(piece: Piece) -> bool:
     """Whether its memory is as large as its shape says: the code does not look."""
     if piece.scheme == "raw":
         return piece.lies.nbytes == piece.shape[0] * piece.shape[1] * piece.dtype.itemsize
@@ -155,6 +155,11 @@ def executable(code: bytes) -> mmap.mmap:
         return mmap.mmap(fd, len(code), prot=mmap.PROT_READ | mmap.PROT_EXEC)
     finally:
         os.close(fd)
+
+
+def address(memory: mmap.mmap) -> int:
+    """Where it lies."""
+    return int(np.frombuffer(memory, dtype=np.uint8).ctypes.data)
 
 
 def runs_here() -> bool:

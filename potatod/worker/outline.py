@@ -16,11 +16,10 @@ from transformers import PreTrainedConfig
 
 from potatod import errand
 from potatod import manifest as manifests
-from potatod.dtypes import RAW
 from potatod.kv_layout import KvLayout
 from potatod.store.outline import outline
 
-from .arithmetic import better_than_torch
+from .arithmetic import would_put_together
 from .attention import PackedAttention
 from .probe import kept, max_positions
 
@@ -36,7 +35,7 @@ def find(source: str, dtype: str, revision: str | None = None) -> dict[str, Any]
         "manifest": json.dumps(dataclasses.asdict(manifest)),
         "kv": _kept(config, getattr(torch, manifest.dtype)).to_json(),
         "max_positions": max_positions(config),
-        "in_pieces": RAW not in manifests.schemes_of(manifest) or better_than_torch(),
+        "together": would_put_together(manifests.schemes_of(manifest)),
     }
 
 

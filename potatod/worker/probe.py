@@ -60,7 +60,7 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
         "device": device.describe(name),
         "batching": batching,
         "arithmetic": found.to_json(),
-        "in_pieces": kernels != "reference" and found.in_pieces(stored),
+        "together": "layer" if kernels == "reference" else found.together(stored),
         "kv": kept(config, dtype, kernels, batching, attention).to_json(),
         "max_positions": max_positions(config),
         "rope_border": rope_border(config),

@@ -50,6 +50,26 @@ class Weights:
     scaled: bool = False
 
 
+def given_in(b: Builder, function: ir.Function) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Of the Call that a function gets: where its fields lie, and what they are."""
+    places = {name: b.gep(function.args[0], [INT32(0), INT32(index)]) for index, (name, *_) in enumerate(Call._fields_)}
+    return places, {name: b.load(place) for name, place in places.items() if name != "claimed"}
+
+
+def claims(b: Builder, places: dict[str, Value], given: dict[str, Value], body: Callable[[Value, Value], None]) -> None:
+    """``body(first, count)`` for chunks of outputs until all are claimed; then the function returns."""
+    claim, compute, done = (b.append_basic_block(name) for name in ("claim", "compute", "done"))
+    b.branch(claim)
+    b.position_at_end(claim)
+    first = b.atomic_rmw("add", places["claimed"], given["chunk"], "monotonic")
+    b.cbranch(b.icmp_signed("<", first, given["outputs"]), compute, done)
+    b.position_at_end(compute)
+    body(first, least(b, b.sub(given["outputs"], first), given["chunk"]))
+    b.branch(claim)
+    b.position_at_end(done)
+    b.ret_void()
+
+
 class Walk:
     """The function's body: the loops drawn above."""
 
@@ -74,23 +94,15 @@ class Walk:
             )
             self._group_sums = b.bitcast(b.alloca(ir.ArrayType(FLOATS, BLOCK_ROWS * PARAMETERS // LANES)), FLOAT.as_pointer())
             self._states = b.bitcast(b.alloca(ir.ArrayType(INT64, 2 * DECODED)), INT64.as_pointer())
-        self._at = {name: b.gep(function.args[0], [INT32(0), INT32(index)]) for index, (name, *_) in enumerate(Call._fields_)}
-        self._given = {name: b.load(place) for name, place in self._at.items() if name != "claimed"}
+        self._at, self._given = given_in(b, function)
 
     def write(self) -> None:
-        b, given = self.b, self._given
-        claim, compute, done = (self._function.append_basic_block(name) for name in ("claim", "compute", "done"))
-        b.branch(claim)
-        b.position_at_end(claim)
-        first = b.atomic_rmw("add", self._at["claimed"], given["chunk"], "monotonic")
-        b.cbranch(b.icmp_signed("<", first, given["outputs"]), compute, done)
-        b.position_at_end(compute)
-        count = least(b, b.sub(given["outputs"], first), given["chunk"])
-        rows = given["rows"]
-        steps(b, INT64(0), rows, BLOCK_ROWS, lambda row: self._block(row, least(b, b.sub(rows, row), INT64(BLOCK_ROWS)), first, count))
-        b.branch(claim)
-        b.position_at_end(done)
-        b.ret_void()
+        b, rows = self.b, self._given["rows"]
+
+        def compute(first: Value, count: Value) -> None:
+            steps(b, INT64(0), rows, BLOCK_ROWS, lambda row: self._block(row, least(b, b.sub(rows, row), INT64(BLOCK_ROWS)), first, count))
+
+        claims(b, self._at, self._given, compute)
 
     def _sum_of(self, row: Value, output: Value) -> Value:
         return self.b.gep(self._sums, [self.b.add(self.b.mul(row, INT64(CHUNK)), output)])
@@ -256,3 +268,31 @@ class Walk:
                 left = each(b, (row, end, tall), (INT64(0), count, wide), partial(product, self._tiles[tall, wide]))
                 each(b, (row, end, tall), (left, count, 1), partial(product, self._tiles[tall, 1]))
             row = end
+
+
+def write_decoding(function: ir.Function, decoder: ir.Function) -> None:
+    """The body of a function that writes weights as bf16 instead of multiplying with them, and nothing is rounded off: they are."""
+    b = Builder(function.append_basic_block())
+    panel = b.bitcast(b.alloca(ir.ArrayType(FLOATS, spot.ROOM // LANES)), FLOAT.as_pointer())
+    state = b.bitcast(b.alloca(ir.ArrayType(INT64, 2)), INT64.as_pointer())
+    places, given = given_in(b, function)
+    width, weight = given["width"], given["weight"]
+
+    def decoded(output: Value, column: Value) -> Value:
+        left = b.sub(width, column)
+        columns = b.select(b.icmp_signed("<", left, INT64(spot.ROOM)), left, INT64(spot.PANEL))
+        row = b.gep(weight, [b.mul(output, given["row_bytes"])])
+        b.call(decoder, [row, weight, given["weight_bytes"], column, columns, width, panel, state])
+        out = b.gep(given["out"], [b.add(b.mul(output, width), column)])
+
+        def some(i: Value) -> None:
+            upper = emit.upper_halves(b, load(b, b.gep(panel, [i]), FLOAT))
+            b.store(upper, b.bitcast(b.gep(out, [i]), upper.type.as_pointer()), align=2)
+
+        loop(b, INT64(0), columns, LANES, some)
+        return b.add(column, columns)
+
+    def outputs(first: Value, count: Value) -> None:
+        loop(b, first, b.add(first, count), 1, lambda output: emit.walk(b, INT64(0), width, partial(decoded, output)))
+
+    claims(b, places, given, outputs)

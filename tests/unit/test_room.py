@@ -58,7 +58,7 @@ def test_a_configured_size_is_taken_as_it_is_where_it_fits(manifest):
     assert pool_bytes(sized(Percent(25)), manifest, 8 * GIB, GIB, GIB) == 2 * GIB
 
 
-NEEDS = SimpleNamespace(kv=KvLayout((KvGroup(None, 1000),)), max_positions=512, in_pieces=True, worker_bytes=1 << 20, draft_bytes=0)
+NEEDS = SimpleNamespace(kv=KvLayout((KvGroup(None, 1000),)), max_positions=512, together="nothing", worker_bytes=1 << 20, draft_bytes=0)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_card_that_is_too_small_or_too_full_is_said(manifest):
 
 
 def test_without_a_configured_size_a_tenth_of_the_card_is_kvs(manifest):
-    needs = SimpleNamespace(kv=KvLayout((KvGroup(None, 1 << 20),)), max_positions=1 << 20, in_pieces=True, worker_bytes=1 << 20, draft_bytes=0)
+    needs = SimpleNamespace(kv=KvLayout((KvGroup(None, 1 << 20),)), max_positions=1 << 20, together="nothing", worker_bytes=1 << 20, draft_bytes=0)
     room = share(with_vram(Auto(), max_sequences=1), manifest, Available(4 * GIB, OWN_RESERVE), needs, 0, card=20 * GIB)
     assert room.context == pytest.approx(19 * 1024 / 10, abs=BLOCK)
     assert room.kv_bytes == pytest.approx(1.9 * GIB, rel=0.01)
@@ -164,16 +164,20 @@ def test_families_with_kv_of_their_own_have_room_to_copy_a_layer_of_it(manifest)
 
 def test_matrices_in_other_schemes_have_room_for_their_values():
     int4, raw = Tensor("w", "bfloat16", (1024, 1024), "int4", 0, 1024 * 592), Tensor("n", "bfloat16", (1024,), "raw", 0, 2048)
-    shards = [Shard("layer", 0, (Part("f", 0, 606208, "0" * 16, (int4,)), Part("f", 606208, 4096, "0" * 16, (raw,))))]
-    assert put_together_bytes(SimpleNamespace(shards=shards)) == 2 << 20
+    other = Tensor("v", "bfloat16", (512, 1024), "int4", 0, 512 * 592)
+    parts = [Part("f", 0, 606208, "0" * 16, (int4,)), Part("f", 606208, 4096, "0" * 16, (raw,)), Part("f", 610304, 303104, "0" * 16, (other,))]
+    shards = [Shard("layer", 0, tuple(parts))]
+    assert put_together_bytes(SimpleNamespace(shards=shards), "layer") == 3 << 20
+    assert put_together_bytes(SimpleNamespace(shards=shards), "matrix") == 2 << 20, "the largest, and then the next one in its place"
+    assert put_together_bytes(SimpleNamespace(shards=shards), "nothing") == 0
 
 
 def test_where_matrices_are_put_together_two_of_a_layer_have_room_once_more():
     cut = banded(3, [2, 7], 4)
-    assert put_together_bytes(cut) == (8 + 28) * KB4, "one resident in part, one around the ring's end"
-    assert put_together_bytes(model([[10, 20]] * 3, [5])) == 0, "wholes are computed with where they lie"
+    assert put_together_bytes(cut, "layer") == (8 + 28) * KB4, "one resident in part, one around the ring's end"
+    assert put_together_bytes(model([[10, 20]] * 3, [5]), "layer") == 0, "wholes are computed with where they lie"
     settings = sized(Auto())
-    needs = SimpleNamespace(**vars(NEEDS) | {"in_pieces": False})
+    needs = SimpleNamespace(**vars(NEEDS) | {"together": "layer"})
     available = Available(GIB, OWN_RESERVE)
     assert share(settings, cut, available, needs, 0).process_bytes == share(settings, cut, available, NEEDS, 0).process_bytes + 36 * KB4
 
