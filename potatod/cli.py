@@ -179,6 +179,7 @@ def _amount(suffix: str = "") -> Callable[[Any, Any, str | None], int | None]:
 @click.option("--pcie", metavar="RATE", callback=_amount("/s"), help='From RAM to the card, such as "12GB/s".')
 @click.option("--context", metavar="TOKENS", help="Longest prompt and answer together; as [front] max_context.")
 @click.option("--sequences", metavar="N", help="Answers that share each sweep; as [front] max_sequences.")
+@click.option("--draft", metavar="DRAFT", help="A draft model, as [speculation] draft: what it would bring, held against the plan without it.")
 @click.option(
     "--dtype", "dtypes", multiple=True, metavar="DTYPE",
     help=f"As `potatod prepare` would store the weights: {', '.join(CHOICES)}, or PATTERN=DTYPE. Once or several times.",
@@ -190,7 +191,7 @@ def _amount(suffix: str = "") -> Callable[[Any, Any, str | None], int | None]:
 @_CONFIG
 def plan(
     source: str, ram: int | None, disk: int | None, vram: int | None, pcie: int | None, context: str | None, sequences: str | None,
-    dtypes: tuple[str, ...], revision: str | None, grid: bool, measure: bool, as_json: bool, file: Path | None,
+    draft: str | None, dtypes: tuple[str, ...], revision: str | None, grid: bool, measure: bool, as_json: bool, file: Path | None,
 ) -> None:  # fmt: skip
     """What serving MODEL would be like: what stays in RAM and on the card, what streams, seconds per token, and what would help most.
 
@@ -203,7 +204,7 @@ def plan(
         raise UsageError("--pcie is the way to a card that --vram describes: give both")
     if grid and (as_json or dtypes or (ram, disk, vram) != (None, None, None)):
         raise UsageError("--grid chooses machines and dtypes itself: it goes with none of --ram, --vram, --disk, --dtype, --json")
-    given = {"[front] max_context": context, "[front] max_sequences": sequences}
+    given = {"[front] max_context": context, "[front] max_sequences": sequences, "[speculation] draft": draft}
     flags = {key: text for key in keys() if (text := given.get(key.label)) is not None}
     settings = sources.gather(file, os.environ, flags).settings
 

@@ -11,7 +11,7 @@ from potato_client.units import count
 
 from .forecast import Forecast, Rates
 from .manifest import stored_as
-from .planning import Planned
+from .planning import Draft, Planned
 from .sizes import human_size
 
 _LABEL: Final = "{:<8}{}"
@@ -19,7 +19,7 @@ _WAITS: Final = {"disk": "the disk", "upload": "uploads to the card", "compute":
 
 
 def as_text(planned: Planned) -> str:
-    return "\n".join([*_head(planned), "", *_table(planned), *_notes(planned), *_advice(planned)]) + "\n"
+    return "\n".join([*_head(planned), "", *_table(planned), *_notes(planned), *_draft(planned), *_advice(planned)]) + "\n"
 
 
 def as_json(planned: Planned) -> str:
@@ -35,7 +35,7 @@ def as_json(planned: Planned) -> str:
         "available_bytes": planned.available,
         "reserve_bytes": room.reserve_bytes,
         "process_bytes": room.process_bytes,
-        "draft_bytes": planned.draft_bytes,
+        "draft_bytes": 0 if planned.draft is None else planned.draft.size_bytes,
         "kv_bytes": room.kv_bytes,
         "context_tokens": room.context,
         "sequences": planned.sequences,
@@ -65,6 +65,7 @@ def as_json(planned: Planned) -> str:
             }
             for outlook in planned.outlooks
         ],
+        "draft": None if planned.draft is None else _draft_json(planned.draft),
         "advice": [dataclasses.asdict(advice) for advice in planned.advice],
     }  # fmt: skip
     return json.dumps(page, indent=2) + "\n"
@@ -97,9 +98,9 @@ def _head(planned: Planned) -> Iterator[str]:
         f"{human_size(planned.available)}: {human_size(room.process_bytes)} for the processes, {'' if planned.vram else _kv(planned) + ', '}"
         f"{human_size(room.reserve_bytes)} left alone, {human_size(plan.pool_bytes)} for the pool",
     )
-    if planned.draft_bytes:
+    if planned.draft is not None:
         where = "the card" if planned.vram is not None else "the processes' RAM"
-        yield _LABEL.format("draft", f"{human_size(planned.draft_bytes)} of {where}: its weights, and what it computes with")
+        yield _LABEL.format("draft", f"{planned.draft.name}, {human_size(planned.draft.size_bytes)} of {where}: its weights, and what it computes with")
     if planned.vram is not None:
         slots = f"{plan.slots} slot{'s' if plan.slots > 1 else ''} of {human_size(plan.slot_bytes)}" if plan.slots else "all weights"
         uploads = f"; {human_size(plan.uploaded_bytes)} are uploaded for every sweep" if plan.uploaded_bytes else ""
@@ -145,6 +146,35 @@ def _notes(planned: Planned) -> Iterator[str]:
         yield f"{most} sequences need [front] max_sequences = {most}: their KV is counted there."
     if planned.device == "card" and planned.upload_bytes_per_s is not None:
         yield f"The card is supposed to be a modest one, and {human_size(planned.upload_bytes_per_s)}/s to reach it (--pcie says otherwise)."
+
+
+def _draft_json(draft: Draft) -> dict[str, Any]:
+    """Of one sequence."""
+    return {
+        "draft": draft.name, "made_by": draft.made_by or None, "without_s_per_token": draft.without_s, "with_s_per_token": draft.guessing.token_s,
+        "tokens_per_sweep": draft.guessing.tokens, "s_per_sweep": draft.guessing.sweep_s, "drafting_s": draft.guessing.drafting_s,
+        "recommended": draft.pays,
+    }  # fmt: skip
+
+
+def _draft(planned: Planned) -> Iterator[str]:
+    draft = planned.draft
+    if draft is None:
+        return
+    guessing = draft.guessing
+    yield ""
+    yield f"One sequence with and without a draft model, at {human_size(planned.outlooks[0].disk_bytes_per_s)}/s:"
+    yield f"  {'without':<12}{_seconds(draft.without_s)}/token; what it takes holds weights"
+    yield (
+        f"  {draft.name:<12}{_seconds(guessing.token_s)}/token: {guessing.tokens:.2g} tokens from a sweep of {_seconds(guessing.sweep_s)} and "
+        f"{_seconds(guessing.drafting_s)} of guessing"
+    )
+    yield "Supposed: that as many guesses are right as of a copy in int4 of a model in bf16. `potatod status` says how many are."
+    if draft.pays:
+        made_by = f", made by `{draft.made_by}`" if draft.made_by else ""
+        yield f'Recommended: [speculation] draft = "{draft.name}"{made_by}.'
+    else:
+        yield 'Recommended: no draft model, [speculation] draft = "".'
 
 
 def _advice(planned: Planned) -> Iterator[str]:

@@ -1,6 +1,8 @@
 """`potatod plan`: what serving a model would be like, here or on a machine that is only described.
 
     outline (parts, KV) + RAM + card ─▶ arrangement (homes, ring, slots) + rates ─▶ forecasts ─▶ what would help most
+
+Where a draft model is wanted it is planned for, and what it would bring is held against the plan without it.
 """
 
 from __future__ import annotations
@@ -12,17 +14,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import card as cards
-from . import drafts, memory, outline, rates
+from . import draft_forecast, drafts, memory, outline, rates
 from . import manifest as manifests
 from . import room as rooms
 from .arrangement import CHUNKS, Arrangement, arrange
 from .config import Kv, Settings
+from .draft_forecast import Guessing
 from .errors import DoesNotFit
 from .forecast import Forecast, Rates, forecast
+from .keys import SELF
 from .manifest import stored_as
 from .memory import OWN_RESERVE, Available
 from .outline import Outline
-from .plan import Plan
+from .plan import Plan, sweep_parts
 from .rates import Computing
 from .room import Needs, Room
 from .sizes import human_size
@@ -72,6 +76,25 @@ class Advice:
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """What a draft model would bring one sequence, with the first disk."""
+
+    #: as ``[speculation] draft``
+    name: str
+    #: its weights, and what it computes with
+    size_bytes: int
+    #: the command that makes it, where it is not there
+    made_by: str
+    #: seconds per token without it, when what it takes holds weights
+    without_s: float
+    guessing: Guessing
+
+    @property
+    def pays(self) -> bool:
+        return self.guessing.token_s < self.without_s * (1 - _WORTH)
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     name: str
     outline: Outline
@@ -93,8 +116,8 @@ class Planned:
     upload_bytes_per_s: float | None
     #: best first; for one sequence and the first disk
     advice: tuple[Advice, ...]
-    #: of a draft model beside it
-    draft_bytes: int = 0
+    #: where one is wanted
+    draft: Draft | None = None
 
 
 class Planner:
@@ -112,18 +135,35 @@ class Planner:
         self._anew = anew
         self._notice = notice
         self._known = outline.of(source, dtype, revision, settings)
-        self._needs = self._with_draft()
+        self._draft = self._draft_model(revision)
+        self._needs: Needs = self._known if self._draft is None else drafts.Both(self._known, self._draft.manifest, self._draft)
         self._dtype = stored_as(self._known.manifest)
         self._tokenizer = rooms.tokenizer_bytes(self._source) or _TOKENIZER_BYTES
-        self._computing: Computing | None = None
+        #: by kernels and dtype
+        self._computing: dict[tuple[str, str], Computing] = {}
         self._free: int | None = None
 
-    def _with_draft(self) -> Needs:
-        """What the model needs, together with the draft model that is configured for its folder."""
-        draft = drafts.folder_of(self._settings, self._source) if (self._source / manifests.NAME).is_file() else None
-        if draft is None:
-            return self._known
-        return drafts.Both(self._known, manifests.load(draft), outline.of(str(draft), "auto", None, self._settings))
+    def _draft_model(self, revision: str | None) -> Outline | None:
+        """The one that is configured; a copy of the model itself need not be there yet."""
+        wanted, fast = self._settings.speculation.draft, _computing_fast(self._settings)
+        if not wanted or not self._settings.speculation.enabled:
+            return None
+        if wanted.startswith(SELF) and self._made_by():
+            draft = outline.of(str(self._source), wanted.removeprefix(SELF), revision, fast)
+        else:
+            draft = outline.of(str(drafts.folder_of(self._settings, self._source)), "auto", None, fast)
+        if (why := drafts.useless("packed", "packed", self._known.kv.forks and draft.kv.forks)) is not None:
+            raise drafts.refuse(why)
+        return draft
+
+    def _made_by(self) -> str:
+        """The command that makes the copy that is wanted; empty where it is there, or none is."""
+        wanted = self._settings.speculation.draft
+        form = wanted.removeprefix(SELF)
+        if not wanted.startswith(SELF) or (drafts.named(self._source, form) / manifests.NAME).is_file():
+            return ""
+        folder = self._source if (self._source / manifests.NAME).is_file() else "FOLDER"
+        return f"potatod prepare {folder} --draft {form}"
 
     @property
     def dtype(self) -> str:
@@ -138,22 +178,42 @@ class Planner:
             boundless = 1 << 50 if settings.worker.device != "cpu" else None
             rooms.share(settings, known.manifest, available, self._needs, self._tokenizer, CHUNKS[0], boundless)
         disk_is, disks = self._disks(machine)
-        computing = self._on(machine)
+        computing = self._on(machine, settings, self._dtype)
         vram = machine.vram if machine.vram is not None else self._free_bytes(computing.device)
         every = [Rates(each, computing.compute, computing.layer_s, upload=computing.upload, overlaps=computing.overlaps) for each in disks]
 
-        def arranged_for(settings: Settings, ram: int = 0, more_vram: int = 0, here: Rates = every[0]) -> Arrangement:
+        def arranged_for(
+            settings: Settings, ram: int = 0, more_vram: int = 0, here: Rates = every[0], needs: Needs = self._needs
+        ) -> Arrangement:  # fmt: skip
             larger = Available(available.size_bytes + ram, available.reserve_bytes)
-            return arrange(settings, known.manifest, larger, self._needs, self._tokenizer, here, card=None if vram is None else vram + more_vram)
+            return arrange(settings, known.manifest, larger, needs, self._tokenizer, here, card=None if vram is None else vram + more_vram)
 
         now = arranged_for(settings)
         fixed = dataclasses.replace(_with_front(settings, max_context=now.room.context), kv=Kv(now.room.kv_bytes))
         outlooks = tuple(Outlook(each.disk, self._forecasts(now, each, fixed, arranged_for)) for each in every)
         advice = _advice(known.manifest.layers, now.plan, lambda ram, vram: arranged_for(fixed, ram, vram).plan, every[0], outlooks[0].forecasts[0])
+        draft = self._drafted(machine, now, every[0], arranged_for(_without_draft(settings), needs=known))
         return Planned(
             self._name, known, available.size_bytes, vram, now.room, settings.front.max_sequences, now.plan, now.chunk, disk_is, outlooks,
-            computing.device, computing.upload, tuple(advice), self._needs.draft_bytes,
+            computing.device, computing.upload, tuple(advice), draft,
         )  # fmt: skip
+
+    def _drafted(self, machine: Machine, now: Arrangement, here: Rates, without: Arrangement) -> Draft | None:
+        if self._draft is None:
+            return None
+        layers, manifest, speculation = self._known.manifest.layers, self._draft.manifest, self._settings.speculation
+        drafting = self._on(machine, _computing_fast(self._settings), stored_as(manifest))
+        its = Rates(here.disk, drafting.compute, drafting.layer_s)
+        weights = sum(part.length for _, part in sweep_parts(manifest))
+
+        def round_s(nodes: int) -> float:
+            return weights / its.compute_at(nodes) + manifest.layers * its.layer_s
+
+        guessing = draft_forecast.best(
+            lambda rows: forecast(now.plan, layers, here, rows).sweep_s, round_s, speculation.max_tokens, rooms.guessed_rows(self._settings)
+        )
+        size = self._needs.draft_bytes
+        return Draft(speculation.draft, size, self._made_by(), forecast(without.plan, layers, here).token_s, guessing)
 
     def _forecasts(
         self, now: Arrangement, here: Rates, fixed: Settings, arranged_for: Callable[..., Arrangement]
@@ -180,11 +240,12 @@ class Planner:
             return "measured", [rates.disk(self._source, self._settings, self._notice, anew=self._anew)]
         return "supposed", DISKS
 
-    def _on(self, machine: Machine) -> Computing:
+    def _on(self, machine: Machine, settings: Settings, dtype: str) -> Computing:
         """A described card is supposed to be a modest one where this machine has none."""
-        if self._computing is None:
-            self._computing = rates.compute(self._settings, self._dtype, self._notice, anew=self._anew)
-        here = self._computing
+        key = settings.worker.kernels, dtype
+        if key not in self._computing:
+            self._computing[key] = rates.compute(settings, dtype, self._notice, anew=self._anew)
+        here = self._computing[key]
         if machine.vram is not None and here.device == "cpu":
             here = SUPPOSED_CARD
         if here.upload is not None and machine.pcie is not None:
@@ -199,6 +260,15 @@ def make(source: str, settings: Settings, machine: Machine = Machine(), **option
 
 def _with_front(settings: Settings, **changed: Any) -> Settings:
     return dataclasses.replace(settings, front=dataclasses.replace(settings.front, **changed))
+
+
+def _computing_fast(settings: Settings) -> Settings:
+    """As draft models compute."""
+    return dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, kernels="fast"))
+
+
+def _without_draft(settings: Settings) -> Settings:
+    return dataclasses.replace(settings, speculation=dataclasses.replace(settings.speculation, draft=""))
 
 
 def _advice(layers: int, plan: Plan, with_more: Callable[[int, int], Plan], here: Rates, now: Forecast) -> list[Advice]:

@@ -70,6 +70,11 @@ class Paged(PackedKV):
             if kept[behind] is None:
                 break
             kept[behind] = None
+        self._write(layer, key, value)
+
+    def _write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Behind what is there, and nothing is left behind for it."""
+        kept = self._layers[layer][1]
         at, end = self.length, self.length + key.shape[2]
         while at < end:
             if at // BLOCK == len(kept):
@@ -174,14 +179,14 @@ class Branch(Paged):
         super().__init__(of._across)
         self.of = of
         self.length = self.follows = length
-        self._own: dict[int, tuple[torch.Tensor, torch.Tensor, int | None]] = {}
+        self._own: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._present = -1
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> None:
         if layer != self._present:
             self._forget_layer(self._present)
             self._present = layer
-        self._own[layer] = key.clone(), value.clone(), window
+        self._own[layer] = key.clone(), value.clone()
         self._fork_layer(layer, self.of, self.length)
         super().append(layer, key, value, window)
 
@@ -190,15 +195,16 @@ class Branch(Paged):
         self._forget_layer(self._present)
 
     def adopt(self, length: int) -> None:
-        """The sequence that it belongs to goes on with the first ``length`` tokens of this branch."""
+        """The sequence that it belongs to goes on with the first ``length`` tokens of this branch. What its windows leave behind they leave when it
+        goes on: until then front/ledger.py has it go on from there too."""
         root = self.of
         if isinstance(root, Branch):
             root.adopt(self.follows)
             root = root.root
         else:
             root.cut(self.follows)
-        for layer, (key, value, window) in self._own.items():
-            root.append(layer, key[:, :, : length - self.follows], value[:, :, : length - self.follows], window)
+        for layer, (key, value) in self._own.items():
+            root._write(layer, key[:, :, : length - self.follows], value[:, :, : length - self.follows])
         root.length = length
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from engine import Engine
 from families import by_name
 
-from potatod.kv_layout import BLOCK, first_kept
-from potatod.worker.kv import Paged
+from potatod.front.ledger import Ledger
+from potatod.kv_layout import BLOCK, KvGroup, KvLayout, first_kept
+from potatod.worker.kv import Branch, Paged
 
 TEXT = [3 + (7 * at + at // 5) % 80 for at in range(3 * BLOCK)]
 PROMPT = [5, 17, 42, 8, 99, 23, 61, 7, 30, 12, 77, 54, 3, 18, 66]
@@ -70,6 +72,35 @@ def test_a_window_leaves_blocks_behind_and_what_it_reaches_can_be_read_and_gone_
     fork = kv.fork(595)
     assert torch.equal(fork.read(0, 595 - window + 1, 595, torch.float32)[0], keys[:, :, 595 - window + 1 : 595])
     assert kv.bytes_per_token() == {window: 2 * (8 + 16) * 4}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_front_and_worker_agree_on_what_can_be_gone_on_from(seed: int) -> None:
+    """Whatever was guessed, right in the trunk or in a branch, over the borders of blocks and of windows."""
+    chance, windows = random.Random(seed), (None, 16, 128, 200)
+    ledger = Ledger(KvLayout(tuple(KvGroup(window, 64) for window in windows)), 1 << 30)
+    kv, adopted = Paged(), 0
+    while kv.length < 900:
+        start, count = kv.length, chance.choice([1, 1, 3, 9, 60]) if kv.length else 70
+        assert ledger.grow(1, start, start + count)
+        follows = start + 1 + chance.randrange(count)
+        branch, own = Branch(kv, follows), start + count - follows
+        for layer, window in enumerate(windows):
+            kv.append(layer, *drawn(count), window)
+            if own:
+                branch.append(layer, *drawn(own), window)
+        kv.length += count
+        if own and chance.random() < 0.5:
+            right = follows + chance.randrange(own + 1)
+            ledger.cut(1, right, 0)
+            branch.adopt(right)
+            adopted += 1
+        else:
+            right = start + 1 + chance.randrange(count)
+            ledger.cut(1, right)
+            kv.cut(right)
+        assert [ledger.forkable(1, length) for length in range(1, right + 1)] == [kv.reaches(length) for length in range(1, right + 1)]
+    assert adopted > 3
 
 
 @pytest.fixture(scope="module")

@@ -229,8 +229,8 @@ class Faults:
             root = self.root
             if isinstance(self.of, Paged):
                 root.cut(min(self.follows, root.length))
-            for layer, (key, value, window) in self._own.items():
-                root.append(layer, key[:, :, : length - self.follows], value[:, :, : length - self.follows], window)
+            for layer, (key, value) in self._own.items():
+                root._write(layer, key[:, :, : length - self.follows], value[:, :, : length - self.follows])
             root.length = length
 
         patch.setattr(Branch, "adopt", adopt)

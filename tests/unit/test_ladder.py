@@ -28,7 +28,7 @@ LADDER = (
         "potatod.sampling", "potatod.status", "potatod.reading", "potatod.dtypes", "potatod.forms", "potatod.typed_json", "potatod.kv_layout",
         "potatod.trees",
     },
-    {"potatod.plan", "potatod.forecast", "potatod.spans", "potatod.pool", "potatod.wire", "potatod.schemes"},
+    {"potatod.plan", "potatod.forecast", "potatod.draft_forecast", "potatod.spans", "potatod.pool", "potatod.wire", "potatod.schemes"},
     {
         "potatod.stage", "potatod.errand", "potatod.room", "potatod.arrangement", "potatod.verdict", "potatod.outline", "potatod.rates",
         "potatod.planning", "potatod.plan_page", "potatod.plan_grid", "potatod.card", "potatod.drafts", "potatod.trace", "potatod.store",

@@ -30,7 +30,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every source is MODEL; ten gigabytes a second are computed with, and half of one is read."""
     for name, value in {"architecture": "LlamaForCausalLM", "dtype": "bfloat16", "layers": 28, "files": {"x": WEIGHTS}}.items():
         monkeypatch.setattr(MODEL, name, value, raising=False)
-    needs = Outline(MODEL, kv=KvLayout((KvGroup(None, 28_672),)), max_positions=4096, in_pieces=True, worker_bytes=300_000_000)
+    needs = Outline(MODEL, kv=KvLayout((KvGroup(None, 28_672),)), max_positions=4096, together="nothing", worker_bytes=300_000_000)
     monkeypatch.setattr(outline, "of", lambda *_: needs)
     monkeypatch.setattr(rates, "compute", lambda *_, **__: HERE)
     monkeypatch.setattr(rates, "disk", lambda *_, **__: 5e8)
