@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +20,22 @@ from .dtypes import RAW
 from .errors import ConfigError, ModelDataError, NoSuchModel, UnsupportedModel
 from .forms import has_more
 from .keys import SELF
-from .kv_layout import KvGroup, KvLayout
+from .kv_layout import BLOCK, KvGroup, KvLayout
 from .manifest import Manifest, Part, Tensor
 from .plan import sweep_parts
 from .room import Needs, Together, activation_bytes, put_together_bytes
 
-#: Tokens that the draft model computes with at once, at most: worker.drafter.
-_ROWS: Final = 256 + 64
+#: Of a text the draft model reads so many tokens at a time, at most, and fewer where the scores of attention would take more than these bytes.
+READS_AT_ONCE: Final = 256
+SCORES_BYTES: Final = 32 << 20
+#: Forks of texts that it makes for one draft: each has up to so many blocks of its own in every layer.
+FORKS: Final = 32
+_FORK_BLOCKS: Final = 2
+#: Tokens that it computes with at once, at most.
+_ROWS: Final = READS_AT_ONCE + 64
+#: What the folder of a copy begins with, and the file in it that says of which weights it is.
+_COPY: Final = "draft."
+_OF: Final = "copy_of"
 #: Comparing two vocabularies takes seconds.
 _LIMIT_S: Final = 120.0
 
@@ -58,9 +68,19 @@ class Both:
     @property
     def draft_bytes(self) -> int:
         """Weights and embedding, and what is computed with."""
-        return resident_bytes(self.draft_manifest) + activation_bytes(self.draft_manifest, _ROWS) + put_together_bytes(
-            self.draft_manifest, self.draft.together
-        )  # fmt: skip
+        return self._computing_bytes + resident_bytes(self.draft_manifest)
+
+    @property
+    def draft_on_card(self) -> tuple[int, int]:
+        """Where a card computes: bytes of its memory, and of RAM, where rows of the embedding come from."""
+        kept = [part for part, _ in decoded_from(self.draft_manifest)] or _embedding(self.draft_manifest)
+        return self._computing_bytes + _weights_bytes(self.draft_manifest), sum(part.length for part in kept)
+
+    @property
+    def _computing_bytes(self) -> int:
+        manifest = self.draft_manifest
+        forks = FORKS * _FORK_BLOCKS * BLOCK * self.draft.kv.bytes_per_token
+        return activation_bytes(manifest, _ROWS) + SCORES_BYTES + forks + put_together_bytes(manifest, self.draft.together)
 
 
 def together(model: KvLayout, draft: KvLayout) -> KvLayout:
@@ -79,16 +99,23 @@ def decoded_from(manifest: Manifest) -> list[tuple[Part, Tensor]]:
 
 def resident_bytes(manifest: Manifest) -> int:
     """All weights, and the embedding where it is no part of them."""
-    weights = sum(part.length for _, part in sweep_parts(manifest))
     head = {part.file for shard in manifest.shards if shard.kind == "head" for part in shard.parts}
-    embedding = [part for shard in manifest.shards if shard.kind == "embed" for part in shard.parts]
+    embedding = _embedding(manifest)
     apart = not decoded_from(manifest) and embedding[0].file not in head
-    return weights + (sum(part.length for part in embedding) if apart else 0)
+    return _weights_bytes(manifest) + (sum(part.length for part in embedding) if apart else 0)
+
+
+def _weights_bytes(manifest: Manifest) -> int:
+    return sum(part.length for _, part in sweep_parts(manifest))
+
+
+def _embedding(manifest: Manifest) -> list[Part]:
+    return [part for shard in manifest.shards if shard.kind == "embed" for part in shard.parts]
 
 
 def named(folder: Path, form: str) -> Path:
     """Where a copy of the model in ``folder`` lies that is stored in this form."""
-    return folder / f"draft.{form}"
+    return folder / f"{_COPY}{form}"
 
 
 def folder_of(settings: Settings, folder: Path) -> Path | None:
@@ -111,10 +138,32 @@ def folder_of(settings: Settings, folder: Path) -> Path | None:
     return Path(wanted)
 
 
+def says_of(copy: Path, model: Manifest) -> None:
+    """Writes down which weights a copy was made of."""
+    (copy / _OF).write_text(_weights_of(model) + "\n")
+
+
+def is_of(copy: Path, model: Manifest) -> bool:
+    """Whether a copy was made of this model's weights."""
+    try:
+        return (copy / _OF).read_text().strip() == _weights_of(model)
+    except OSError:
+        return False
+
+
+def _weights_of(model: Manifest) -> str:
+    checksums = (part.checksum for shard in model.shards for part in shard.parts)
+    return hashlib.sha256("\n".join(checksums).encode()).hexdigest()
+
+
 def check(folder: Path, draft: Path) -> Manifest:
-    """The draft model's manifest, where its files are whole and its tokens are the model's. Raises what tells what is wrong."""
+    """The draft model's manifest, where its files are whole and its tokens are the model's; a copy of the model was made of the weights that are there
+    now. Raises what tells what is wrong."""
     manifest = manifests.load(draft)
     manifests.check_files(draft, manifest)
+    if draft.parent == folder and draft.name.startswith(_COPY) and not is_of(draft, manifests.load(folder)):
+        form = draft.name.removeprefix(_COPY)
+        raise ModelDataError(f"{draft} is a copy of other weights than {folder} has now: make it anew with `potatod prepare {folder} --draft {form}`")
     if not _alike(folder / "tokenizer.json", draft / "tokenizer.json"):
         said = errand.run("front.vocabulary", str(folder), str(draft), limit_s=_LIMIT_S)
         if (why := said["differs"]) is not None:
@@ -129,8 +178,10 @@ def _alike(one: Path, other: Path) -> bool:
         return False  # whoever looks closer says what is wrong
 
 
-def useless(batching: str, draft_batching: str, forks: bool) -> str | None:
-    """Why a draft model is of no use to a model; None where it is."""
+def useless(kernels: str, batching: str, draft_batching: str, forks: bool) -> str | None:
+    """Why a draft model is of no use to a model that is computed with these kernels; None where it is."""
+    if kernels == "reference":
+        return 'under [worker] kernels = "reference" one token is computed after the other, so nothing can be guessed'
     if batching != "packed" or not forks:
         return "the model's family keeps states that cannot be taken back, so nothing can be guessed for it"
     if draft_batching != "packed":

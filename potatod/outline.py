@@ -37,6 +37,7 @@ class Outline:
     worker_bytes: int
     #: of a draft model beside it
     draft_bytes: int = 0
+    draft_on_card: tuple[int, int] = (0, 0)
 
 
 def of(source: str, dtype: str, revision: str | None, settings: Settings) -> Outline:

@@ -152,7 +152,7 @@ class Planner:
             draft = outline.of(str(self._source), wanted.removeprefix(SELF), revision, fast)
         else:
             draft = outline.of(str(drafts.folder_of(self._settings, self._source)), "auto", None, fast)
-        if (why := drafts.useless("packed", "packed", self._known.kv.forks and draft.kv.forks)) is not None:
+        if (why := drafts.useless(self._settings.worker.kernels, "packed", "packed", self._known.kv.forks and draft.kv.forks)) is not None:
             raise drafts.refuse(why)
         return draft
 
@@ -212,7 +212,7 @@ class Planner:
         guessing = draft_forecast.best(
             lambda rows: forecast(now.plan, layers, here, rows).sweep_s, round_s, speculation.max_tokens, rooms.guessed_rows(self._settings)
         )
-        size = self._needs.draft_bytes
+        size = self._needs.draft_bytes if now.room.card_bytes is None else self._needs.draft_on_card[0]
         return Draft(speculation.draft, size, self._made_by(), forecast(without.plan, layers, here).token_s, guessing)
 
     def _forecasts(

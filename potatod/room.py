@@ -55,9 +55,9 @@ _GUESSES: Final = 64
 _PER_GUESS: Final = 2
 
 
-#: Guesses beside each other: so many branches have so many blocks each of the layer that is computed.
-_BRANCHES: Final = 32
+#: Guesses beside each other have so many blocks each of the layer that is computed. Of what was looked up there are so many branches of a text.
 _BRANCH_BLOCKS: Final = 2
+_LOOKED_UP: Final = 2
 
 
 #: What of a layer's matrices is put together at the same time, to be multiplied with.
@@ -78,6 +78,10 @@ class Needs(Protocol):
     @property
     def draft_bytes(self) -> int:
         """Of a draft model beside it, its weights included."""
+
+    @property
+    def draft_on_card(self) -> tuple[int, int]:
+        """The same where a card computes: of its memory, and of RAM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +113,15 @@ def share(
     context, kv = _kv(settings, available.size_bytes if taken is None else taken, needs, chunk)
     rows = sequences + min(chunk, context * sequences)
     computing = activation_bytes(manifest, rows) + context * needs.kv.bytes_per_token // manifest.layers * _ATTENDED
-    computing += guessed_rows(settings) * vocabulary_of(manifest) * _PER_GUESS + needs.draft_bytes
-    computing += min(_BRANCHES, guessed_rows(settings)) * _BRANCH_BLOCKS * BLOCK * needs.kv.bytes_per_token // manifest.layers
+    computing += guessed_rows(settings) * vocabulary_of(manifest) * _PER_GUESS
+    computing += needs.draft_bytes if taken is None else needs.draft_on_card[0]
+    computing += _branches(settings) * _BRANCH_BLOCKS * BLOCK * needs.kv.bytes_per_token // manifest.layers
     computing += 0 if needs.kv.forks else kv // _COPIED
     processes = needs.worker_bytes + _OTHER_STAGES + _PER_TOKENIZER_BYTE * tokenizer + logits_rows(settings) * vocabulary_of(manifest) * 4
     reserve = _reserve(settings, available)
     if taken is not None:
         computing += logits_rows(settings) * vocabulary_of(manifest) * _PER_LOGIT
+        processes += needs.draft_on_card[1]
         if taken < kv + computing:
             raise DoesNotFit(
                 f"of the card's memory {human_size(taken)} may be taken, and the KV of [kv] size and what a sweep computes with need "
@@ -134,7 +140,8 @@ def share(
 
 
 def _of_draft(needs: Needs) -> str:
-    return f", of which the draft model takes {human_size(needs.draft_bytes)}" if needs.draft_bytes else ""
+    """Of a card's memory."""
+    return f", of which the draft model takes {human_size(needs.draft_on_card[0])}" if needs.draft_bytes else ""
 
 
 def _kv(settings: Settings, available: int, needs: Needs, chunk: int) -> tuple[int, int]:
@@ -182,7 +189,14 @@ def logits_rows(settings: Settings) -> int:
 
 def guessed_rows(settings: Settings) -> int:
     """The most guesses in a sweep, of all sequences together."""
-    return min(_GUESSES, settings.front.max_sequences * settings.speculation.max_tokens) if settings.speculation.enabled else 0
+    return _GUESSES if settings.speculation.enabled else 0
+
+
+def _branches(settings: Settings) -> int:
+    """The most in a sweep, of all sequences together; a tree has a trunk beside them."""
+    if not settings.speculation.enabled:
+        return 0
+    return _GUESSES - 1 if settings.speculation.draft else min(_GUESSES - 1, settings.front.max_sequences * _LOOKED_UP)
 
 
 def activation_bytes(manifest: Manifest, tokens: int) -> int:

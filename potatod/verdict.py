@@ -59,6 +59,10 @@ class Findings:
     def draft_bytes(self) -> int:
         return 0
 
+    @property
+    def draft_on_card(self) -> tuple[int, int]:
+        return 0, 0
+
     @classmethod
     def of(cls, page: dict[str, Any]) -> Findings:
         """From the probe's JSON. Raises TypeError, KeyError where it is another version's."""
@@ -148,7 +152,7 @@ def _draft(
     manifest = drafts.check(folder, draft)
     fast = dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, kernels="fast"))
     found = _found(fast, draft, manifest, directory, cancelled)
-    if (why := drafts.useless(findings.batching, found.batching, findings.kv.forks)) is not None:
+    if (why := drafts.useless(settings.worker.kernels, findings.batching, found.batching, findings.kv.forks)) is not None:
         raise drafts.refuse(why)
     return drafts.Both(findings, manifest, found), drafts.facts(draft, found)
 

@@ -156,7 +156,8 @@ class Front:
     def _guessed(self, drafted: Drafted) -> None:
         self._scheduler.told(drafted)
         if drafted.failed:
-            self._stage.log("the draft model has failed, and guesses nothing until the daemon is restarted", level=logging.WARNING, why=drafted.failed)
+            why = "the draft model has failed: it guesses nothing until the engine is started anew"
+            self._stage.log(why, level=logging.WARNING, why=drafted.failed)
 
     def _send_sweep(self) -> None:
         if not self._engine.up:

@@ -60,6 +60,7 @@ class Drafter(Protocol):
     def forget(self, id: int) -> None: ...
     def ask(self, epoch: int, texts: list[DraftText], nodes: int, sweep_s: float) -> Draft | None: ...
     def told(self, drafted: Drafted) -> None: ...
+    def restarted(self) -> None: ...
 
 
 class Scheduler:
@@ -280,6 +281,8 @@ class Scheduler:
 
     def restarted(self) -> None:
         """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
+        if self._drafter is not None:
+            self._drafter.restarted()
         self._in_flight = self._drafting = None
         self._consulted = False
         self._prefill_chunk, self._good_sweeps = self._planned_chunk, 0

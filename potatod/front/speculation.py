@@ -82,18 +82,19 @@ class _Text:
 
 @dataclass(slots=True)
 class _Judged:
-    """Sweeps since the draft model was asked again."""
+    """Sweeps that the draft model guessed for, since it was asked again."""
 
     sweeps: int = 0
-    tokens: float = 0.0
-    texts: float = 0.0
+    #: that came of them, and that would have come without it
+    tokens: int = 0
+    without: int = 0
     drafting_s: float = 0.0
     sweeping_s: float = 0.0
 
     @property
     def pays(self) -> bool:
         """Whether they made more tokens per second than they would have without."""
-        return self.tokens / (self.sweeping_s + self.drafting_s) > self.texts / self.sweeping_s
+        return self.tokens / (self.sweeping_s + self.drafting_s) > self.without / self.sweeping_s
 
 
 class Speculation:
@@ -111,8 +112,9 @@ class Speculation:
         #: why there is no draft model any more
         self.failed = ""
         self._number = 0
-        #: of the sweep to come
+        #: of the sweep to come, and for whom the draft model guessed in the last one
         self._guessed: dict[int, Tree] = {}
+        self._guessed_for: frozenset[int] = frozenset()
         self._judged = _Judged()
         self._not_asked_for = 0
         self._read_s = 0.0
@@ -121,7 +123,7 @@ class Speculation:
 
     def ask(self, epoch: int, texts: Sequence[DraftText], nodes: int, sweep_s: float) -> Draft | None:
         """What the draft model is asked; None where there is none, or it does not pay."""
-        self._guessed = {}
+        self._guessed, self._guessed_for = {}, frozenset()
         if not self._has_draft or self.failed:
             return None
         if self._not_asked_for > 0:
@@ -150,10 +152,15 @@ class Speculation:
                 tree.add(parent, token, chance, DRAFT)
         if drafted.guessed:  # else it has only read, which a prompt costs once
             self._judged.sweeps += 1
-            self._judged.texts += len(drafted.guessed)
+            self._guessed_for = frozenset(self._guessed)
+            self._judged.without += len(drafted.guessed)
             self._judged.tokens += len(drafted.guessed)
             self._judged.drafting_s += drafted.seconds - drafted.read_s
             self._judged.sweeping_s += self._sweep_s
+
+    def restarted(self) -> None:
+        """The worker was started anew, and its draft model with it."""
+        self.failed = ""
 
     # what a sweep verifies
 
@@ -191,7 +198,6 @@ class Speculation:
     def verified(self, id: int, guesses: Tree, accepted: Sequence[int]) -> dict[str, tuple[int, int]]:
         """These guesses were computed with a sweep, and of them ``accepted`` were right, one after the other, before the text ended or another token
         came. Returns of each source how many it had guessed, and how many of them were right."""
-        self._judged.tokens += len(accepted)
         text = self._texts.get(id)
         if text is None:
             return {}
@@ -204,6 +210,10 @@ class Speculation:
                     chance.learn(right)
                 if not right:
                     break
+        if id in self._guessed_for:
+            nodes = [text.tree.node(accepted[: place + 1]) for place in range(len(accepted))]
+            self._judged.tokens += len(accepted)
+            self._judged.without += sum(node is not None and LOOKUP in text.tree.sources[node] for node in nodes)
         return self._counted(text.tree, guesses, accepted)
 
     def _counted(self, tree: Tree, guesses: Tree, accepted: Sequence[int]) -> dict[str, tuple[int, int]]:

@@ -18,12 +18,15 @@ def make(
     source: Path, folder: Path, form: str, *, force: bool = False, progress: Callable[[Progress], None] = lambda _: None,
     notice: Callable[[str], None] = lambda _: None,
 ) -> bool:  # fmt: skip
-    """The copy of the model in ``folder``, which was made from ``source`` or is that itself; False where it is there already. Raises as prepare()."""
+    """The copy of the model in ``folder``, which was made from ``source`` or is that itself; False where it is there already, of these weights.
+    Raises as prepare()."""
     if not (folder / manifests.NAME).is_file():
         raise ModelDataError(f"{folder} is no model folder; a draft copy lies in one")
-    copy = drafts.named(folder, form)
-    made = prepare(source, copy, dtype=form, force=force, progress=progress, notice=notice)
-    _share_embedding(manifests.load(folder), folder, manifests.load(copy), copy)
+    copy, of = drafts.named(folder, form), manifests.load(folder)
+    stale = (copy / manifests.NAME).is_file() and not drafts.is_of(copy, of)
+    made = prepare(source, copy, dtype=form, force=force or stale, progress=progress, notice=notice)
+    drafts.says_of(copy, of)
+    _share_embedding(of, folder, manifests.load(copy), copy)
     return made
 
 

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from potatod import drafts, schemes
 from potatod import manifest as manifests
+from potatod.drafts import FORKS, READS_AT_ONCE, SCORES_BYTES
 from potatod.manifest import Manifest, Part
 from potatod.messages import Draft, Drafted, DraftText, Drawn, Guessed
+from potatod.room import vocabulary_of
 from potatod.sampling.noise import gumbel
 from potatod.sampling.params import Sampling
 from potatod.sampling.processors import process
@@ -42,9 +44,12 @@ from .model import Model
 from .passes import Pack
 from .weights import Bound, Group, bind_views, groups_of, read_part
 
-#: Tokens that are read at a time; fewer than FEW, the last one among them, are read where the growing begins.
-READS_AT_ONCE: Final = 256
+#: Fewer tokens than these, the last one among them, are read where the growing begins.
 FEW: Final = 8
+#: So many times in a row a card has not the memory for a draft.
+_OFTEN: Final = 3
+#: A text is gone on with from another one's beginning where that spares so many tokens.
+_WORTH_SHARING: Final = 32
 
 
 class Resident:
@@ -144,8 +149,13 @@ class Drafter:
         skeleton = skeletons.build(config, getattr(torch, manifest.dtype))
         self._model = Model(skeleton, manifest, folder, resident, resident, device, self._kernels, lambda _: None, Spans())
         self._vocabulary = vocabulary
+        #: tokens that can be read: of two models with one tokenizer one may have rows for more
+        self._readable = vocabulary_of(manifest, "embed")
+        self._heads = int(skeleton.model.config.get_text_config().num_attention_heads)
         self._spans = spans
         self._texts: dict[int, _Text] = {}
+        #: how often in a row a card had not the memory
+        self._exhausted = 0
         self._spread = Spread()
         self._round_s = RoundTimes()
 
@@ -161,18 +171,33 @@ class Drafter:
     def forget(self, sequence: int) -> None:
         self._texts.pop(sequence, None)
 
-    @torch.inference_mode()
     def draft(self, ask: Draft, going_on: Callable[[], None]) -> Drafted:
-        """``going_on`` is called between passes."""
+        """``going_on`` is called between passes. Where a card has not the memory for it nothing is guessed, and all texts are read anew; again and
+        again it is an error."""
+        began = time.monotonic()
+        try:
+            drafted = self._drafted(ask, going_on)
+            self._exhausted = 0
+            return drafted
+        except torch.OutOfMemoryError:
+            self._exhausted += 1
+            if self._exhausted == _OFTEN:
+                raise
+        self._texts.clear()  # outside the handler: an exception holds its frames, and they hold tensors
+        return Drafted(ask.epoch, ask.number, (), time.monotonic() - began)
+
+    @torch.inference_mode()
+    def _drafted(self, ask: Draft, going_on: Callable[[], None]) -> Drafted:
         began = time.monotonic()
         for known in self._texts.values():
             known.stale = True
-        for text in ask.texts:
+        texts = [text for text in ask.texts if max(text.tokens) < self._readable]
+        for text in texts:
             self._come(text)
         for known in self._texts.values():
             if known.stale:  # nobody goes on with it for now
                 known.paths, known.looked = [], {}
-        ready, read, read_s = self._read_all(ask, going_on)
+        ready, read, read_s = self._read_all(texts, ask.reads, going_on)
         growth = Growth({text.sequence: text.most for text in ready}, ask.nodes, ask.sweep_s, self._round_s)
         if ready:
             self._grow(ready, growth, going_on)
@@ -212,13 +237,15 @@ class Drafter:
         assert isinstance(kv, Paged)
         return kv
 
-    def _read_all(self, ask: Draft, going_on: Callable[[], None]) -> tuple[list[DraftText], int, float]:
-        """Reads the texts, so far as ``ask.reads`` goes, but for a few last tokens; those that are to be gone on with, tokens that were read, and
-        seconds."""
-        left, began, ready = ask.reads, time.monotonic(), []
-        for text in ask.texts:
+    def _read_all(self, texts: Sequence[DraftText], most: int, going_on: Callable[[], None]) -> tuple[list[DraftText], int, float]:
+        """Reads the texts, so far as ``most`` tokens go, but for a few last ones of each; those that are to be gone on with, tokens that were read,
+        and seconds."""
+        left, began, ready = most, time.monotonic(), []
+        for text in texts:
+            if left > 0:
+                self._share(text)
             read = self._texts[text.sequence].read
-            while left > 0 and (some := text.tokens[len(read.tokens) : -1][: min(left, READS_AT_ONCE)]):
+            while left > 0 and (some := text.tokens[len(read.tokens) : -1][: min(left, self._at_once(len(text.tokens)))]):
                 if text.most and len(text.tokens) - len(read.tokens) <= FEW:
                     break
                 self._pass([_goes_on(read, some)])
@@ -226,7 +253,21 @@ class Drafter:
                 going_on()
             if text.most and len(text.tokens) - len(read.tokens) <= FEW:
                 ready.append(text)
-        return ready, ask.reads - left, time.monotonic() - began
+        return ready, most - left, time.monotonic() - began
+
+    def _at_once(self, context: int) -> int:
+        """Tokens of a text that are read together: their scores take no more than was planned."""
+        return max(1, min(READS_AT_ONCE, SCORES_BYTES // (4 * self._heads * context)))
+
+    def _share(self, text: DraftText) -> None:
+        """Goes on from what was read of another text, where that begins alike and further than this one's own."""
+        known, tokens = self._texts[text.sequence], list(text.tokens)
+        own = len(known.read.tokens)
+        others = (other.read for id, other in self._texts.items() if id != text.sequence)
+        begun = ((min(_alike(read.tokens, tokens), len(tokens) - 1), read) for read in others if len(read.tokens) >= own + _WORTH_SHARING)
+        length, read = max(begun, key=lambda each: each[0], default=(0, known.read))
+        if length >= own + _WORTH_SHARING and read.kv.reaches(length):
+            known.read = _Read(tokens[:length], read.kv.fork(length))
 
     # growing
 
@@ -235,6 +276,7 @@ class Drafter:
         noise = _Noise(self._vocabulary)
         #: of each node that was looked behind: what has read it, and how much that had read then
         held: dict[tuple[int, int], tuple[_Read, int]] = {}
+        self._forks = 0
         nodes = [(text.sequence, ROOT) for text in ready]
         parts = [_goes_on(read := self._texts[text.sequence].read, text.tokens[len(read.tokens) :]) for text in ready]
         while nodes:
@@ -258,11 +300,13 @@ class Drafter:
                     parts.append(_goes_on(goes_on, (tree.tokens[node],)))
 
     def _behind(self, id: int, read: _Read, length: int) -> _Read | None:
-        """What goes on behind that much of what was read: itself where it ends there, else a fork; None where its windows have left that behind."""
+        """What goes on behind that much of what was read: itself where it ends there, else a fork; None where its windows have left that behind, or
+        there are as many forks as were planned."""
         if len(read.tokens) == length:
             return read
-        if not read.kv.reaches(length):
+        if self._forks == FORKS or not read.kv.reaches(length):
             return None
+        self._forks += 1
         fork = _Read(read.tokens[:length], read.kv.fork(length))
         self._texts[id].paths.append(fork)
         return fork
@@ -288,7 +332,7 @@ def _goes_on(read: _Read, tokens: Sequence[int]) -> tuple[_Read, Sequence[int]]:
     return read, tokens
 
 
-def _alike(some: Sequence[int], others: Sequence[int]) -> int:
+def _alike(some: list[int], others: list[int]) -> int:
     """How many tokens both begin with."""
     least = min(len(some), len(others))
     if some[:least] == others[:least]:

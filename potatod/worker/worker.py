@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,12 +86,13 @@ class Worker:
         self._drafter: Drafter | None = None
         self._why_no_drafter = "there is none"
         if (draft := boot.verdict["draft"]) is not None:
-            self._drafter = Drafter(
-                Path(draft["folder"]), draft, boot.verdict["vocabulary"], placement.torch_device, attention, stage.spans
-            )
+            with self._ending_the_drafter():
+                self._drafter = Drafter(
+                    Path(draft["folder"]), draft, boot.verdict["vocabulary"], placement.torch_device, attention, stage.spans
+                )
         self._logits = _logits_region(stage.fds["logits"], boot.verdict["vocabulary"])
         self._sequences: dict[int, SequenceKV] = {}
-        #: of each sequence's last step
+        #: of the last sweep
         self._branches: dict[int, list[Branch]] = {}
         self._waited_s = 0.0
         self._sweep_number = 0
@@ -135,7 +137,8 @@ class Worker:
             raise InternalError(f"sequence {fork.sequence} begins with {fork.length} tokens of sequence {fork.of}, which does not have them")
         self._sequences[fork.sequence] = source.fork(fork.length)
         if self._drafter is not None:
-            self._drafter.fork(fork.sequence, fork.of, fork.length)
+            with self._ending_the_drafter():
+                self._drafter.fork(fork.sequence, fork.of, fork.length)
 
     @torch.inference_mode()
     def cut(self, cut: Cut) -> None:
@@ -154,15 +157,21 @@ class Worker:
         """What the draft model guesses. Whatever goes wrong with it ends it and nothing else."""
         began = time.monotonic()
         if self._drafter is not None:
-            try:
+            with self._ending_the_drafter():
                 return self._drafter.draft(ask, self._drafts)
-            except (Stopped, MemoryError):
-                raise
-            except Exception as error:  # the draft model's top: a job that it guesses for goes on without
-                self._stage.logger.exception("the draft model failed")
-                self._why_no_drafter, self._drafter = f"{type(error).__name__}: {first_line(error)}"[:500], None
         self._placement.empty_cache()
         return Drafted(ask.epoch, ask.number, (), time.monotonic() - began, failed=self._why_no_drafter)
+
+    @contextmanager
+    def _ending_the_drafter(self) -> Iterator[None]:
+        """The draft model's top: what it guesses for goes on without it."""
+        try:
+            yield
+        except (Stopped, MemoryError):
+            raise
+        except Exception as error:
+            self._stage.logger.exception("the draft model failed")
+            self._why_no_drafter, self._drafter = f"{type(error).__name__}: {first_line(error)}"[:500], None
 
     def serve(self, sweep: Sweep) -> Rows:
         """One pass over all weights for every step of the sweep."""
@@ -202,6 +211,7 @@ class Worker:
         tokens: list[int] = []
         wanted: list[int] = []
         pieces: list[Piece] = []
+        self._branches.clear()  # of the last sweep: the front has said by now which of them were right
         for step in sweep.steps:
             first = len(tokens)
             kv = self._sequence(step)
@@ -218,7 +228,6 @@ class Worker:
 
     def _begin_branches(self, step: Step, kv: SequenceKV) -> list[tuple[int, Branch]]:
         """Where each begins, and its KV."""
-        self._branches.pop(step.sequence, None)
         if not step.branches:
             return []
         assert isinstance(kv, Paged)

@@ -101,6 +101,45 @@ def test_long_texts_are_read_a_piece_at_a_time_and_guessed_when_they_have_been_r
     assert likeliest(reads[2]) == likeliest(asked(drafter(), text(tokens)))
 
 
+def test_a_text_is_gone_on_with_from_what_was_read_of_another_that_begins_alike(drafter: Callable[[], Drafter]) -> None:
+    of, tokens = drafter(), PROMPT
+    texts = [text([*tokens, *range(3, 3 + number)], sequence=number) for number in range(1, 5)]
+    drafted = asked(of, *texts)
+    assert drafted.read_tokens < len(tokens) + 8 and len(drafted.guessed) == 4
+    alone = {each.sequence: asked(drafter(), each).guessed[0] for each in texts}
+    for guessed in drafted.guessed:
+        assert guessed.tokens[:2] == alone[guessed.sequence].tokens[:2]
+
+
+def test_there_are_no_more_forks_than_were_planned(drafter: Callable[[], Drafter], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("potatod.worker.drafter.FORKS", 3)
+    of = drafter()
+    (guessed,) = asked(of, text(PROMPT)).guessed
+    assert guessed.tokens and len(of._texts[1].paths) == 3
+
+
+def test_a_text_with_tokens_that_it_cannot_read_is_left_out(drafter: Callable[[], Drafter]) -> None:
+    """Of two models with one tokenizer the larger may have rows for more."""
+    drafted = asked(drafter(), text([5, 6, VOCABULARY]), text([5, 6, 7], sequence=2))
+    assert [guessed.sequence for guessed in drafted.guessed] == [2]
+
+
+def test_a_card_that_has_not_the_memory_ends_it_only_when_it_never_has(drafter: Callable[[], Drafter], monkeypatch: pytest.MonkeyPatch) -> None:
+    of, run = drafter(), Drafter._pass
+
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    for _ in range(2):
+        monkeypatch.setattr(Drafter, "_pass", exhausted)
+        assert [asked(of, text(PROMPT)).guessed for _ in range(2)] == [(), ()]
+        monkeypatch.setattr(Drafter, "_pass", run)
+        assert asked(of, text(PROMPT)).guessed
+    monkeypatch.setattr(Drafter, "_pass", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        [asked(of, text(PROMPT)) for _ in range(3)]
+
+
 def test_tokens_that_the_target_does_not_know_are_never_guessed(folder: Path, attention: PackedAttention) -> None:
     narrow = Drafter(folder, {"arithmetic": PLAIN.to_json()}, 40, torch.device("cpu"), attention, Spans())
     (guessed,) = asked(narrow, text([5, 6, 7])).guessed

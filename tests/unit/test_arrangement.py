@@ -23,7 +23,9 @@ from .test_plan import banded, model
 MIB = 256
 #: 28 layers of 84 MiB and a head of 120 MiB
 MODEL = model([[2 * MIB, 2 * MIB, *[26 * MIB] * 3 + [2 * MIB]]] * 28, [30 * MIB] * 4)
-NEEDS = SimpleNamespace(kv=KvLayout((KvGroup(None, 28_672),)), max_positions=4096, together="nothing", worker_bytes=300_000_000, draft_bytes=0)
+NEEDS = SimpleNamespace(
+    kv=KvLayout((KvGroup(None, 28_672),)), max_positions=4096, together="nothing", worker_bytes=300_000_000, draft_bytes=0, draft_on_card=(0, 0),
+)  # fmt: skip
 SETTINGS = dataclasses.replace(Settings(), front=dataclasses.replace(Settings().front, max_context=2048, max_sequences=1))
 
 

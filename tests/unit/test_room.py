@@ -58,7 +58,9 @@ def test_a_configured_size_is_taken_as_it_is_where_it_fits(manifest):
     assert pool_bytes(sized(Percent(25)), manifest, 8 * GIB, GIB, GIB) == 2 * GIB
 
 
-NEEDS = SimpleNamespace(kv=KvLayout((KvGroup(None, 1000),)), max_positions=512, together="nothing", worker_bytes=1 << 20, draft_bytes=0)
+NEEDS = SimpleNamespace(
+    kv=KvLayout((KvGroup(None, 1000),)), max_positions=512, together="nothing", worker_bytes=1 << 20, draft_bytes=0, draft_on_card=(0, 0),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,9 @@ def test_a_card_that_is_too_small_or_too_full_is_said(manifest):
 
 
 def test_without_a_configured_size_a_tenth_of_the_card_is_kvs(manifest):
-    needs = SimpleNamespace(kv=KvLayout((KvGroup(None, 1 << 20),)), max_positions=1 << 20, together="nothing", worker_bytes=1 << 20, draft_bytes=0)
+    needs = SimpleNamespace(
+        kv=KvLayout((KvGroup(None, 1 << 20),)), max_positions=1 << 20, together="nothing", worker_bytes=1 << 20, draft_bytes=0, draft_on_card=(0, 0),
+    )  # fmt: skip
     room = share(with_vram(Auto(), max_sequences=1), manifest, Available(4 * GIB, OWN_RESERVE), needs, 0, card=20 * GIB)
     assert room.context == pytest.approx(19 * 1024 / 10, abs=BLOCK)
     assert room.kv_bytes == pytest.approx(1.9 * GIB, rel=0.01)
@@ -183,13 +187,14 @@ def test_where_matrices_are_put_together_two_of_a_layer_have_room_once_more():
 
 
 def test_a_draft_model_takes_its_room_from_the_pool_and_is_named_where_it_does_not_fit(manifest):
-    drafted = SimpleNamespace(**vars(NEEDS) | {"draft_bytes": 1 << 30})
+    drafted = SimpleNamespace(**vars(NEEDS) | {"draft_bytes": 1 << 30, "draft_on_card": (1 << 30, 1 << 20)})
     available = Available(4 * GIB, OWN_RESERVE)
     without, beside = (share(Settings(), manifest, available, needs, 0) for needs in (NEEDS, drafted))
     assert beside.process_bytes == without.process_bytes + GIB and beside.context == without.context
     with pytest.raises(DoesNotFit, match=r"the draft model takes 1.1GB of them"):
         share(Settings(), manifest, Available(GIB, OWN_RESERVE), drafted, 0)
-    on_card = share(with_vram(Auto()), manifest, available, drafted, 0, card=8 * GIB)
-    assert on_card.card_bytes == share(with_vram(Auto()), manifest, available, NEEDS, 0, card=8 * GIB).card_bytes - GIB
+    beside, without = (share(with_vram(Auto()), manifest, available, needs, 0, card=8 * GIB) for needs in (drafted, NEEDS))
+    assert beside.card_bytes == without.card_bytes - GIB
+    assert beside.process_bytes == without.process_bytes + (1 << 20), "rows of the embedding come from RAM"
     with pytest.raises(DoesNotFit, match=r"of which the draft model takes 1.1GB"):
         share(with_vram(Auto()), manifest, available, drafted, 0, card=GIB)

@@ -159,6 +159,9 @@ class Guesses:
     def told(self, drafted: Drafted) -> None:
         assert drafted.number == len(self.asked)
 
+    def restarted(self) -> None:
+        pass
+
     def verified(self, id: int, guesses: Tree, accepted: list[int]) -> dict[str, tuple[int, int]]:
         assert guesses.node(accepted) is not None
         return {}

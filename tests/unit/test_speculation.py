@@ -119,11 +119,27 @@ class TestDraftModel:
         assert 12 <= asked <= 36
 
     def test_one_that_pays_goes_on(self) -> None:
-        speculation = Speculation(5, draft=True)
+        speculation = Speculation(5, lookup=False, draft=True)
         for _ in range(100):
             draft = self.asked(speculation)
             speculation.told(Drafted(1, draft.number, (Guessed(1, (5,), (-1,), (0.5,)),), 0.5))
-            speculation.verified(1, Tree(), [5])
+            speculation.verified(1, speculation.draft([(1, SAID, 9)], 64, free)[1], [5])
+
+    def test_what_was_looked_up_is_not_to_its_credit(self) -> None:
+        speculation, asked = Speculation(5, draft=True), 0
+        for _ in range(200):
+            draft = speculation.ask(1, [self.TEXT], 64, 1.0)
+            if draft is not None:
+                asked += 1
+                speculation.told(Drafted(1, draft.number, (Guessed(1, (9,), (-1,), (0.9,)),), 1.0))
+            speculation.verified(1, speculation.draft([(1, SAID, 9)], 64, free)[1], [5, 6, 7])
+        assert 12 <= asked <= 36, "lookup's guesses are right, its own are not"
+
+    def test_one_that_has_failed_is_asked_again_when_the_engine_was_started_anew(self) -> None:
+        speculation = Speculation(5, draft=True)
+        speculation.told(Drafted(1, self.asked(speculation).number, (), 0.0, failed="it broke"))
+        speculation.restarted()
+        assert self.asked(speculation) and not speculation.failed
 
     def test_one_that_has_failed_is_not_asked(self) -> None:
         speculation = Speculation(5, draft=True)

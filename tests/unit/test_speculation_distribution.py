@@ -50,6 +50,9 @@ class Guesses:
     def told(self, drafted: Drafted) -> None:
         pass
 
+    def restarted(self) -> None:
+        pass
+
     def verified(self, id: int, guesses: Tree, accepted: list[int]) -> dict[str, tuple[int, int]]:
         return {}
 
