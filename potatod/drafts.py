@@ -84,10 +84,7 @@ class Both:
 
 
 def together(model: KvLayout, draft: KvLayout) -> KvLayout:
-    sums: dict[int | None, int] = {}
-    for group in (*model.groups, *draft.groups):
-        sums[group.window] = sums.get(group.window, 0) + group.bytes_per_token
-    groups = tuple(KvGroup(window, size) for window, size in sorted(sums.items(), key=lambda item: item[0] or 0))
+    groups = (*model.groups, *(replace(group, of_draft=True) for group in draft.groups))
     return replace(model, groups=groups, state_bytes=model.state_bytes + draft.state_bytes)
 
 

@@ -42,6 +42,8 @@ class KvGroup:
     window: int | None
     #: all of these layers together
     bytes_per_token: int
+    #: whether these are the draft model's: what is not there of them it reads again
+    of_draft: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,7 @@ class Ledger:
 
     def _reaches(self, held: _Held, length: int) -> bool:
         """Whether what is there is enough to go on behind ``length`` tokens."""
-        groups = zip(self._layout.groups, held.chains, strict=True)
+        groups = [(group, chain) for group, chain in zip(self._layout.groups, held.chains, strict=True) if not group.of_draft]
         return all(index in chain for group, chain in groups for index in range(first_read(group.window, length), blocks(length)))
 
     def fork(self, id: int, of: int, length: int) -> bool:

@@ -75,11 +75,37 @@ def test_a_worker_that_dies_takes_the_draft_model_with_it_and_both_come_back(mod
         assert daemon.ask(*ASKED[0])["token_ids"] == texts[0]
 
 
+@pytest.mark.slow
+def test_a_copy_that_is_damaged_while_it_guesses_ends_the_guessing_and_no_answer(
+    model: Path, probe_cache: Path, texts: list[list[int]], tmp_path: Path
+) -> None:
+    own = shutil.copytree(model, tmp_path / "model")
+    with Daemon(own, probe_cache, *SMALL, "--speculation-draft", "self:int8") as daemon:
+        assert daemon.ask(*ASKED[0])["token_ids"] == texts[0]
+        layer = own / "draft.int8" / "layer.0001.safetensors"
+        data = bytearray(layer.read_bytes())
+        data[-100] ^= 1
+        layer.write_bytes(data)
+        os.kill(daemon.stages()["worker"].pid, signal.SIGKILL)
+        assert daemon.ask(*ASKED[1])["token_ids"] == texts[1]
+        assert "layer.0001" in json.loads(daemon.client("status", "--json").stdout)["queue"]["draft_failed"]
+        assert daemon.log().count("the draft model has failed") == 1
+
+
+def test_a_copy_of_other_weights_is_refused_and_made_anew(model: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(model, tmp_path / "model")
+    (own / "draft.int8" / "copy_of").write_text("another model\n")
+    done = started(own, tmp_path, "self:int8")
+    assert done.returncode == 65 and f"`potatod prepare {own} --draft int8`" in done.stderr, done.stderr
+    assert potatod("prepare", own, "--draft", "int8").stderr.count("has an int8 copy now") == 1
+    assert potatod("prepare", own, "--draft", "int8").stderr.count("nothing to do") == 1
+
+
 def test_the_plan_takes_the_draft_model_s_room_from_the_ram(model: Path, probe_cache: Path) -> None:
     pages = []
-    for draft in ("", "self:int8"):
+    for draft in ("", "self:int8", "self:int4"):
         done = potatod(
-            "plan", model, "--ram", "2GiB", "--disk", "1GB/s", "--json", XDG_CACHE_HOME=str(probe_cache), POTATO_SPECULATION__DRAFT=draft,
+            "plan", model, "--ram", "2GiB", "--disk", "1GB/s", "--json", "--draft", draft, XDG_CACHE_HOME=str(probe_cache),
             POTATO_WORKER__THREADS="1",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -87,6 +113,8 @@ def test_the_plan_takes_the_draft_model_s_room_from_the_ram(model: Path, probe_c
     weights = sum(file.stat().st_size for file in (model / "draft.int8").glob("layer.*"))
     assert pages[0]["draft_bytes"] == 0 and pages[1]["draft_bytes"] > weights
     assert pages[1]["process_bytes"] - pages[0]["process_bytes"] > weights
+    assert [page["draft"] and page["draft"]["made_by"] for page in pages] == [None, None, f"potatod prepare {model} --draft int4"]
+    assert pages[1]["draft"]["recommended"] == (pages[1]["draft"]["with_s_per_token"] < 0.97 * pages[1]["draft"]["without_s_per_token"])
 
 
 def test_a_copy_that_is_not_there_is_exit_66_with_the_command_that_makes_it(model: Path, tmp_path: Path) -> None:
