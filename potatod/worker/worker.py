@@ -14,7 +14,7 @@ import zmq
 
 from potatod import manifest as manifests
 from potatod import wire
-from potatod.errors import InternalError, first_line
+from potatod.errors import InternalError, PotatoError, first_line
 from potatod.machine import cores
 from potatod.messages import Cut, Draft, Drafted, Drop, Fork, LayerDone, Row, Rows, Step, Sweep
 from potatod.pool import Pool
@@ -170,8 +170,9 @@ class Worker:
         except (Stopped, MemoryError):
             raise
         except Exception as error:
-            self._stage.logger.exception("the draft model failed")
-            self._why_no_drafter, self._drafter = f"{type(error).__name__}: {first_line(error)}"[:500], None
+            known = isinstance(error, PotatoError)  # then its sentence says all
+            self._stage.logger.error("the draft model failed", exc_info=not known)
+            self._why_no_drafter, self._drafter = (str(error) if known else f"{type(error).__name__}: {first_line(error)}")[:500], None
 
     def serve(self, sweep: Sweep) -> Rows:
         """One pass over all weights for every step of the sweep."""
