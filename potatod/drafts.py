@@ -20,7 +20,7 @@ from .dtypes import RAW
 from .errors import ConfigError, ModelDataError, NoSuchModel, UnsupportedModel
 from .forms import has_more
 from .keys import SELF
-from .kv_layout import BLOCK, KvGroup, KvLayout
+from .kv_layout import BLOCK, KvLayout
 from .manifest import Manifest, Part, Tensor
 from .plan import sweep_parts
 from .room import Needs, Together, activation_bytes, put_together_bytes

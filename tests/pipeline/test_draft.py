@@ -88,7 +88,8 @@ def test_a_copy_that_is_damaged_while_it_guesses_ends_the_guessing_and_no_answer
         layer.write_bytes(data)
         os.kill(daemon.stages()["worker"].pid, signal.SIGKILL)
         assert daemon.ask(*ASKED[1])["token_ids"] == texts[1]
-        assert "layer.0001.safetensors: the part at offset 4096 is damaged" in json.loads(daemon.client("status", "--json").stdout)["queue"]["draft_failed"]
+        report = json.loads(daemon.client("status", "--json").stdout)["queue"]
+        assert "layer.0001.safetensors: the part at offset 4096 is damaged" in report["draft_failed"]
         assert daemon.text().count("the draft model has failed") == 1
 
 
