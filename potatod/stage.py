@@ -90,7 +90,7 @@ class Stage:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.logger = logging.getLogger(f"potatod.{name}")
         self.stopping = False
-        self._beaten = 0.0
+        self._beaten, self._has_swept = 0.0, False
         self.control = wire.control_wire(self.context, Path(boot.directory), name)
         self.spans = Spans()
 
@@ -105,10 +105,11 @@ class Stage:
         self.control.send(Ready(self.name, os.getpid(), note))
 
     def beat(self, *, sweeps: int = 0, read_bytes: int = 0) -> None:
-        """Called wherever the stage's loop comes by: says about once a second that it lives, and how far it is."""
+        """Called wherever the stage's loop comes by: says about once a second that it lives, and how far it is, and the first sweep at once: what ends
+        an engine before that is another thing than what ends it later."""
         now = time.monotonic()
-        if now - self._beaten >= 1:
-            self._beaten = now
+        if now - self._beaten >= 1 or (sweeps and not self._has_swept):
+            self._beaten, self._has_swept = now, self._has_swept or sweeps > 0
             self.control.send(Counted(self.name, os.getpid(), sweeps, read_bytes))
             if (spans := self.spans.over(now)) is not None:
                 self._traced(spans)

@@ -180,6 +180,7 @@ class Worker:
         self._sweep_number, self._waited_s = sweep.number, 0.0
         rows = self._computed(sweep)
         first, self._sweeps = self._sweeps == 0, self._sweeps + 1
+        self._stage.beat(sweeps=self._sweeps)
         read_bytes = self._all_bytes if first else self._streamed_bytes
         return Rows(
             sweep.epoch, sweep.number, rows or (), time.monotonic() - began, read_bytes, self._arrivals.read_bytes_per_s, self._waited_s,
