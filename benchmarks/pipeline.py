@@ -17,6 +17,7 @@ from typing import Any
 import batching
 import click
 import computing
+import guessing
 import planned
 import random_model
 import speculating
@@ -45,7 +46,9 @@ STREAMING: dict[str, Table] = {
 #: Of a folder for models.
 PLANNED: dict[str, Table] = {"grid": planned.grid, "simulated": planned.simulated, "slowing": planned.slowing}
 #: Of the small model, which is a real one.
-SMALL: dict[str, Table] = {"first_token": streaming.first_token, "lookup": speculating.lookup, "drafted": speculating.drafted}
+SMALL: dict[str, Table] = {
+    "first_token": streaming.first_token, "lookup": speculating.lookup, "drafted": speculating.drafted, "guessed": guessing.guessed,
+}  # fmt: skip
 LIMITED = {*STREAMING, *PLANNED, "lookup", "drafted"}
 
 

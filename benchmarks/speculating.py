@@ -77,21 +77,21 @@ def drafted(model: Path, read: str = "50MB") -> dict[str, Any]:
     model without guesses and with the draft's memory for residents."""
     result: dict[str, Any] = {}
     for percent in NOISES:
-        noisy = _noisy(model, percent)
-        draft = drafts.resident_bytes(manifests.load(drafts.named(noisy, "int4")))
+        folder = noisy(model, percent)
+        draft = drafts.resident_bytes(manifests.load(drafts.named(folder, "int4")))
         flags = ("--front-max-context", "1024", "--front-max-sequences", "1")
         pool = parse_size(POOL)
         rows: dict[str, Any] = {}
-        with Limits(None, parse_size(read), noisy) as limits:
-            with daemon(noisy, *flags, "--pool-size", str(pool + draft), "--speculation-enabled", "false", limits=limits) as off:
+        with Limits(None, parse_size(read), folder) as limits:
+            with daemon(folder, *flags, "--pool-size", str(pool + draft), "--speculation-enabled", "false", limits=limits) as off:
                 plain_s = s_per_token(off.client, PLAIN)
-            with daemon(noisy, *flags, "--pool-size", POOL, "--speculation-draft", "self:int4", limits=limits) as on:
+            with daemon(folder, *flags, "--pool-size", POOL, "--speculation-draft", "self:int4", limits=limits) as on:
                 answer(on.client, 4)
                 for temperature in TEMPERATURES:
                     for name, prompt in PROMPTS.items():
                         s, finished, text = _asked(on, prompt, temperature, DRAFTED)
                         rows[f"{name} T={temperature}"] = row = {
-                            "tokens_per_sweep": _per_sweep(finished), "s_per_token": round(s, 3), "repeats": round(_repeats(text), 2),
+                            "tokens_per_sweep": _per_sweep(finished), "s_per_token": round(s, 3), "repeats": round(repeats(text), 2),
                         }  # fmt: skip
                         click.echo(f"  {percent} % {name} T={temperature}: {row}")
         means: dict[str, Any] = {"plain_s_per_token": round(plain_s, 3), "draft_bytes": draft}
@@ -108,7 +108,7 @@ def drafted(model: Path, read: str = "50MB") -> dict[str, Any]:
     return result | {f"{noise} {key}": value for noise, page in result.items() for key, value in page.items() if key != "rows"}
 
 
-def _noisy(model: Path, percent: int) -> Path:
+def noisy(model: Path, percent: int) -> Path:
     """The model folder with noise on its weights, and a copy in int4 in it; made once."""
     noisy = model.with_name(f"smol-noise-{percent}")
     if not (drafts.named(noisy, "int4") / manifests.NAME).exists():
@@ -118,7 +118,7 @@ def _noisy(model: Path, percent: int) -> Path:
     return noisy
 
 
-def _repeats(text: str) -> float:
+def repeats(text: str) -> float:
     """Share of a text's runs of four words that stood in it before."""
     words = text.split()
     runs = [tuple(words[at : at + 4]) for at in range(len(words) - 3)]

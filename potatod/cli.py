@@ -202,8 +202,8 @@ def plan(
 
     if pcie is not None and vram is None:
         raise UsageError("--pcie is the way to a card that --vram describes: give both")
-    if grid and (as_json or dtypes or (ram, disk, vram) != (None, None, None)):
-        raise UsageError("--grid chooses machines and dtypes itself: it goes with none of --ram, --vram, --disk, --dtype, --json")
+    if grid and (as_json or dtypes or (ram, disk, vram, draft) != (None, None, None, None)):
+        raise UsageError("--grid chooses machines and dtypes itself: it goes with none of --ram, --vram, --disk, --dtype, --draft, --json")
     given = {"[front] max_context": context, "[front] max_sequences": sequences, "[speculation] draft": draft}
     flags = {key: text for key in keys() if (text := given.get(key.label)) is not None}
     settings = sources.gather(file, os.environ, flags).settings

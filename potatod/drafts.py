@@ -28,9 +28,8 @@ from .room import Needs, Together, activation_bytes, put_together_bytes
 #: Of a text the draft model reads so many tokens at a time, at most, and fewer where the scores of attention would take more than these bytes.
 READS_AT_ONCE: Final = 256
 SCORES_BYTES: Final = 32 << 20
-#: Forks of texts that it makes for one draft: each has up to so many blocks of its own in every layer.
-FORKS: Final = 32
-_FORK_BLOCKS: Final = 2
+#: Blocks of KV, in every layer, that it takes for one draft beside those of the texts: a fork has one of its own, and another behind its end.
+FORKED_BLOCKS: Final = 32
 #: Tokens that it computes with at once, at most.
 _ROWS: Final = READS_AT_ONCE + 64
 #: What the folder of a copy begins with, and the file in it that says of which weights it is.
@@ -79,7 +78,7 @@ class Both:
     @property
     def _computing_bytes(self) -> int:
         manifest = self.draft_manifest
-        forks = FORKS * _FORK_BLOCKS * BLOCK * self.draft.kv.bytes_per_token
+        forks = FORKED_BLOCKS * BLOCK * self.draft.kv.bytes_per_token
         return activation_bytes(manifest, _ROWS) + SCORES_BYTES + forks + put_together_bytes(manifest, self.draft.together)
 
 

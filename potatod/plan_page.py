@@ -164,7 +164,7 @@ def _draft(planned: Planned) -> Iterator[str]:
     guessing = draft.guessing
     yield ""
     yield f"One sequence with and without a draft model, at {human_size(planned.outlooks[0].disk_bytes_per_s)}/s:"
-    yield f"  {'without':<12}{_seconds(draft.without_s)}/token; what it takes holds weights"
+    yield f"  {'without':<12}{_seconds(draft.without_s)}/token, and its memory holds weights"
     yield (
         f"  {draft.name:<12}{_seconds(guessing.token_s)}/token: {guessing.tokens:.2g} tokens from a sweep of {_seconds(guessing.sweep_s)} and "
         f"{_seconds(guessing.drafting_s)} of guessing"

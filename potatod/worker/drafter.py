@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from potatod import drafts, schemes
 from potatod import manifest as manifests
-from potatod.drafts import FORKS, READS_AT_ONCE, SCORES_BYTES
+from potatod.drafts import FORKED_BLOCKS, READS_AT_ONCE, SCORES_BYTES
+from potatod.kv_layout import BLOCK
 from potatod.manifest import Manifest, Part
 from potatod.messages import Draft, Drafted, DraftText, Drawn, Guessed
 from potatod.room import vocabulary_of
@@ -276,7 +277,7 @@ class Drafter:
         noise = _Noise(self._vocabulary)
         #: of each node that was looked behind: what has read it, and how much that had read then
         held: dict[tuple[int, int], tuple[_Read, int]] = {}
-        self._forks = 0
+        self._blocks = 0
         nodes = [(text.sequence, ROOT) for text in ready]
         parts = [_goes_on(read := self._texts[text.sequence].read, text.tokens[len(read.tokens) :]) for text in ready]
         while nodes:
@@ -300,13 +301,14 @@ class Drafter:
                     parts.append(_goes_on(goes_on, (tree.tokens[node],)))
 
     def _behind(self, id: int, read: _Read, length: int) -> _Read | None:
-        """What goes on behind that much of what was read: itself where it ends there, else a fork; None where its windows have left that behind, or
-        there are as many forks as were planned."""
-        if len(read.tokens) == length:
-            return read
-        if self._forks == FORKS or not read.kv.reaches(length):
+        """What goes on behind that much of what was read: itself where it ends there, else a fork; None where its windows have left that behind, or as
+        many blocks as were planned are taken."""
+        goes_on, begins = len(read.tokens) == length, length % BLOCK == 0
+        if (self._blocks == FORKED_BLOCKS and (begins or not goes_on)) or not (goes_on or read.kv.reaches(length)):
             return None
-        self._forks += 1
+        self._blocks += begins or not goes_on
+        if goes_on:
+            return read
         fork = _Read(read.tokens[:length], read.kv.fork(length))
         self._texts[id].paths.append(fork)
         return fork

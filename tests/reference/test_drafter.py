@@ -112,10 +112,12 @@ def test_a_text_is_gone_on_with_from_what_was_read_of_another_that_begins_alike(
 
 
 def test_there_are_no_more_forks_than_were_planned(drafter: Callable[[], Drafter], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("potatod.worker.drafter.FORKS", 3)
+    monkeypatch.setattr("potatod.worker.drafter.FORKED_BLOCKS", 3)
     of = drafter()
-    (guessed,) = asked(of, text(PROMPT)).guessed
+    (guessed,) = asked(of, text(PROMPT[:60])).guessed
     assert guessed.tokens and len(of._texts[1].paths) == 3
+    (guessed,) = asked(of, text(PROMPT * 2, sequence=2)).guessed
+    assert guessed.tokens and len(of._texts[2].paths) <= 3, "behind its end there is a block more"
 
 
 def test_a_text_with_tokens_that_it_cannot_read_is_left_out(drafter: Callable[[], Drafter]) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from potatod import cli, outline, plan_grid, plan_page, planning, rates
+from potatod import cli, draft_forecast, outline, plan_grid, plan_page, planning, rates
+from potatod import manifest as manifests
 from potatod.config import Settings
-from potatod.errors import DoesNotFit
+from potatod.errors import DoesNotFit, UnsupportedModel
 from potatod.kv_layout import KvGroup, KvLayout
 from potatod.outline import Outline
 from potatod.planning import Machine
@@ -240,3 +241,54 @@ def test_what_was_measured_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(asked) == 3
     assert rates.disk(tmp_path, Settings(), told.append, anew=True) == 1e9
     assert len(asked) == 4
+
+
+class TestDraft:
+    @pytest.fixture(autouse=True)
+    def known(self, known: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A copy in int4 is a sixteenth of the model."""
+        small = model([[2 * MIB]] * 28, [MIB])
+        for name, value in {"architecture": "LlamaForCausalLM", "dtype": "bfloat16", "layers": 28, "files": {"x": 1}, "tied": False}.items():
+            monkeypatch.setattr(small, name, value, raising=False)
+        small.shards.append(manifests.Shard("embed", None, (manifests.Part("embed", 0, MIB, "0" * 16, ()),)))
+        whole = outline.of("m", "auto", None, Settings())
+        copy = dataclasses.replace(whole, manifest=small)
+        monkeypatch.setattr(outline, "of", lambda _source, dtype, *_: copy if dtype == "int4" else whole)
+        monkeypatch.setattr(manifests, "shapes_of", lambda shard: {"w": (1024, 1024)})
+
+    def planned(self, ram: int) -> planning.Planned:
+        settings = dataclasses.replace(Settings(), speculation=dataclasses.replace(Settings().speculation, draft="self:int4"))
+        return planning.make("m", settings, Machine(ram=ram, disk=5e8))
+
+    def test_it_is_recommended_where_weights_stream(self) -> None:
+        planned = self.planned(2_500_000_000)
+        draft = planned.draft
+        assert draft is not None and draft.pays and draft.guessing.tokens > 5
+        without = planning.make("m", Settings(), Machine(ram=2_500_000_000, disk=5e8))
+        assert draft.without_s == without.outlooks[0].forecasts[0].token_s < planned.outlooks[0].forecasts[0].token_s, "its memory held weights"
+        assert draft.made_by == "potatod prepare FOLDER --draft int4"
+        page = plan_page.as_text(planned)
+        assert 'Recommended: [speculation] draft = "self:int4", made by `potatod prepare FOLDER --draft int4`.' in page
+        assert json.loads(plan_page.as_json(planned))["draft"]["recommended"] is True
+
+    def test_and_not_where_nothing_streams_and_rows_are_dear(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rates, "compute", lambda *_, **__: Computing(((1, 10e9), (16, 0.7e9)), 0.0005, None, "cpu"))
+        planned = self.planned(16_000_000_000)
+        assert planned.draft is not None and not planned.draft.pays
+        assert 'Recommended: no draft model, [speculation] draft = "".' in plan_page.as_text(planned)
+
+    def test_a_family_whose_states_cannot_be_taken_back_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        states = dataclasses.replace(outline.of("m", "auto", None, Settings()), kv=KvLayout((KvGroup(None, 28_672),), forks=False))
+        monkeypatch.setattr(outline, "of", lambda *_: states)
+        with pytest.raises(UnsupportedModel, match="cannot be taken back"):
+            self.planned(2_500_000_000)
+
+
+def test_guesses_go_as_far_as_makes_a_token_the_shortest() -> None:
+    def free(rows: int) -> float:
+        return 1.0
+
+    short, long = (draft_forecast.best(free, round_s, 64, 64) for round_s in (lambda nodes: 0.2, lambda nodes: 0.01 * nodes))
+    assert short.tokens < long.tokens < 1 / (1 - 0.88)
+    assert draft_forecast.best(free, lambda nodes: 0.01, 3, 64).tokens <= 1 + 0.88 + 0.88**2 + 0.88**3
+    assert draft_forecast.best(lambda rows: float(rows), lambda nodes: 0.01, 64, 64).tokens == 1, "where a row costs a sweep nothing is guessed"
