@@ -28,7 +28,7 @@ from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, Ge
 from potatod import pool, wire
 from potatod.config import build
 from potatod.kv_layout import KvGroup, KvLayout
-from potatod.messages import Counted, Cut, Drop, Engine, Failed, Fork, LayerDone, Ready, Row, Rows, StageProcess, Stop, Sweep
+from potatod.messages import Counted, Cut, Draft, Drafted, Drop, Engine, Failed, Fork, LayerDone, Ready, Row, Rows, StageProcess, Stop, Sweep
 from potatod.room import logits_rows
 from potatod.stage import Boot
 
@@ -76,9 +76,11 @@ def logits(tokens: list[int]) -> np.ndarray:
 class Worker(threading.Thread):
     """One engine: serves sweeps as the real worker does, and stops at a step that does not go on where its KV ends."""
 
-    def __init__(self, front: Front, epoch: int, delay_s: float) -> None:
+    def __init__(self, front: Front, epoch: int, delay_s: float, drafter: Callable[[Draft], Drafted] | None) -> None:
+        """``drafter`` answers when a draft is asked for; it may die of it."""
         super().__init__(daemon=True)
         self.delay_s = delay_s
+        self.drafter = drafter
         self.kv: dict[int, list[int]] = {}
         #: tokens that were known in each sequence's last step, and its branches
         self.guessed: dict[int, tuple[int, list[list[int]]]] = {}
@@ -113,6 +115,10 @@ class Worker(threading.Thread):
                 elif isinstance(message, Fork):
                     self.forks.append(message)
                     self.kv[message.sequence] = self.kv[message.of][: message.length]
+                elif isinstance(message, Draft):
+                    assert self.drafter is not None
+                    ours.send(Drafted(self._epoch - 1, message.number, (), 0.0))  # of an engine long gone
+                    ours.send(self.drafter(message))
                 elif isinstance(message, Sweep):
                     self._serve(ours, message)
         finally:
@@ -216,9 +222,9 @@ class Front:
         )
         self.control.send(b"front", Engine(self.epoch, state, max(0, self.epoch - 1), why, stages))
 
-    def engine_up(self, delay_s: float = 0.0) -> Worker:
+    def engine_up(self, delay_s: float = 0.0, drafter: Callable[[Draft], Drafted] | None = None) -> Worker:
         self.epoch += 1
-        self.worker = Worker(self, self.epoch, delay_s)
+        self.worker = Worker(self, self.epoch, delay_s, drafter)
         self.tell("up")
         return self.worker
 
@@ -340,6 +346,7 @@ def front(
     socket: str | None = None,
     program: list[str] | None = None,
     speculation: bool = True,
+    draft: bool = False,
     **limits: int,
 ) -> Front:
     """A started front; it may not be ready. ``limits`` are keys of [front]."""
@@ -347,8 +354,9 @@ def front(
     byte_tokenizer(directory / "model")
     values: dict[tuple[str, str], Any] = {("front", key): value for key, value in limits.items()}
     values["speculation", "enabled"] = speculation
+    values["speculation", "draft"] = "self:int4" if draft else ""
     values["front", "socket"] = socket or f"ipc://{directory}/front.sock"
-    verdict = {**VERDICT, "max_context": max_context, "prefill_chunk": prefill_chunk, "kv_bytes": kv_bytes}
+    verdict = {**VERDICT, "max_context": max_context, "prefill_chunk": prefill_chunk, "kv_bytes": kv_bytes, "draft": {} if draft else None}
     boot = Boot(1, str(directory), str(directory / "model"), build(values), None, verdict)
     return Front(directory, boot, program)
 
