@@ -27,10 +27,12 @@ SOURCES: Final = (LOOKUP, DRAFT)
 #: What is thought of guesses behind a stretch of so many tokens and more before any was verified, and as how many guesses that counts.
 _PRIOR: Final = {16: 0.9, 8: 0.8, 4: 0.6, 3: 0.5, 2: 0.35}
 _PRIOR_WEIGHS: Final = 4.0
-#: Ways to go on that are looked up; the second and later ones are as likely as what is found behind the shortest stretch.
+#: Ways to go on that are looked up; the second and later ones are as likely as what is found behind the shortest stretch. And what goes on with what
+#: is copied, with the changes that were made before.
 WAYS: Final = 3
 _OTHER_WAY: Final = 0
-_OTHER_PRIOR: Final = 0.2
+_COPIED: Final = -1
+_OTHER_PRIORS: Final = {_OTHER_WAY: 0.2, _COPIED: 0.5}
 #: What was learned longer ago counts less, by this factor for each guess since.
 _FORGETS: Final = 0.995
 #: A guess less likely than this is not worth a row even where rows are free.
@@ -105,7 +107,7 @@ class Speculation:
         self._looks_up = lookup
         self._has_draft = draft
         self._chances = {length: Chance(_PRIOR[length] * _PRIOR_WEIGHS, _PRIOR_WEIGHS) for length in _PRIOR}
-        self._chances[_OTHER_WAY] = Chance(_OTHER_PRIOR * _PRIOR_WEIGHS, _PRIOR_WEIGHS)
+        self._chances |= {kind: Chance(prior * _PRIOR_WEIGHS, _PRIOR_WEIGHS) for kind, prior in _OTHER_PRIORS.items()}
         self._texts: dict[int, _Text] = {}
         self.counts = Counts()
         self.by_source = {source: Counts() for source in SOURCES}
@@ -182,12 +184,12 @@ class Speculation:
     def _grown(self, id: int, tokens: Sequence[int], room: int) -> Tree:
         text = self._texts.setdefault(id, _Text())
         text.tree, text.paths = Tree(), []
-        for number, (guesses, length) in enumerate(text.lookup.propose(tokens, room, WAYS) if self._looks_up else ()):
-            chance = self._chances[_OTHER_WAY if number else max(least for least in _PRIOR if least <= length)]
-            text.paths.append((guesses, chance))
+        for number, way in enumerate(text.lookup.propose(tokens, room, WAYS) if self._looks_up else ()):
+            chance = self._chances[_COPIED if not way.length else _OTHER_WAY if number else max(least for least in _PRIOR if least <= way.length)]
+            each = chance.value if number == 0 or not way.length else self._behind(way.length)
+            text.paths.append((way.tokens, chance))
             # of the other ways each has what is left over by those before it; behind its first token it is as good as any
-            text.tree.add_path(guesses, [chance.value * self._behind(length) ** place if number else chance.value ** (place + 1)
-                                         for place in range(len(guesses))], LOOKUP)  # fmt: skip
+            text.tree.add_path(way.tokens, [chance.value * each**place for place in range(len(way.tokens))], LOOKUP)
         if (guessed := self._guessed.get(id)) is not None:
             text.tree.merge(guessed)
         return text.tree
@@ -206,7 +208,7 @@ class Speculation:
                 if guesses.node(path[: place + 1]) is None:
                     break  # it was not computed
                 right = place < len(accepted) and accepted[place] == token
-                if number == 0 or place == 0:
+                if number == 0 or place == 0 or chance is self._chances[_COPIED]:
                     chance.learn(right)
                 if not right:
                     break
