@@ -7,15 +7,17 @@ Where a card computes, KV and what a sweep computes with lie in its memory, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
+from . import forms
 from .config import Settings
 from .dtypes import RAW
 from .errors import ConfigError, DoesNotFit
 from .kv_layout import BLOCK, KvLayout
-from .manifest import Manifest, shapes_of, values_bytes
+from .manifest import Manifest, Tensor, shapes_of, values_bytes
 from .memory import Available
 from .plan import smallest_pool, sweep_parts
 from .sizes import Auto, Percent, human_size
@@ -60,8 +62,9 @@ _BRANCH_BLOCKS: Final = 2
 _LOOKED_UP: Final = 2
 
 
-#: What of a layer's matrices is put together at the same time, to be multiplied with.
-Together = Literal["nothing", "matrix", "layer"]
+#: What is put together to be multiplied with: matrices that lie in several places; and what is bf16 written in another way, a matrix at a time; and all
+#: of a layer that is stored in another scheme than its dtype's own.
+Together = Literal["nothing", "bands", "matrix", "layer"]
 
 
 class Needs(Protocol):
@@ -210,23 +213,33 @@ def activation_bytes(manifest: Manifest, tokens: int) -> int:
 
 
 def put_together_bytes(manifest: Manifest, what: Together) -> int:
-    """Of what a layer's matrices take that are put together to be computed with: those that are stored in another scheme than their dtype's own, all
-    of them or the largest, and of the others the two largest that come in bands, since one may be resident in part and another lie around the
-    ring's end."""
+    """Of what a layer's matrices take that are put together to be computed with: of those that come in bands the two largest, since one may be
+    resident in part and another lie around the ring's end, and what becomes values first."""
     if what == "nothing":
         return 0
+
+    def decoded(tensors: Iterable[Tensor]) -> int:
+        """By name: a matrix may come in bands."""
+        sizes: dict[str, int] = {}
+        for tensor in tensors:
+            if forms.exact(tensor.scheme) if what == "matrix" else what == "layer" and tensor.scheme != RAW:
+                sizes[tensor.name] = sizes.get(tensor.name, 0) + values_bytes(tensor)
+        return max(sizes.values(), default=0) if what == "matrix" else sum(sizes.values())
+
     most = 0
-    for shard in manifest.shards:
+    for shard in (shard for shard in manifest.shards if shard.kind == "layer"):
         banded: dict[str, int] = {}
-        decoded: dict[str, int] = {}
-        for tensor in (tensor for part in shard.parts for tensor in part.tensors if shard.kind == "layer"):
-            if tensor.scheme != RAW:
-                decoded[tensor.name] = decoded.get(tensor.name, 0) + values_bytes(tensor)
-            elif tensor.first_row is not None:
+        tensors = [tensor for part in shard.parts for tensor in part.tensors]
+        for tensor in tensors:
+            if tensor.scheme == RAW and tensor.first_row is not None:
                 banded[tensor.name] = banded.get(tensor.name, 0) + tensor.length
-        sizes = decoded.values()
-        most = max(most, (sum(sizes) if what == "layer" else max(sizes, default=0)) + sum(sorted(banded.values())[-2:]))
-    return most
+        most = max(most, decoded(tensors) + sum(sorted(banded.values())[-2:]))
+    head = {part.file for shard in manifest.shards if shard.kind == "head" for part in shard.parts}
+    stops: dict[int, list[Tensor]] = {}
+    for stop, part in sweep_parts(manifest) if head else ():
+        if part.file in head:
+            stops.setdefault(stop, []).extend(part.tensors)
+    return max(most, *map(decoded, stops.values()), 0)
 
 
 def tokenizer_bytes(folder: Path) -> int:

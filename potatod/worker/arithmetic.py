@@ -89,9 +89,10 @@ def would_put_together(stored: Collection[str]) -> Together:
 
 
 def _together(stored: Collection[str], ours: Collection[str], decodes: bool) -> Together:
-    if all(scheme in ours or not (scheme == RAW or forms.exact(scheme)) for scheme in stored):
-        return "nothing"
-    return "matrix" if decodes else "layer"
+    theirs = [scheme for scheme in stored if scheme not in ours]
+    if any(forms.exact(scheme) for scheme in theirs):
+        return "matrix" if decodes else "layer"
+    return "bands" if RAW in theirs else "nothing"
 
 
 def better_than_torch() -> bool:
