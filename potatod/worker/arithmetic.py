@@ -42,7 +42,7 @@ class Arithmetic:
     def together(self, stored: Collection[str]) -> Together:
         """What of matrices ``stored`` in these schemes is put together to be multiplied with: our own product takes any of them piece by piece, and
         torch's those that become values a few rows at a time."""
-        return _together(stored, self.product.codes if self.product is not None else (), self.decoded is not None)
+        return _together(stored, self.product.codes if self.product is not None else ())
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -85,13 +85,13 @@ def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.d
 
 def would_put_together(stored: Collection[str]) -> Together:
     """What :func:`find` would find for a cpu, as :meth:`Arithmetic.together` says it."""
-    return _together(stored, stored if better_than_torch() else (), native.runs_here())
+    return _together(stored, stored if better_than_torch() else ())
 
 
-def _together(stored: Collection[str], ours: Collection[str], decodes: bool) -> Together:
+def _together(stored: Collection[str], ours: Collection[str]) -> Together:
     theirs = [scheme for scheme in stored if scheme not in ours]
     if any(forms.exact(scheme) for scheme in theirs):
-        return "matrix" if decodes else "layer"
+        return "matrix"
     return "bands" if RAW in theirs else "nothing"
 
 

@@ -101,14 +101,22 @@ class Banded(torch.Tensor):
         if self._whole is None or self._lent != self._scratch.lent:
             first = self.pieces[0]
             nbytes = self.numel() * first.dtype.itemsize
-            whole = self._scratch.take(nbytes, first.lies.device).view(first.dtype).view(-1, *first.shape[1:])
-            at = 0
-            for piece in (some for every in self.pieces for some in every.some()):
-                whole[at : at + piece.shape[0]] = piece.values().detach()
-                at += piece.shape[0]
+            whole = self._put_into(self._scratch.take(nbytes, first.lies.device).view(first.dtype).view(-1, *first.shape[1:]))
             self._lent = self._scratch.lent
             self._whole = whole.requires_grad_()  # places.py, NOTE [ parameters that require gradients ]
         return self._whole
+
+    def values(self) -> torch.Tensor:
+        """The same in memory of its own."""
+        first = self.pieces[0]
+        return self._put_into(torch.empty(tuple(self.shape), dtype=first.dtype, device=first.lies.device))
+
+    def _put_into(self, whole: torch.Tensor) -> torch.Tensor:
+        at = 0
+        for piece in (some for every in self.pieces for some in every.some()):
+            whole[at : at + piece.shape[0]] = piece.values().detach()
+            at += piece.shape[0]
+        return whole
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -126,9 +134,11 @@ def memory_of(weight: torch.Tensor) -> list[torch.Tensor]:
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """``torch.nn.functional.linear``; of a matrix in another scheme some rows' values at a time, so that those of the whole are never there. But what
-    is bf16 written in another way is to have the bits of bf16, and those depend on the whole."""
-    if type(weight) is not Banded or any(piece.scheme == "raw" or forms.exact(piece.scheme) for piece in weight.pieces):
+    is bf16 written in another way is to have the bits of bf16, and those depend on the whole: that is there for as long as it takes."""
+    if type(weight) is not Banded or any(piece.scheme == "raw" for piece in weight.pieces):
         return functional.linear(x, weight, bias)
+    if any(forms.exact(piece.scheme) for piece in weight.pieces):
+        return functional.linear(x, weight.values(), bias)
     outs, at = [], 0
     for piece in (some for every in weight.pieces for some in every.some()):
         end = at + piece.shape[0]
