@@ -79,7 +79,10 @@ def _first(
     return next((out for attempt in attempts if (out := attempt(x, weight, bias)) is not None), None)
 
 
-def _linear(attempts: tuple[Independent, ...], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def linear_by(
+    attempts: tuple[Independent, ...], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``torch.nn.functional.linear`` by the first of these that can give it, and torch's own where none can."""
     out = _first(attempts, x, weight, bias)
     return banded.linear(x, weight, bias) if out is None else out
 
@@ -89,7 +92,7 @@ def choose(
 ) -> Kernels:
     """The kernels of that name; ``batching`` and ``arithmetic`` are what the probe found."""
     attempts = _attempts(arithmetic, arithmetic.groupings if name == "invariant" else None)
-    linear: Linear = functional.linear if name == "reference" else partial(_linear, attempts) if attempts else banded.linear
+    linear: Linear = functional.linear if name == "reference" else partial(linear_by, attempts) if attempts else banded.linear
     if batching != "packed":
         return Kernels(Abreast(device, config, CUTS[batching]), linear)
     if name == "reference":

@@ -20,7 +20,6 @@ import torch
 from potatod import forms, machine
 from potatod.errors import InternalError
 
-from . import banded
 from .banded import Banded, Piece
 from .rows import unwatched
 
@@ -97,11 +96,6 @@ class Product:
             if bias is not None and bias.shape != (sum(piece.shape[0] for piece in pieces),):
                 return None  # torch says what is wrong with it
             return self.by_pieces(input, pieces, bias)
-
-    def linear(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """:meth:`attempt`, and torch's own where that is None."""
-        out = self.attempt(input, weight, bias)
-        return banded.linear(input, weight, bias) if out is None else out
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """(…, in) and (out, in), contiguous, → (…, out); bias (out) or None."""

@@ -164,12 +164,12 @@ class Worker:
 
     @contextmanager
     def _ending_the_drafter(self) -> Iterator[None]:
-        """The draft model's top: what it guesses for goes on without it."""
+        """Whatever goes wrong in here ends the draft model and nothing else."""
         try:
             yield
         except (Stopped, MemoryError):
             raise
-        except Exception as error:
+        except Exception as error:  # the draft model's top: a job that it guesses for goes on without
             known = isinstance(error, PotatoError)  # then its sentence says all
             self._stage.logger.error("the draft model failed", exc_info=not known)
             self._why_no_drafter, self._drafter = (str(error) if known else f"{type(error).__name__}: {first_line(error)}")[:500], None

@@ -16,6 +16,7 @@ from potatod.schemes import GGML
 from potatod.worker import elf, microkernel, native
 from potatod.worker.banded import Banded, Piece, Scratch, linear
 from potatod.worker.decoded import Decoded
+from potatod.worker.kernels import linear_by
 from potatod.worker.native import Product
 from potatod.worker.rows import Grouping, linear_in_groups
 
@@ -125,7 +126,7 @@ def test_a_bias_and_pieces_in_several_schemes(scheme):
     bias = torch.randn(97).bfloat16()
     x = rows_of(4, 256)
     ours = product(scheme, "int8")
-    together = ours.linear(x, Banded.of([one, other], Scratch()), bias)
+    together = linear_by((ours.attempt,), x, Banded.of([one, other], Scratch()), bias)
     assert torch.equal(together, torch.cat([ours.by_pieces(x, [one], bias[:37]), ours.by_pieces(x, [other], bias[37:])], dim=1))
 
 
@@ -141,7 +142,7 @@ def test_without_our_code_values_are_taken_piece_by_piece(scheme):
     expected = functional.linear(x, piece.values())
     assert torch.equal(linear(x, banded), torch.cat([expected, expected], dim=1))
     assert banded._whole is None
-    assert torch.equal(product("raw").linear(x, banded), linear(x, banded)), "a product that has no code for it"
+    assert torch.equal(linear_by((product("raw").attempt,), x, banded), linear(x, banded)), "a product that has no code for it"
     assert torch.equal(banded.together().detach(), torch.cat([piece.values(), piece.values()]))
 
 
