@@ -22,6 +22,7 @@ from .decoded import Decoded
 from .native import Product
 from .native_attention import NativeAttention
 from .rows import Grouping, find_groupings
+from .steps import StepsCode
 
 Shape = tuple[int, int]
 
@@ -36,6 +37,8 @@ class Arithmetic:
     product: Product | None = None
     #: attention of all sequences at once; None where torch's products are the faster
     attention: NativeAttention | None = None
+    #: what computes whole decoder layers with our product, where their code is known; None where torch's product is the faster
+    steps: StepsCode | None = None
     #: what decodes matrices for torch's product, where that is the faster for what they hold; None where there are none
     decoded: Decoded | None = None
 
@@ -51,6 +54,7 @@ class Arithmetic:
             "codes": {scheme: base64.b64encode(code).decode() for scheme, code in self.product.codes.items()} if self.product else {},
             "dtype": str(self.product.dtype).removeprefix("torch.") if self.product else "",
             "decoding": {scheme: base64.b64encode(code).decode() for scheme, code in self.decoded.codes.items()} if self.decoded else {},
+            "steps": base64.b64encode(self.steps.code).decode() if self.steps else "",
             "attention": [base64.b64encode(self.attention.code).decode(), str(self.attention.dtype).removeprefix("torch.")] if self.attention else [],
         }
 
@@ -60,8 +64,9 @@ class Arithmetic:
         codes = {scheme: base64.b64decode(code) for scheme, code in page["codes"].items()}
         product = Product(codes, getattr(torch, page["dtype"])) if codes else None
         attention = NativeAttention(base64.b64decode(page["attention"][0]), getattr(torch, page["attention"][1])) if page["attention"] else None
+        steps = StepsCode(base64.b64decode(page["steps"]), getattr(torch, page["dtype"])) if page["steps"] else None
         decoding = {scheme: base64.b64decode(code) for scheme, code in page["decoding"].items()}
-        return cls(groupings, page["tile"], product, attention, Decoded(decoding) if decoding else None)
+        return cls(groupings, page["tile"], product, attention, steps, Decoded(decoding) if decoding else None)
 
 
 #: torch's own, however the rows come.
@@ -80,7 +85,8 @@ def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.d
     groupings = find_groupings(others, dtype, device) if name == "invariant" else {}
     attention = _attention(dtype) if device.type == "cpu" and better_than_torch() else None
     exact = sorted(as_torch - {RAW})
-    return Arithmetic(groupings, find_tile(dtype, device), product, attention, _decoded(exact) if exact and here else None)
+    steps = _steps(dtype) if product is not None else None
+    return Arithmetic(groupings, find_tile(dtype, device), product, attention, steps, _decoded(exact) if exact and here else None)
 
 
 def would_put_together(stored: Collection[str]) -> Together:
@@ -105,6 +111,12 @@ def _attention(dtype: torch.dtype) -> NativeAttention:
     from . import attention_code  # as below
 
     return NativeAttention(attention_code.compiled(str(dtype).removeprefix("torch.")), dtype)
+
+
+def _steps(dtype: torch.dtype) -> StepsCode:
+    from . import steps_code  # as below
+
+    return StepsCode(steps_code.compiled(str(dtype).removeprefix("torch.")), dtype)
 
 
 def _product(dtype: torch.dtype, schemes: Sequence[str]) -> Product:

@@ -33,6 +33,7 @@ from potatod.kv_layout import BLOCK
 
 from . import cpu
 from .kv import AsTransformers, Batch, PackedKV, Piece
+from .likeness import same_code
 from .rows import unwatched
 
 #: What models are told their attention is called.
@@ -262,9 +263,7 @@ def _computing_dtype(x: torch.Tensor) -> torch.dtype:
 
 @functools.cache
 def _attends_as_llama(eager: Callable[..., Any]) -> bool:
-    """Whether it is the same code: transformers writes this function anew into every family's file, most of them alike."""
-    code, llama = eager.__code__, modeling_llama.eager_attention_forward.__code__
-    return (code.co_code, code.co_consts, code.co_names) == (llama.co_code, llama.co_consts, llama.co_names)
+    return same_code(eager, modeling_llama.eager_attention_forward)
 
 
 def find_tile(dtype: torch.dtype, device: torch.device) -> int:

@@ -25,7 +25,8 @@ from llvmlite.ir import Value
 from potatod.kv_layout import BLOCK
 
 from . import emit, microkernel
-from .emit import FLOAT, FLOATS, HALF, INT32, INT64, INTS, VOID, alike, least, load, loop, splat
+from .emit import FLOAT, FLOATS, INT32, INT64, INTS, VOID, alike, least, load, loop, splat
+from .exponential import Exponential
 from .native import LANES
 from .native_attention import ITEM, KEYS, QUERIES, Attend
 from .numbers import NUMBERS
@@ -33,10 +34,6 @@ from .numbers import NUMBERS
 _ENTRY: Final = "attend"
 #: Queries of a tile, and vectors of keys or of dimensions that it takes at a time: their sums, and what they are made of, fit sixteen registers.
 TILES: Final = ((6, 2), (4, 2), (2, 4), (1, 8))
-#: exp(x) for x ≤ 0: below the first it is 0 in fp32; ln 2 in two parts; a polynomial of exp(r) − 1 − r over r², |r| ≤ ln 2 / 2 (Cephes, expf).
-_LOWEST: Final = -87.33654
-_LN2: Final = (0.693359375, -2.12194440e-4)
-_POLYNOMIAL: Final = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
 @cache
@@ -51,10 +48,9 @@ class _Code:
         self.module = ir.Module(_ENTRY)
         self.module.triple = llvm.get_process_triple()
         self._fma = ir.Function(self.module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fma.v{LANES}f32")
-        self._floor = ir.Function(self.module, ir.FunctionType(FLOATS, [FLOATS]), f"llvm.floor.v{LANES}f32")
+        self._exp = Exponential(self.module, self._fma)
         self._scores = {queries: self._score_tile(queries, vectors) for queries, vectors in TILES}
         self._values = {queries: {some: self._value_tile(queries, some) for some in {min(vectors, 4), 1}} for queries, vectors in TILES}
-        self._dtype = dtype
         kinds = {"scaling": FLOAT, "queries": FLOAT.as_pointer(), "out": number.kind.as_pointer(), "scratch": FLOAT.as_pointer()}
         call = ir.LiteralStructType([kinds.get(name, INT64.as_pointer() if name in ("items", "blocks") else INT64) for name, *_ in Attend._fields_])
         function = ir.Function(self.module, ir.FunctionType(VOID, [call.as_pointer()]), _ENTRY)
@@ -272,7 +268,7 @@ class _Code:
         b.store(alike(FLOAT, 0.0), total)
 
         def compare(i: Value) -> None:
-            scaled = self._as_stored(b.fmul(self._as_stored(load(b, b.gep(scores, [i]), FLOAT)), scaling))
+            scaled = self._number.stored(b, b.fmul(self._number.stored(b, load(b, b.gep(scores, [i]), FLOAT)), scaling))
             _put(b, scores, i, scaled)
             value = b.select(seen(i), scaled, alike(FLOAT, float("-inf")))
             before = b.load(most)
@@ -287,39 +283,17 @@ class _Code:
         top = splat(b, highest)
 
         def weigh(i: Value) -> None:
-            weight = b.select(seen(i), self._exp(b.fsub(load(b, b.gep(scores, [i]), FLOAT), top)), alike(FLOAT, 0.0))
+            weight = b.select(seen(i), self._exp(b, b.fsub(load(b, b.gep(scores, [i]), FLOAT), top)), alike(FLOAT, 0.0))
             _put(b, scores, i, weight)
             b.store(b.fadd(b.load(total), weight), total)
 
         loop(b, INT64(0), whole, LANES, weigh)
         every = splat(b, emit.total(b, b.load(total)))
-        loop(b, INT64(0), whole, LANES, lambda i: _put(b, scores, i, self._as_stored(b.fdiv(load(b, b.gep(scores, [i]), FLOAT), every))))
 
-    def _as_stored(self, values: Value) -> Value:
-        """fp32 that the dtype holds: to nearest, ties to even; a NaN stays one."""
-        b = self._b
-        if self._dtype == "float32":
-            return values
-        if self._dtype == "float16":
-            return b.fpext(b.fptrunc(values, ir.VectorType(HALF, LANES)), FLOATS)
-        bits = b.bitcast(values, INTS)
-        up = b.add(alike(INT32, 0x7FFF), b.and_(b.lshr(bits, alike(INT32, 16)), alike(INT32, 1)))
-        rounded = b.bitcast(b.and_(b.add(bits, up), alike(INT32, -65536)), FLOATS)
-        return b.select(b.fcmp_unordered("uno", values, values), values, rounded)
+        def divide(i: Value) -> None:
+            _put(b, scores, i, self._number.stored(b, b.fdiv(load(b, b.gep(scores, [i]), FLOAT), every)))
 
-    def _exp(self, x: Value) -> Value:
-        """Of no more than 0; a NaN stays one."""
-        b = self._b
-        x = b.select(b.fcmp_ordered("<", x, alike(FLOAT, _LOWEST)), alike(FLOAT, _LOWEST), x)
-        n = b.call(self._floor, [b.call(self._fma, [x, alike(FLOAT, 1.44269504088896341), alike(FLOAT, 0.5)])])
-        r = b.call(self._fma, [n, alike(FLOAT, -_LN2[0]), x])
-        r = b.call(self._fma, [n, alike(FLOAT, -_LN2[1]), r])
-        p = alike(FLOAT, _POLYNOMIAL[0])
-        for coefficient in _POLYNOMIAL[1:]:
-            p = b.call(self._fma, [p, r, alike(FLOAT, coefficient)])
-        y = b.fadd(b.call(self._fma, [p, b.fmul(r, r), r]), alike(FLOAT, 1.0))
-        power = b.bitcast(b.shl(b.add(b.fptosi(n, INTS), alike(INT32, 127)), alike(INT32, 23)), FLOATS)
-        return b.fmul(y, power)
+        loop(b, INT64(0), whole, LANES, divide)
 
 
 def _put(b: Builder, pointer: Value, index: Value, values: Value) -> None:

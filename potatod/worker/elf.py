@@ -1,7 +1,7 @@
 """The machine code of an object file with the constants that it refers to, in one piece that can lie anywhere.
 
 A compiler keeps constants in sections of their own, and leaves the distances to them to a linker. There is none here, and what is left to do is a
-table of sums: where the code says "from here to that constant", the distance is filled in.
+table of sums: where the code says "from here to that constant", or a table says "from here to that code", the distance is filled in.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ def linked(obj: bytes) -> bytes:
             places[number] = len(out)
             out += obj[headers[number][4] :][: headers[number][5]]
     for header in headers:
-        if header[1] != _RELOCATIONS or header[7] != text:
+        if header[1] != _RELOCATIONS or header[7] not in places:
             continue
+        own = places[header[7]]
         symbols = headers[header[6]]
         for offset, info, addend in _RELOCATION.iter_unpack(obj[header[4] :][: header[5]]):
             _, _, _, section, value, _ = _SYMBOL.unpack_from(obj, symbols[4] + (info >> 32) * _SYMBOL.size)
             if info & 0xFFFFFFFF not in _DISTANCES or section not in places:
                 raise ValueError("code that refers to something outside of itself")
-            struct.pack_into("<i", out, offset, places[section] + value + addend - offset)
+            struct.pack_into("<i", out, own + offset, places[section] + value + addend - own - offset)
     return bytes(out)

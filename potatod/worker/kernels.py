@@ -28,8 +28,10 @@ from . import attention, banded
 from .arithmetic import Arithmetic
 from .attention import PackedAttention
 from .kv import AsTransformers, Paged
+from .native_layer import NativeLayer, Parts
 from .passes import CUTS, Abreast, Batching, Pack, Packed
 from .rows import Independent, Table, Watch
+from .steps import Desk
 
 #: The batchings that can keep each name's promise, best first.
 BATCHINGS: Final = {
@@ -53,6 +55,8 @@ class Kernels:
     linear: Linear
     #: entered around every sweep's passes
     around: Callable[[Pack], AbstractContextManager[Any]] = _as_they_come
+    #: what a decoder layer's forward becomes; None where it stays as it is
+    layer: Callable[[nn.Module], Callable[..., torch.Tensor] | None] = lambda _: None
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Once, before the first pass."""
@@ -61,10 +65,26 @@ class Kernels:
             for module in model.modules():
                 if type(module).forward is nn.Linear.forward:
                     module.forward = partial(_forward_of, module, self.linear)
+                elif (forward := self.layer(module)) is not None:
+                    module.forward = forward
 
 
 def _forward_of(module: nn.Linear, linear: Linear, x: torch.Tensor) -> torch.Tensor:
     return linear(x, module.weight, module.bias)
+
+
+def _layers(arithmetic: Arithmetic, attend: PackedAttention) -> Callable[[nn.Module], Callable[..., torch.Tensor] | None]:
+    """Those of one model, by code of ours where their own is known to it."""
+    product, steps = arithmetic.product, arithmetic.steps
+    if product is None or steps is None:
+        return lambda _: None
+    desk = Desk(steps.dtype)
+
+    def forward(module: nn.Module) -> Callable[..., torch.Tensor] | None:
+        parts = Parts.of(module)
+        return None if parts is None else NativeLayer(module.forward, parts, product, steps, attend, desk)
+
+    return forward
 
 
 def _attempts(arithmetic: Arithmetic, table: Table | None) -> tuple[Independent, ...]:
@@ -98,10 +118,12 @@ def choose(
     if name == "reference":
         return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.as_family), lambda: AsTransformers(config)), linear)
     new_kv = partial(Paged, across=arithmetic.attention is not None)
+    layers = _layers(arithmetic, packed)
     if name == "fast":
-        return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.grouped), new_kv, arithmetic.attention), linear)
+        batching_ = Packed(device, packed, partial(attention.attend_whole, attention.grouped), new_kv, arithmetic.attention)
+        return Kernels(batching_, linear, layer=layers)
     watch = Watch(arithmetic.groupings, partial(_first, attempts) if attempts else None)
     return Kernels(
         Packed(device, packed, partial(attention.attend_tiled, arithmetic.tile), new_kv, arithmetic.attention), linear,
-        lambda pack: watch.around(len(pack.tokens), len(pack.wanted)),
+        lambda pack: watch.around(len(pack.tokens), len(pack.wanted)), layers,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -72,7 +72,7 @@ class Product:
         self.dtype = dtype
         self.codes = codes
         self._memory = {scheme: executable(code) for scheme, code in codes.items()}
-        self._addresses = {scheme: address(memory) for scheme, memory in self._memory.items()}
+        self.addresses = {scheme: address(memory) for scheme, memory in self._memory.items()}
         self._team = team()
 
     @staticmethod
@@ -82,15 +82,16 @@ class Product:
 
     def suits(self, x: torch.Tensor, piece: Piece) -> bool:
         """Whether it can give this product."""
-        return (
-            piece.scheme in self.codes and x.dtype is piece.dtype is self.dtype and self.takes(piece.shape) and x.shape[-1] == piece.shape[1]
-            and piece.lies.is_cpu and x.is_cpu and holds(piece)
-        )  # fmt: skip
+        return x.dtype is self.dtype and x.is_cpu and x.shape[-1] == piece.shape[-1] and self.has(piece)
+
+    def has(self, piece: Piece) -> bool:
+        """Whether there is code for such weights."""
+        return piece.scheme in self.codes and piece.dtype is self.dtype and self.takes(piece.shape) and piece.lies.is_cpu and holds(piece)
 
     def attempt(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor | None:
         """``torch.nn.functional.linear(input, weight, bias)``; None where it cannot give that."""
         with unwatched():
-            pieces = weight.pieces if type(weight) is Banded else _pieces(weight)
+            pieces = pieces_of(weight)
             if not pieces or not all(self.suits(input, piece) for piece in pieces):
                 return None
             if bias is not None and bias.shape != (sum(piece.shape[0] for piece in pieces),):
@@ -99,32 +100,37 @@ class Product:
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """(…, in) and (out, in), contiguous, → (…, out); bias (out) or None."""
-        return self.by_pieces(x, _pieces(weight), bias)
+        return self.by_pieces(x, pieces_of(weight), bias)
 
     def by_pieces(self, x: torch.Tensor, pieces: Sequence[Piece], bias: torch.Tensor | None = None) -> torch.Tensor:
         """(…, in) and the pieces of (out, in) → (…, out). An output's bits do not depend on where the others are computed."""
-        width = pieces[0].shape[1]
         rows = x.float()
         if not rows.is_contiguous():
             rows = rows.contiguous()
         if bias is not None:
             bias = bias.float()
-        outputs = sum(piece.shape[0] for piece in pieces)
-        out = torch.empty(*x.shape[:-1], outputs, dtype=self.dtype)
+        out = torch.empty(*x.shape[:-1], sum(piece.shape[0] for piece in pieces), dtype=self.dtype)
         threads = torch.get_num_threads()
+        for scheme, call in self.calls(rows.data_ptr(), rows.numel() // rows.shape[-1], pieces, bias, out.data_ptr()):
+            self._team(self.addresses[scheme], ctypes.byref(call), threads, 0)
+        return out
+
+    def calls(self, x: int, rows: int, pieces: Sequence[Piece], bias: torch.Tensor | None, out: int) -> Iterator[tuple[str, Call]]:
+        """What the code of each scheme is told to multiply ``rows`` rows with the pieces of a matrix: ``x`` and ``out`` are addresses of rows in fp32
+        and of what is given; the bias is in fp32."""
+        threads = torch.get_num_threads()
+        outputs = sum(piece.shape[0] for piece in pieces)
         first = 0
         for piece in pieces:
-            count = piece.shape[0]
+            count, width = piece.shape
             chunk = min(CHUNK, max(WHOLE_TILES, count // (2 * threads) // WHOLE_TILES * WHOLE_TILES))
-            call = Call(
-                rows.data_ptr(), piece.lies.data_ptr(), 0 if bias is None else bias.data_ptr() + first * bias.itemsize,
-                out.data_ptr() + first * out.itemsize, rows.numel() // width, width, count, outputs,
+            yield piece.scheme, Call(
+                x, piece.lies.data_ptr(), 0 if bias is None else bias.data_ptr() + first * bias.itemsize, out + first * self.dtype.itemsize, rows,
+                width, count, outputs,
                 forms.record_bytes(piece.scheme, width) if piece.scheme != "raw" else width * self.dtype.itemsize,
                 piece.lies.nbytes, chunk, threads * chunk, 0, 0,
             )  # fmt: skip
-            self._team(self._addresses[piece.scheme], ctypes.byref(call), threads, 0)
             first += count
-        return out
 
 
 def holds(piece: Piece) -> bool:
@@ -134,8 +140,10 @@ def holds(piece: Piece) -> bool:
     return forms.fits(piece.scheme, piece.shape[0], piece.shape[1], piece.lies.nbytes)
 
 
-def _pieces(weight: torch.Tensor) -> tuple[Piece, ...]:
-    """A matrix that is there as it is, if it is contiguous."""
+def pieces_of(weight: torch.Tensor) -> tuple[Piece, ...]:
+    """Of a matrix; none where it lies as no code of ours reads it."""
+    if type(weight) is Banded:
+        return weight.pieces
     if weight.dim() != 2 or not weight.is_contiguous() or weight.is_meta:
         return ()
     return (Piece.of(weight),)

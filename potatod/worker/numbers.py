@@ -12,6 +12,7 @@ from llvmlite.ir import Value
 
 from . import emit
 from .emit import FLOAT, FLOATS, HALF, INT8, INT16, INT32, load
+from .native import LANES
 
 
 def _bf16(b: Builder, pointer: Value) -> Value:
@@ -35,8 +36,19 @@ def _rounded_bf16(b: Builder, value: Value) -> Value:
     return b.trunc(b.lshr(rounded, INT32(16)), INT16)
 
 
+def _stored_bf16(b: Builder, values: Value) -> Value:
+    bits = b.bitcast(values, emit.INTS)
+    up = b.add(emit.alike(INT32, 0x7FFF), b.and_(b.lshr(bits, emit.alike(INT32, 16)), emit.alike(INT32, 1)))
+    rounded = b.bitcast(b.and_(b.add(bits, up), emit.alike(INT32, -65536)), FLOATS)
+    return b.select(b.fcmp_unordered("uno", values, values), values, rounded)
+
+
 def _rounded_fp16(b: Builder, value: Value) -> Value:
     return b.fptrunc(value, HALF)
+
+
+def _halves(b: Builder, values: Value) -> Value:
+    return b.fptrunc(values, ir.VectorType(HALF, LANES))
 
 
 def _int8(b: Builder, pointer: Value) -> Value:
@@ -50,12 +62,25 @@ class Number:
     kind: ir.Type
     as_floats: Callable[[Builder, Value], Value]
     rounded: Callable[[Builder, Value], Value]
+    #: of LANES fp32 the nearest that the dtype holds, as fp32: ties to even, and a NaN stays one
+    stored: Callable[[Builder, Value], Value]
+    #: LANES fp32 that the dtype holds, as it has them in memory
+    written: Callable[[Builder, Value], Value]
+
+    def put(self, b: Builder, pointer: Value, values: Value) -> None:
+        """Rounded, to memory."""
+        vector = self.written(b, self.stored(b, values))
+        b.store(vector, b.bitcast(pointer, vector.type.as_pointer()), align=1)
+
+
+def _as_it_is(_b: Builder, value: Value) -> Value:
+    return value
 
 
 NUMBERS: Final = {
-    "bfloat16": Number(INT16, _bf16, _rounded_bf16),
-    "float16": Number(HALF, _fp16, _rounded_fp16),
-    "float32": Number(FLOAT, _fp32, lambda _, value: value),
+    "bfloat16": Number(INT16, _bf16, _rounded_bf16, _stored_bf16, emit.upper_halves),
+    "float16": Number(HALF, _fp16, _rounded_fp16, lambda b, values: b.fpext(_halves(b, values), FLOATS), _halves),
+    "float32": Number(FLOAT, _fp32, _as_it_is, _as_it_is, _as_it_is),
 }
 #: A byte, of which nothing is made.
-INTEGER8: Final = Number(INT8, _int8, lambda _, value: value)
+INTEGER8: Final = Number(INT8, _int8, _as_it_is, _as_it_is, _as_it_is)
