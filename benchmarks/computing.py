@@ -77,7 +77,7 @@ def product(model: Path) -> dict[str, Any]:
         at += rows * columns
     row = {columns: torch.randn(1, columns).bfloat16() for _, columns in shapes}
     torch.set_num_threads(os.cpu_count() or 1)
-    ours = native.Product({scheme: microkernel.compiled("bfloat16", scheme) for scheme in ("raw", *SCHEMES)}, torch.bfloat16)
+    ours = native.Product(microkernel.codes("bfloat16", ("raw", *SCHEMES)), torch.bfloat16)
     stored = {
         scheme: [Piece(scheme, schemes.get(scheme).pack(weight), weight.dtype, weight.shape) for weight in weights] for scheme in SCHEMES
     }  # fmt: skip

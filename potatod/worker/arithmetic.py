@@ -122,7 +122,7 @@ def _steps(dtype: torch.dtype) -> StepsCode:
 def _product(dtype: torch.dtype, schemes: Sequence[str]) -> Product:
     from . import microkernel  # only processes that end carry LLVM
 
-    return Product({scheme: microkernel.compiled(str(dtype).removeprefix("torch."), scheme) for scheme in schemes}, dtype)
+    return Product(microkernel.codes(str(dtype).removeprefix("torch."), schemes), dtype)
 
 
 def _decoded(schemes: Sequence[str]) -> Decoded:

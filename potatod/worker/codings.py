@@ -13,7 +13,7 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
-from .emit import FLOAT, FLOATS, HALF, INT8, INT32, INT64, INTS, alike, at, load, loop, scalar, splat
+from .emit import FLOAT, FLOATS, HALF, INT8, INT16, INT32, INT64, INTS, alike, at, load, loop, scalar, splat
 from .native import LANES
 from .spot import GROUP, Decode, Spot
 from .unpacking import unpack
@@ -21,10 +21,9 @@ from .unpacking import unpack
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """A scheme whose weights are integers of four to eight bits, and of each ``columns`` of a row a scale, and perhaps a minimum:
-    weight = integer · scale − minimum."""
+    """A scheme whose weights are integers of four to eight bits, and of each GROUP columns of a row a scale of its own, and perhaps a minimum:
+    weight = integer · scale − minimum. They become fp32."""
 
-    columns: int
     #: ``integers(b, row, width, column)``: four vectors, of the 32 columns from ``column`` on
     integers: Callable[[Builder, Value, Value, Value], list[Value]]
     #: ``parameters(b, spot, scales, minima)``: fills both, fp32 for each of the spot's groups; whole eights at a time, or one by one
@@ -33,10 +32,28 @@ class Shared:
 
     def values(self, b: Builder, row: Value, width: Value, column: Value, scales: Value, first: Value) -> list[Value]:
         """integer · scale of 32 columns; ``first``: the first column that ``scales`` are of."""
-        number = b.udiv(b.sub(column, first), INT64(self.columns))
-        known = [splat(b, b.load(b.gep(scales, [b.add(number, INT64(more))]))) for more in range(GROUP // self.columns)]
-        integers = self.integers(b, row, width, column)
-        return [b.fmul(_floats(b, each), known[place * len(known) // 4]) for place, each in enumerate(integers)]
+        known = splat(b, b.load(b.gep(scales, [b.udiv(b.sub(column, first), INT64(GROUP))])))
+        return [b.fmul(_floats(b, each), known) for each in self.integers(b, row, width, column)]
+
+
+#: ``fill(b, row, width, first, count, target)``: so many of a row's numbers from the first on
+Fill = Callable[[Builder, Value, Value, Value, Value, Value], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """A scheme whose weights are small integers times one step of many columns: weight = integer · scale · step − minimum, and integer · scale is an
+    integer of at most 13 bits with its sign. They are multiplied as integers with rows that are rounded to 16 bits (integer_walk.py)."""
+
+    #: ``words(b, row, width, column)``: the integers of 32 columns, two vectors of sixteen
+    words: Callable[[Builder, Value, Value, Value], list[Value]]
+    #: ``step(b, row, width, column)``: fp32; the same for at least STEP columns from a multiple of that on
+    step: Callable[[Builder, Value, Value, Value], Value]
+    #: columns that share a scale, 16 or 32, and what fills in theirs, 16 bits each; None where there are none
+    share: int = GROUP
+    scales: Fill | None = None
+    #: fills in fp32 of each GROUP columns; None where there are none
+    minima: Fill | None = None
 
 
 def _floats(b: Builder, integers: Value) -> Value:
@@ -59,16 +76,29 @@ def _fifth_bits(b: Builder, pointer: Value) -> list[Value]:
     return vectors
 
 
-def _high_pairs(b: Builder, pointer: Value) -> list[Value]:
-    """8 bytes: of byte i the lowest two bits belong to column i, the next two to column 8 + i, … Four vectors of 0, 16, 32 or 48."""
-    bytes_ = b.zext(load(b, pointer, INT8), INTS)
-    return [b.shl(b.and_(b.lshr(bytes_, alike(INT32, 2 * number)), alike(INT32, 3)), alike(INT32, 4)) for number in range(4)]
+def _fifth_bit_words(b: Builder, pointer: Value) -> list[Value]:
+    """As _fifth_bits(), two vectors of sixteen."""
+    bits = ir.Constant(ir.VectorType(INT16, 16), [1 << lane if lane < 15 else -(1 << 15) for lane in range(16)])
+    vectors = []
+    for half in (0, 1):
+        word = splat(b, scalar(b, at(b, pointer, 2 * half, INT16)), 16)
+        there = b.icmp_signed("!=", b.and_(word, bits), alike(INT16, 0, 16))
+        vectors.append(b.select(there, alike(INT16, 16, 16), alike(INT16, 0, 16)))
+    return vectors
 
 
-def _bytes(b: Builder, pointer: Value, *, signed: bool = False) -> Value:
+def _high_pair_words(b: Builder, pointer: Value) -> list[Value]:
+    """8 bytes: of byte i the lowest two bits belong to column i, the next two to column 8 + i, … Two vectors of sixteen, 0, 16, 32 or 48 each."""
+    kind = ir.VectorType(INT16, LANES)
+    pairs = b.zext(load(b, pointer, INT8), kind)
+    eights = [b.shl(b.and_(b.lshr(pairs, alike(INT16, 2 * number)), alike(INT16, 3)), alike(INT16, 4)) for number in range(4)]
+    order = ir.Constant(ir.VectorType(INT32, 16), list(range(16)))
+    return [b.shuffle_vector(one, other, order) for one, other in (eights[:2], eights[2:])]
+
+
+def _bytes(b: Builder, pointer: Value) -> Value:
     """Eight of them as fp32."""
-    values = load(b, pointer, INT8)
-    return _floats(b, b.sext(values, INTS) if signed else b.zext(values, INTS))
+    return _floats(b, b.zext(load(b, pointer, INT8), INTS))
 
 
 def _fill(b: Builder, target: Value, number: Value, values: Value) -> None:
@@ -79,7 +109,44 @@ def _in_eights(b: Builder, count: Value, eight: Callable[[Value], None], one: Ca
     loop(b, loop(b, INT64(0), count, LANES, eight), count, 1, one)
 
 
-def _int4() -> Shared:
+def _words(b: Builder, pointer: Value, *, signed: bool = False) -> Value:
+    """Sixteen bytes as 16 bits each."""
+    values = load(b, pointer, INT8, 16)
+    wide = ir.VectorType(INT16, 16)
+    return b.sext(values, wide) if signed else b.zext(values, wide)
+
+
+def _nibble_words(b: Builder, pointer: Value) -> list[Value]:
+    """As _nibbles(), two vectors of sixteen."""
+    both = _words(b, pointer)
+    return [b.and_(both, alike(INT16, 15, 16)), b.lshr(both, alike(INT16, 4, 16))]
+
+
+def _fill_words(b: Builder, source: Value, target: Value, count: Value, *, signed: bool = False) -> None:
+    """``count`` bytes as 16 bits each."""
+
+    def eight(i: Value) -> None:
+        values, wide = load(b, b.gep(source, [i]), INT8), ir.VectorType(INT16, LANES)
+        b.store(b.sext(values, wide) if signed else b.zext(values, wide), b.bitcast(b.gep(target, [i]), wide.as_pointer()), align=2)
+
+    def one(i: Value) -> None:
+        byte = scalar(b, b.gep(source, [i]))
+        b.store(b.sext(byte, INT16) if signed else b.zext(byte, INT16), b.gep(target, [i]))
+
+    _in_eights(b, count, eight, one)
+
+
+def _int8() -> Integers:
+    """[scale fp32][int8 …]"""
+
+    def words(b: Builder, row: Value, width: Value, column: Value) -> list[Value]:
+        at_column = b.gep(row, [b.add(column, INT64(4))])
+        return [_words(b, b.gep(at_column, [INT64(16 * half)]), signed=True) for half in (0, 1)]
+
+    return Integers(words, lambda b, row, width, column: scalar(b, at(b, row, 0, FLOAT)))
+
+
+def _int4() -> Integers:
     """[step of scales fp32][step of minima fp32][scale uint8 for each 32 …][minimum uint8 for each 32 …][16 bytes for each 32 …]"""
 
     def planes(b: Builder, row: Value, width: Value) -> tuple[Value, Value, Value]:
@@ -88,127 +155,151 @@ def _int4() -> Shared:
         minima = b.gep(scales, [groups])
         return scales, minima, b.gep(minima, [groups])
 
-    def integers(b: Builder, row: Value, width: Value, column: Value) -> list[Value]:
-        return _nibbles(b, b.gep(planes(b, row, width)[2], [b.lshr(column, INT64(1))]))
+    def words(b: Builder, row: Value, width: Value, column: Value) -> list[Value]:
+        return _nibble_words(b, b.gep(planes(b, row, width)[2], [b.lshr(column, INT64(1))]))
 
-    def parameters(b: Builder, spot: Spot, scales: Value, minima: Value) -> None:
-        first, count = b.lshr(spot.column, INT64(5)), b.lshr(spot.columns, INT64(5))
-        for target, plane, step_at in ((scales, 0, 0), (minima, 1, 4)):
-            step = scalar(b, at(b, spot.row, step_at, FLOAT))
-            source = b.gep(planes(b, spot.row, spot.width)[plane], [first])
+    def scales(b: Builder, row: Value, width: Value, first: Value, count: Value, target: Value) -> None:
+        _fill_words(b, b.gep(planes(b, row, width)[0], [first]), target, count)
 
-            def eight(i: Value, target: Value = target, source: Value = source, step: Value = step) -> None:
-                _fill(b, target, i, b.fmul(_bytes(b, b.gep(source, [i])), splat(b, step)))
+    def minima(b: Builder, row: Value, width: Value, first: Value, count: Value, target: Value) -> None:
+        step = scalar(b, at(b, row, 4, FLOAT))
+        source = b.gep(planes(b, row, width)[1], [first])
 
-            def one(i: Value, target: Value = target, source: Value = source, step: Value = step) -> None:
-                byte = b.uitofp(b.zext(scalar(b, b.gep(source, [i])), INT32), FLOAT)
-                b.store(b.fmul(byte, step), b.gep(target, [i]))
+        def eight(i: Value) -> None:
+            _fill(b, target, i, b.fmul(_bytes(b, b.gep(source, [i])), splat(b, step)))
 
-            _in_eights(b, count, eight, one)
+        def one(i: Value) -> None:
+            byte = b.uitofp(b.zext(scalar(b, b.gep(source, [i])), INT32), FLOAT)
+            b.store(b.fmul(byte, step), b.gep(target, [i]))
 
-    return Shared(GROUP, integers, parameters, minimum=True)
+        _in_eights(b, count, eight, one)
+
+    return Integers(words, lambda b, row, width, column: scalar(b, at(b, row, 0, FLOAT)), GROUP, scales, minima)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ggml:
-    """Planes of q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k and q6_k, as schemes/ggml.py draws them."""
+class _Block:
+    """Planes of q4_0, q4_1, q5_0, q5_1 and q8_0, as schemes/ggml.py draws them: a scale of fp16 for each 32 columns."""
 
     bits: int
-    super_block: bool
     minimum: bool
 
     def shared(self) -> Shared:
         """Where there is no minimum the integers are less by half their range: that is one too."""
-        return Shared(self._share, self._integers, self._parameters, self.bits < 8)
+        return Shared(self._integers, self._parameters, self.bits < 8)
+
+    def _planes(self, b: Builder, row: Value, width: Value) -> dict[str, Value]:
+        halves = b.lshr(width, INT64(4))
+        sizes = {"scale": halves, **({"minimum": halves} if self.minimum else {}), "integers": width if self.bits == 8 else b.lshr(width, INT64(1))}
+        return _after_each_other(b, row, sizes)
+
+    def _integers(self, b: Builder, row: Value, width: Value, column: Value) -> list[Value]:
+        planes = self._planes(b, row, width)
+        if self.bits == 8:
+            return [b.sext(load(b, b.gep(planes["integers"], [b.add(column, INT64(LANES * n))]), INT8), INTS) for n in range(4)]
+        low = _nibbles(b, b.gep(planes["integers"], [b.lshr(column, INT64(1))]))
+        if self.bits == 4:
+            return low
+        high = _fifth_bits(b, b.gep(planes["high"], [b.lshr(column, INT64(3))]))
+        return [b.or_(one, other) for one, other in zip(low, high, strict=True)]
+
+    def _parameters(self, b: Builder, spot: Spot, scales: Value, minima: Value) -> None:
+        planes = self._planes(b, spot.row, spot.width)
+        first, count = (b.udiv(each, INT64(GROUP)) for each in (spot.column, spot.columns))
+        middle = float(1 << (self.bits - 1))
+
+        def halves(plane: str, i: Value) -> Value:
+            return at(b, planes[plane], b.mul(b.add(first, i), INT64(2)), HALF)
+
+        def eight(i: Value) -> None:
+            scale = b.fpext(load(b, halves("scale", i), HALF), FLOATS)
+            _fill(b, scales, i, scale)
+            if self.minimum:
+                _fill(b, minima, i, b.fneg(b.fpext(load(b, halves("minimum", i), HALF), FLOATS)))
+            elif self.bits < 8:
+                _fill(b, minima, i, b.fmul(scale, alike(FLOAT, middle)))
+
+        def one(i: Value) -> None:
+            scale = b.fpext(scalar(b, halves("scale", i)), FLOAT)
+            b.store(scale, b.gep(scales, [i]))
+            if self.minimum:
+                b.store(b.fneg(b.fpext(scalar(b, halves("minimum", i)), FLOAT)), b.gep(minima, [i]))
+            elif self.bits < 8:
+                b.store(b.fmul(scale, FLOAT(middle)), b.gep(minima, [i]))
+
+        _in_eights(b, count, eight, one)
+
+
+def _after_each_other(b: Builder, row: Value, sizes: Mapping[str, Value]) -> dict[str, Value]:
+    """Where planes of so many bytes begin; and ``high``, behind the last of them."""
+    planes = {}
+    for name, nbytes in sizes.items():
+        planes[name], row = row, b.gep(row, [nbytes])
+    return planes | {"high": row}
+
+
+@dataclass(frozen=True, slots=True)
+class _SuperBlock:
+    """Planes of q4_k, q5_k and q6_k: 256 columns share a step of fp16, and 32 (q6_k: 16) a scale that is a byte of such steps."""
+
+    bits: int
+
+    def integers(self) -> Integers:
+        return Integers(self._words, self._step, self._share, self._scales, None if self.bits == 6 else self._minima)
 
     @property
     def _share(self) -> int:
         return 16 if self.bits == 6 else GROUP
 
     def _planes(self, b: Builder, row: Value, width: Value) -> dict[str, Value]:
-        groups, blocks = b.udiv(width, INT64(self._share)), b.lshr(width, INT64(8))
-        halves = b.mul(blocks if self.super_block else groups, INT64(2))
-        sizes = {"step": halves}
-        if self.minimum:
-            sizes["minimum step"] = halves
-        if self.super_block:
-            sizes["scales"] = groups
-        if self.super_block and self.minimum:
-            sizes["minima"] = groups
-        sizes["integers"] = width if self.bits == 8 else b.lshr(width, INT64(1))
-        sizes["high"] = INT64(0)
-        planes = {}
-        for name, nbytes in sizes.items():
-            planes[name], row = row, b.gep(row, [nbytes])
-        return planes
+        groups, halves = b.udiv(width, INT64(self._share)), b.lshr(width, INT64(7))
+        of_minima = self.bits != 6
+        sizes = {
+            "step": halves, **({"minimum step": halves} if of_minima else {}), "scales": groups, **({"minima": groups} if of_minima else {}),
+            "integers": b.lshr(width, INT64(1)),
+        }  # fmt: skip
+        return _after_each_other(b, row, sizes)
 
-    def _integers(self, b: Builder, row: Value, width: Value, column: Value) -> list[Value]:
+    def _step(self, b: Builder, row: Value, width: Value, column: Value) -> Value:
+        return b.fpext(scalar(b, at(b, row, b.mul(b.lshr(column, INT64(8)), INT64(2)), HALF)), FLOAT)
+
+    def _words(self, b: Builder, row: Value, width: Value, column: Value) -> list[Value]:
         planes = self._planes(b, row, width)
         half = b.lshr(column, INT64(1))
-        if self.bits == 8:
-            return [b.sext(load(b, b.gep(planes["integers"], [b.add(column, INT64(LANES * n))]), INT8), INTS) for n in range(4)]
-        low = _nibbles(b, b.gep(planes["integers"], [half]))
+        low = _nibble_words(b, b.gep(planes["integers"], [half]))
         if self.bits == 4:
             return low
         if self.bits == 5:
-            high = _fifth_bits(b, b.gep(planes["high"], [b.lshr(column, INT64(3))]))
-        else:
-            high = _high_pairs(b, b.gep(planes["high"], [b.lshr(half, INT64(1))]))
-        return [b.or_(one, other) for one, other in zip(low, high, strict=True)]
+            high = _fifth_bit_words(b, b.gep(planes["high"], [b.lshr(column, INT64(3))]))
+            return [b.or_(one, other) for one, other in zip(low, high, strict=True)]
+        high = _high_pair_words(b, b.gep(planes["high"], [b.lshr(half, INT64(1))]))
+        return [b.sub(b.or_(one, other), alike(INT16, 32, 16)) for one, other in zip(low, high, strict=True)]
 
-    def _parameters(self, b: Builder, spot: Spot, scales: Value, minima: Value) -> None:
-        planes = self._planes(b, spot.row, spot.width)
-        first, count = b.udiv(spot.column, INT64(self._share)), b.udiv(spot.columns, INT64(self._share))
-        middle = float(1 << (self.bits - 1))
+    def _scales(self, b: Builder, row: Value, width: Value, first: Value, count: Value, target: Value) -> None:
+        _fill_words(b, b.gep(self._planes(b, row, width)["scales"], [first]), target, count, signed=self.bits == 6)
 
-        def halves(plane: str, number: Value) -> Value:
-            return at(b, planes[plane], b.mul(number, INT64(2)), HALF)
+    def _minima(self, b: Builder, row: Value, width: Value, first: Value, count: Value, target: Value) -> None:
+        planes = self._planes(b, row, width)
 
-        def eight(i: Value) -> None:
+        def eight(i: Value) -> None:  # of one block
             number = b.add(first, i)
-            if self.super_block:  # eight groups are of one block
-                block = b.udiv(b.mul(number, INT64(self._share)), INT64(256))
-                step = splat(b, b.fpext(scalar(b, halves("step", block)), FLOAT))
-                scale = b.fmul(_bytes(b, b.gep(planes["scales"], [number]), signed=self.bits == 6), step)
-            else:
-                scale = b.fpext(load(b, halves("step", number), HALF), FLOATS)
-            _fill(b, scales, i, scale)
-            if not self.minimum:
-                least = b.fmul(scale, alike(FLOAT, middle))
-            elif self.super_block:
-                step = splat(b, b.fpext(scalar(b, halves("minimum step", block)), FLOAT))
-                least = b.fmul(_bytes(b, b.gep(planes["minima"], [number])), step)
-            else:
-                least = b.fneg(b.fpext(load(b, halves("minimum step", number), HALF), FLOATS))
-            if self.bits < 8:
-                _fill(b, minima, i, least)
+            step = b.fpext(scalar(b, at(b, planes["minimum step"], b.mul(b.lshr(number, INT64(3)), INT64(2)), HALF)), FLOAT)
+            _fill(b, target, i, b.fmul(_bytes(b, b.gep(planes["minima"], [number])), splat(b, step)))
 
-        def one(i: Value) -> None:  # of a super-block there are always eight
-            number = b.add(first, i)
-            scale = b.fpext(scalar(b, halves("step", number)), FLOAT)
-            b.store(scale, b.gep(scales, [i]))
-            least = b.fmul(scale, FLOAT(middle))
-            if self.minimum:
-                least = b.fneg(b.fpext(scalar(b, halves("minimum step", number)), FLOAT))
-            if self.bits < 8:
-                b.store(least, b.gep(minima, [i]))
-
-        if self.super_block:
-            loop(b, INT64(0), count, LANES, eight)
-        else:
-            _in_eights(b, count, eight, one)
+        loop(b, INT64(0), count, LANES, eight)
 
 
-#: By the scheme's name. int8 is read as it lies (microkernel.py).
-CODINGS: Final[Mapping[str, Decode | Shared]] = {
+#: By the scheme's name.
+CODINGS: Final[Mapping[str, Decode | Shared | Integers]] = {
     "packed": unpack,
+    "int8": _int8(),
     "int4": _int4(),
-    "q4_0": _Ggml(4, super_block=False, minimum=False).shared(),
-    "q4_1": _Ggml(4, super_block=False, minimum=True).shared(),
-    "q5_0": _Ggml(5, super_block=False, minimum=False).shared(),
-    "q5_1": _Ggml(5, super_block=False, minimum=True).shared(),
-    "q8_0": _Ggml(8, super_block=False, minimum=False).shared(),
-    "q4_k": _Ggml(4, super_block=True, minimum=True).shared(),
-    "q5_k": _Ggml(5, super_block=True, minimum=True).shared(),
-    "q6_k": _Ggml(6, super_block=True, minimum=False).shared(),
+    "q4_0": _Block(4, minimum=False).shared(),
+    "q4_1": _Block(4, minimum=True).shared(),
+    "q5_0": _Block(5, minimum=False).shared(),
+    "q5_1": _Block(5, minimum=True).shared(),
+    "q8_0": _Block(8, minimum=False).shared(),
+    "q4_k": _SuperBlock(4).integers(),
+    "q5_k": _SuperBlock(5).integers(),
+    "q6_k": _SuperBlock(6).integers(),
 }

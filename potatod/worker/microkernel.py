@@ -12,6 +12,7 @@ runs it is native.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
@@ -22,14 +23,15 @@ from llvmlite.ir import Value
 
 from potatod.dtypes import RAW
 
-from . import elf
-from .codings import CODINGS, Shared
+from . import elf, native
+from .codings import CODINGS, Integers, Shared
 from .emit import BYTES, FLOAT, FLOATS, INT32, INT64, VOID, loop
+from .integer_walk import IntegerWalk, write_rounding
 from .native import LANES, Call
-from .numbers import INTEGER8, NUMBERS, Number
+from .numbers import NUMBERS, Number
 from .spot import GROUP, Decode, Spot, put
 from .tiles import TILES, fused_tiles, tile
-from .walk import Walk, Weights, write_decoding
+from .walk import FloatWalk, Weights, write_decoding
 
 _ENTRY: Final = "product"
 
@@ -37,15 +39,24 @@ _ENTRY: Final = "product"
 def _weights(dtype: str, scheme: str) -> Weights:
     if scheme == RAW:
         return Weights(NUMBERS[dtype])
-    if scheme == "int8":
-        return Weights(INTEGER8, scaled=True)
-    return Weights(NUMBERS["float32"], CODINGS[scheme])
+    decode = CODINGS[scheme]
+    assert not isinstance(decode, Integers)
+    return Weights(NUMBERS["float32"], decode)
+
+
+def codes(dtype: str, schemes: Iterable[str]) -> dict[str, bytes]:
+    """By name: what a native.Product needs for weights that are stored in these schemes."""
+    made = {scheme: compiled(dtype, scheme) for scheme in schemes}
+    return made | ({native.ROUNDING: _rounding()} if made.keys() & native.INTEGERS else {})
 
 
 @cache
 def compiled(dtype: str, scheme: str = RAW) -> bytes:
     """Machine code for this processor: one function, ``void product(Call *)``, that needs nothing outside of itself. It multiplies with weights of
     ``dtype`` that are stored as ``scheme`` and gives ``dtype``."""
+    integers = CODINGS.get(scheme)
+    if isinstance(integers, Integers):
+        return assembled(_integer_module(NUMBERS[dtype], integers))
     return assembled(_module(NUMBERS[dtype], _weights(dtype, scheme)))
 
 
@@ -65,20 +76,39 @@ def assembled(written: ir.Module) -> bytes:
     return elf.linked(machine.emit_object(module))
 
 
-def _module(number: Number, weights: Weights) -> ir.Module:
-    """``number``: what comes out."""
+def _empty(number: Number) -> tuple[ir.Module, ir.Function, ir.Function, ir.Function]:
+    """With its one function, what it multiplies and adds with, and what fetches. ``number``: what comes out."""
     module = ir.Module(_ENTRY)
     module.triple = llvm.get_process_triple()
     fma = ir.Function(module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fma.v{LANES}f32")
     prefetch = ir.Function(module, ir.FunctionType(VOID, [BYTES, INT32, INT32, INT32]), "llvm.prefetch.p0")
-    function = _entry(module, number)
+    return module, _entry(module, number), fma, prefetch
+
+
+def _integer_module(number: Number, integers: Integers) -> ir.Module:
+    module, function, fma, prefetch = _empty(number)
+    IntegerWalk(module, function, number, integers, prefetch, fma).write()
+    return module
+
+
+@cache
+def _rounding() -> bytes:
+    """Machine code for ``void product(Call *)`` that multiplies nothing: it rounds rows."""
+    module = ir.Module(_ENTRY)
+    module.triple = llvm.get_process_triple()
+    write_rounding(module, _entry(module, NUMBERS["float32"]))
+    return assembled(module)
+
+
+def _module(number: Number, weights: Weights) -> ir.Module:
+    module, function, fma, prefetch = _empty(number)
     tiles = {
         (rows, outputs): tile(module, fma, prefetch if weights.decode is None else None, weights.number, rows, outputs)
         for rows, most in TILES for outputs in {most, 1}
     }  # fmt: skip
     decoder = None if weights.decode is None else _decoder(module, weights.decode)
     fused = fused_tiles(module, fma, weights.decode) if isinstance(weights.decode, Shared) else {}
-    Walk(function, tiles, number, weights, decoder, fused, prefetch, fma).write()
+    FloatWalk(function, tiles, number, weights, decoder, fused, prefetch, fma).write()
     return module
 
 
@@ -86,7 +116,7 @@ def _module(number: Number, weights: Weights) -> ir.Module:
 def decoding(scheme: str) -> bytes:
     """Machine code for ``void product(Call *)`` that multiplies nothing: it writes the bf16 that an exact scheme holds to ``out``, (outputs, width)."""
     decode = CODINGS[scheme]
-    assert not isinstance(decode, Shared)
+    assert not isinstance(decode, Shared | Integers)
     module = ir.Module(_ENTRY)
     module.triple = llvm.get_process_triple()
     function = _entry(module, NUMBERS["bfloat16"])

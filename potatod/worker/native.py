@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,13 @@ CHUNK: Final = 48
 WHOLE_TILES: Final = 12
 #: Numbers that are multiplied at the same time, a register of AVX2. A row has a multiple of so many columns.
 LANES: Final = 8
+#: Schemes whose weights are multiplied as integers, with rows that are rounded first: see integer_walk.py. A row has a multiple of GROUP columns.
+INTEGERS: Final = frozenset({"int8", "int4", "q4_k", "q5_k", "q6_k"})
+GROUP: Final = 32
+#: What the code that rounds rows is called among the schemes' codes.
+ROUNDING: Final = "rows"
+#: Columns of a row that are rounded to 16 bits of the largest of them.
+ALIKE: Final = 128
 #: What a processor must say of itself to run the code, as Linux calls it.
 FLAGS: Final = frozenset({"avx2", "fma", "f16c"})
 
@@ -86,7 +93,10 @@ class Product:
 
     def has(self, piece: Piece) -> bool:
         """Whether there is code for such weights."""
-        return piece.scheme in self.codes and piece.dtype is self.dtype and self.takes(piece.shape) and piece.lies.is_cpu and holds(piece)
+        return (
+            piece.scheme in self.codes and piece.dtype is self.dtype and self.takes(piece.shape) and piece.lies.is_cpu and holds(piece)
+            and (piece.scheme not in INTEGERS or piece.shape[1] % GROUP == 0)
+        )  # fmt: skip
 
     def attempt(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor | None:
         """``torch.nn.functional.linear(input, weight, bias)``; None where it cannot give that."""
@@ -110,14 +120,22 @@ class Product:
         if bias is not None:
             bias = bias.float()
         out = torch.empty(*x.shape[:-1], sum(piece.shape[0] for piece in pieces), dtype=self.dtype)
-        threads = torch.get_num_threads()
-        for scheme, call in self.calls(rows.data_ptr(), rows.numel() // rows.shape[-1], pieces, bias, out.data_ptr()):
-            self._team(self.addresses[scheme], ctypes.byref(call), threads, 0)
+        threads, width = torch.get_num_threads(), rows.shape[-1]
+        count, at = rows.numel() // width, 0
+        if rounds(pieces):
+            rounded = torch.empty(count * rounded_bytes(width), dtype=torch.uint8)
+            at = rounded.data_ptr()
+            self._take(ROUNDING, rounding(rows.data_ptr(), count, width, at), threads)
+        for scheme, call in self.calls(rows.data_ptr(), at, count, pieces, bias, out.data_ptr()):
+            self._take(scheme, call, threads)
         return out
 
-    def calls(self, x: int, rows: int, pieces: Sequence[Piece], bias: torch.Tensor | None, out: int) -> Iterator[tuple[str, Call]]:
-        """What the code of each scheme is told to multiply ``rows`` rows with the pieces of a matrix: ``x`` and ``out`` are addresses of rows in fp32
-        and of what is given; the bias is in fp32."""
+    def _take(self, code: str, call: Call, threads: int) -> None:
+        self._team(self.addresses[code], ctypes.byref(call), threads, 0)
+
+    def calls(self, x: int, rounded: int, rows: int, pieces: Sequence[Piece], bias: torch.Tensor | None, out: int) -> Iterator[tuple[str, Call]]:
+        """What the code of each scheme is told to multiply ``rows`` rows with the pieces of a matrix: ``x``, ``rounded`` and ``out`` are addresses of
+        rows in fp32, of the same as :func:`rounding` leaves them (where a piece :func:`rounds` them), and of what is given; the bias is in fp32."""
         threads = torch.get_num_threads()
         outputs = sum(piece.shape[0] for piece in pieces)
         first = 0
@@ -125,12 +143,28 @@ class Product:
             count, width = piece.shape
             chunk = min(CHUNK, max(WHOLE_TILES, count // (2 * threads) // WHOLE_TILES * WHOLE_TILES))
             yield piece.scheme, Call(
-                x, piece.lies.data_ptr(), 0 if bias is None else bias.data_ptr() + first * bias.itemsize, out + first * self.dtype.itemsize, rows,
-                width, count, outputs,
+                rounded if piece.scheme in INTEGERS else x, piece.lies.data_ptr(), 0 if bias is None else bias.data_ptr() + first * bias.itemsize,
+                out + first * self.dtype.itemsize, rows, width, count, outputs,
                 forms.record_bytes(piece.scheme, width) if piece.scheme != "raw" else width * self.dtype.itemsize,
                 piece.lies.nbytes, chunk, threads * chunk, 0, 0,
             )  # fmt: skip
             first += count
+
+
+def rounds(pieces: Iterable[Piece]) -> bool:
+    """Whether any of them is multiplied with rows that are rounded."""
+    return any(piece.scheme in INTEGERS for piece in pieces)
+
+
+def rounded_bytes(width: int) -> int:
+    """Of a rounded row: its integers, the scale of each ALIKE of them, the sum of each GROUP of them; whole lines of a cache."""
+    numbers = 2 * width + 4 * -(-width // ALIKE) + 4 * -(-width // (GROUP * LANES)) * LANES
+    return -(-numbers // 64) * 64
+
+
+def rounding(x: int, rows: int, width: int, out: int) -> Call:
+    """What the code that rounds ``rows`` rows of fp32 at the address ``x`` is told; ``out``: so many times :func:`rounded_bytes`."""
+    return Call(x, 0, 0, out, rows, width, 0, 0, 0, 0, 1, 0, 0, 0)
 
 
 def holds(piece: Piece) -> bool:

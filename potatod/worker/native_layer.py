@@ -23,6 +23,7 @@ from transformers.models.mistral import modeling_mistral as mistral
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
+from . import native
 from .likeness import same_code
 from .native import LANES, Product, pieces_of
 from .rows import unwatched
@@ -150,6 +151,8 @@ class _Program:
             "q": max(outputs[0], self._hidden), "k": outputs[1], "v": outputs[2],
             "gate": max(self._wide, self._hidden), "up": max(self._wide, self._hidden),
         }  # fmt: skip
+        rounded = [weight.shape[1] for weight in self._weights if native.rounds(pieces_of(weight))]
+        self._widths["rounded32"] = native.rounded_bytes(max(rounded, default=0)) // 4
         self._threads = torch.get_num_threads()
         self._grown = -1
 
@@ -185,21 +188,19 @@ class _Program:
         at, self._grown = self._desk.address, self._desk.grown
         before, behind = Listing(), Listing()
         self._norm(before, 0, 0, at("x32"))
-        for number, name in enumerate("qkv"):
-            self._product_with(before, number, at("x32"), at(name))
+        self._products(before, "x32", {0: "q", 1: "k", 2: "v"})
         for number in range(len(self._norms) - 2):
             name = "qk"[number]
             self._norm(before, 2 + number, at(name), at(name), Op.NORM_STORED, self._heads[number])
         for name, heads in zip("qk", self._heads, strict=False):
             before.step(Op.TURN, at(name), out=at(name), width=self._depth, more=heads)
         behind.step(Op.WIDEN, out=at("x32"), width=self._weights[3].shape[1])
-        self._product_with(behind, 3, at("x32"), at("gate"))
+        self._products(behind, "x32", {3: "gate"})
         self._added = behind.step(Op.ADD, other=at("gate"), out=at("q"), width=self._hidden)
         self._norm(behind, 1, at("q"), at("x32"))
-        self._product_with(behind, 4, at("x32"), at("gate"))
-        self._product_with(behind, 5, at("x32"), at("up"))
+        self._products(behind, "x32", {4: "gate", 5: "up"})
         behind.step(Op.GATE, at("gate"), at("up"), out=at("wide32"), width=self._wide)
-        self._product_with(behind, 6, at("wide32"), at("up"))
+        self._products(behind, "wide32", {6: "up"})
         behind.step(Op.ADD, at("q"), at("up"), width=self._hidden)
         self._before, self._behind = Listed(self._code, before), Listed(self._code, behind)
 
@@ -207,6 +208,13 @@ class _Program:
         weight = self._norms[number]
         listing.step(op, x, weight=weight.data_ptr(), out=out, width=weight.numel(), more=heads, epsilon=self._epsilons[number])
 
-    def _product_with(self, listing: Listing, number: int, x: int, out: int) -> None:
-        for scheme, call in self._product.calls(x, 0, pieces_of(self._weights[number]), self._biases[number], out):
-            listing.product(self._product.addresses[scheme], call)
+    def _products(self, listing: Listing, x: str, outs: Mapping[int, str]) -> None:
+        """Of the same rows with several matrices."""
+        at = self._desk.address
+        pieces = {number: pieces_of(self._weights[number]) for number in outs}
+        if native.rounds(piece for some in pieces.values() for piece in some):
+            call = native.rounding(at(x), 0, self._weights[min(outs)].shape[1], at("rounded32"))
+            listing.product(self._product.addresses[native.ROUNDING], call)
+        for number, out in outs.items():
+            for scheme, call in self._product.calls(at(x), at("rounded32"), 0, pieces[number], self._biases[number], at(out)):
+                listing.product(self._product.addresses[scheme], call)

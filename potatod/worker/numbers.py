@@ -11,7 +11,7 @@ from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
 from . import emit
-from .emit import FLOAT, FLOATS, HALF, INT8, INT16, INT32, load
+from .emit import FLOAT, FLOATS, HALF, INT16, INT32, load
 from .native import LANES
 
 
@@ -51,10 +51,6 @@ def _halves(b: Builder, values: Value) -> Value:
     return b.fptrunc(values, ir.VectorType(HALF, LANES))
 
 
-def _int8(b: Builder, pointer: Value) -> Value:
-    return b.sitofp(b.sext(load(b, pointer, INT8), emit.INTS), FLOATS)
-
-
 @dataclass(frozen=True, slots=True)
 class Number:
     """A dtype: what it is in memory, how LANES of them become fp32, how one is made of fp32."""
@@ -82,5 +78,3 @@ NUMBERS: Final = {
     "float16": Number(HALF, _fp16, _rounded_fp16, lambda b, values: b.fpext(_halves(b, values), FLOATS), _halves),
     "float32": Number(FLOAT, _fp32, _as_it_is, _as_it_is, _as_it_is),
 }
-#: A byte, of which nothing is made.
-INTEGER8: Final = Number(INT8, _int8, _as_it_is, _as_it_is, _as_it_is)

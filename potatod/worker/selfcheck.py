@@ -107,7 +107,9 @@ def check_layer(
     skeleton.model.to(device)
     prompt = torch.randint(3, VOCABULARY, (PROMPT_TOKENS,), generator=generator).tolist()
     rounded = not schemes_of(manifest).keys() <= {RAW, PACKED}  # transformers gets what other schemes hold in this dtype, and we do not round it
-    tolerance = 1e-4 if dtype == torch.float32 else 0.05 if rounded else 0.02
+    tolerance = 1e-4 if dtype == torch.float32 else 0.02
+    if rounded:  # and integers are multiplied with rows of 16 bits
+        tolerance = 1e-3 if dtype == torch.float32 else 0.05
     try:
         stored = {f"{skeleton.layers_name}.0.{name}": value.to_device(device) for name, value in read.items() if isinstance(value, Banded)}
         _compare(config.model_type, name, batching, skeleton.model, prompt, attention, arithmetic, stored, tolerance=tolerance)

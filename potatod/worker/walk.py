@@ -7,10 +7,13 @@
           for each tile of outputs
             for each tile of rows      TILES: the product lies in registers
         add the lanes' sums and the bias, and round
+
+What is multiplied as fp32 is walked through here, and what is multiplied as integers in integer_walk.py.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,18 +25,16 @@ from llvmlite.ir import Value
 
 from . import emit, spot
 from .codings import Shared
-from .emit import FLOAT, FLOATS, INT32, INT64, each, least, load, loop, steps
+from .emit import FLOAT, FLOATS, INT16, INT32, INT64, each, least, load, loop, steps
 from .native import CHUNK, LANES, Call
 from .numbers import Number
-from .spot import PARAMETERS, Decode
+from .spot import GROUP, PARAMETERS, Decode
 from .tiles import READ_AND_KEEP, TILES
 
 #: Columns that are summed in registers before their sums are set aside.
 PANEL: Final = 2048
 #: Outputs whose weights are decoded before they are multiplied with.
 DECODED: Final = 12
-#: Of a row's scale.
-_SCALE_BYTES: Final = 4
 #: Bytes that come from memory together.
 _LINE: Final = 64
 #: Rows and outputs of a block: its sums lie on the stack. Whole tiles of every kind.
@@ -46,8 +47,6 @@ class Weights:
 
     number: Number
     decode: Decode | Shared | None = None
-    #: whether a row begins with its scale, an fp32 that its sums are multiplied with
-    scaled: bool = False
 
 
 def given_in(b: Builder, function: ir.Function) -> tuple[dict[str, Value], dict[str, Value]]:
@@ -70,30 +69,16 @@ def claims(b: Builder, places: dict[str, Value], given: dict[str, Value], body: 
     b.ret_void()
 
 
-class Walk:
+class Walk(ABC):
     """The function's body: the loops drawn above."""
 
-    def __init__(
-        self, function: ir.Function, tiles: dict[tuple[int, int], ir.Function], number: Number, weights: Weights, decoder: ir.Function | None,
-        fused: dict[int, ir.Function], prefetch: ir.Function, fma: ir.Function,
-    ) -> None:  # fmt: skip
-        self._fused = fused
-        self._fma = fma
-        self._weights = weights
-        self._prefetch = prefetch
-        self._function = function
-        self._tiles = tiles
+    def __init__(self, function: ir.Function, number: Number, prefetch: ir.Function, fma: ir.Function) -> None:
+        """``number``: what comes out."""
         self._number = number
-        self._decoder = decoder
+        self._prefetch = prefetch
+        self._fma = fma
         self.b = b = Builder(function.append_basic_block())
         self._sums = b.bitcast(b.alloca(ir.ArrayType(FLOATS, BLOCK_ROWS * CHUNK)), FLOATS.as_pointer())
-        if decoder is not None:
-            self._decoded = b.bitcast(b.alloca(ir.ArrayType(FLOATS, spot.ROOM * DECODED // LANES)), FLOAT.as_pointer())
-            self._scales, self._minima = (
-                b.bitcast(b.alloca(ir.ArrayType(FLOATS, PARAMETERS * DECODED // LANES)), FLOAT.as_pointer()) for _ in range(2)
-            )
-            self._group_sums = b.bitcast(b.alloca(ir.ArrayType(FLOATS, BLOCK_ROWS * PARAMETERS // LANES)), FLOAT.as_pointer())
-            self._states = b.bitcast(b.alloca(ir.ArrayType(INT64, 2 * DECODED)), INT64.as_pointer())
         self._at, self._given = given_in(b, function)
 
     def write(self) -> None:
@@ -104,6 +89,10 @@ class Walk:
 
         claims(b, self._at, self._given, compute)
 
+    @abstractmethod
+    def _add_up(self, first_row: Value, rows: Value, first: Value, count: Value) -> None:
+        """Adds to the sums of a block of rows and a chunk of outputs what all columns give."""
+
     def _sum_of(self, row: Value, output: Value) -> Value:
         return self.b.gep(self._sums, [self.b.add(self.b.mul(row, INT64(CHUNK)), output)])
 
@@ -111,19 +100,13 @@ class Walk:
         b, given = self.b, self._given
 
         def round_(row: Value, output: Value) -> None:
-            total = emit.total(b, b.load(self._sum_of(row, output)))
-            if self._weights.scaled:
-                total = b.fmul(total, emit.scalar(b, emit.at(b, given["weight"], b.mul(b.add(first, output), given["row_bytes"]), FLOAT)))
-            total = b.fadd(total, self._bias(b.add(first, output)))
+            total = b.fadd(emit.total(b, b.load(self._sum_of(row, output))), self._bias(b.add(first, output)))
             place = b.gep(given["out"], [b.add(b.mul(b.add(first_row, row), given["out_width"]), b.add(first, output))])
             b.store(self._number.rounded(b, total), place)
 
         every = (INT64(0), rows, 1), (INT64(0), count, 1)
         each(b, *every, lambda row, output: b.store(emit.alike(FLOAT, 0.0), self._sum_of(row, output)))
-        if self._decoder is None:
-            steps(b, INT64(0), given["width"], PANEL, partial(self._read, first_row, rows, first, count))
-        else:
-            steps(b, INT64(0), count, DECODED, partial(self._decoded_outputs, first_row, rows, first, count))
+        self._add_up(first_row, rows, first, count)
         each(b, *every, round_)
 
     def _bias(self, output: Value) -> Value:
@@ -132,61 +115,147 @@ class Walk:
         place = b.select(without, self._at["spare"], b.bitcast(b.gep(bias, [output]), INT64.as_pointer()))  # what is not used must still be somewhere
         return b.select(without, ir.Constant(FLOAT, 0.0), emit.scalar(b, b.bitcast(place, FLOAT.as_pointer())))
 
+    # weights that are decoded
+
+    def _array(self, kind: ir.Type, count: int) -> Value:
+        """Memory for the whole walk, on lines of a cache."""
+        nbytes = count * {FLOAT: 4, INT64: 8, INT16: 2}[kind]
+        lines = self.b.alloca(ir.ArrayType(FLOATS, -(-nbytes // 32)))
+        return self.b.bitcast(lines, kind.as_pointer())
+
+    def _by_panels(self, first: Value, count: Value, panel: Callable[[Value, Value, Value, Value, Value], None]) -> None:
+        """``panel(first, at, some, column, columns)`` for DECODED outputs at a time: those from ``first`` on, with the chunk's sums from ``at`` on."""
+        b = self.b
+
+        def outputs(at: Value) -> None:
+            some = least(b, b.sub(count, at), INT64(DECODED))
+
+            def one(column: Value) -> Value:
+                left = b.sub(self._given["width"], column)
+                columns = b.select(b.icmp_signed("<", left, INT64(spot.ROOM)), left, INT64(spot.PANEL))
+                panel(b.add(first, at), at, some, column, columns)
+                return b.add(column, columns)
+
+            emit.walk(b, INT64(0), self._given["width"], one)
+
+        steps(b, INT64(0), count, DECODED, outputs)
+
+    def _row(self, output: Value) -> Value:
+        """Its record."""
+        return self.b.gep(self._given["weight"], [self.b.mul(output, self._given["row_bytes"])])
+
+    def _fetch_ahead(self, row: Value, at: Value, column: Value, columns: Value) -> None:
+        """What comes behind a panel of this row: its next one, or that of the row which the same thread will take then."""
+        b, given = self.b, self._given
+        width, row_bytes = given["width"], given["row_bytes"]
+        following = b.add(column, columns)
+        last = b.icmp_signed(">=", following, width)
+        further = b.select(b.icmp_signed("<", b.add(at, INT64(DECODED)), given["chunk"]), INT64(DECODED), b.sub(given["stride"], at))
+        ahead = b.select(last, b.mul(row_bytes, further), b.udiv(b.mul(row_bytes, following), width))
+        coming = b.gep(row, [ahead])
+        nbytes = b.udiv(b.mul(row_bytes, columns), width)
+        steps(b, INT64(0), nbytes, _LINE, lambda i: b.call(self._prefetch, [b.gep(coming, [i]), *READ_AND_KEEP]))
+
+    def _less_minima(
+        self, rows: Value, at: Value, count: Value, groups: Value, minima: Value, sums: Callable[[Value], Value]
+    ) -> None:  # fmt: skip
+        """``sums[r][o] -= Σ minimum[o][g] · (Σ x[r][k] of the group)``, eight groups at a time: the lanes are added up in the end. ``minima``: of the
+        outputs, PARAMETERS apart; ``sums(row)``: of a row's groups."""
+        b = self.b
+
+        def less(row: Value, output: Value) -> None:
+            place = self._sum_of(row, b.add(at, output))
+            own, of_x = b.gep(minima, [b.mul(output, INT64(PARAMETERS))]), sums(row)
+
+            def eight(i: Value) -> None:
+                least_, total = (load(b, b.gep(each, [i]), FLOAT) for each in (own, of_x))
+                b.store(b.call(self._fma, [b.fneg(least_), total, b.load(place)]), place)
+
+            loop(b, INT64(0), groups, LANES, eight)
+
+        each(b, (INT64(0), rows, 1), (INT64(0), count, 1), less)
+
+    def _whole_eights(self, groups: Value) -> Value:
+        return self.b.and_(self.b.add(groups, INT64(LANES - 1)), INT64(-LANES))
+
+    def _nothing_in_the_last(self, numbers: Value, whole: Value) -> None:
+        """What is not filled in of the last eight is nought."""
+        last = self.b.gep(numbers, [self.b.sub(whole, INT64(LANES))])
+        self.b.store(emit.alike(FLOAT, 0.0), self.b.bitcast(last, FLOATS.as_pointer()), align=4)
+
+    def _by_tiles(self, rows: Value, count: Value, product: Callable[[int, int, Value, Value], None]) -> None:
+        """``product(tall, wide, row, output)`` for tiles that cover so many rows and outputs."""
+        b = self.b
+        row: Value = INT64(0)
+        for tall, wide in TILES:
+            end = b.sub(rows, b.srem(b.sub(rows, row), INT64(tall)))
+            with b.if_then(b.icmp_signed("<", row, end)):
+                left = each(b, (row, end, tall), (INT64(0), count, wide), partial(product, tall, wide))
+                each(b, (row, end, tall), (left, count, 1), partial(product, tall, 1))
+            row = end
+
+
+class FloatWalk(Walk):
+    """Of weights that are numbers, or become fp32."""
+
+    def __init__(
+        self, function: ir.Function, tiles: dict[tuple[int, int], ir.Function], number: Number, weights: Weights, decoder: ir.Function | None,
+        fused: dict[int, ir.Function], prefetch: ir.Function, fma: ir.Function,
+    ) -> None:  # fmt: skip
+        super().__init__(function, number, prefetch, fma)
+        self._fused = fused
+        self._weights = weights
+        self._tiles = tiles
+        self._decoder = decoder
+        if decoder is not None:
+            self._decoded = self._array(FLOAT, spot.ROOM * DECODED)
+            self._scales, self._minima = (self._array(FLOAT, PARAMETERS * DECODED) for _ in range(2))
+            self._group_sums = self._array(FLOAT, BLOCK_ROWS * PARAMETERS)
+            self._states = self._array(INT64, 2 * DECODED)
+
+    def _add_up(self, first_row: Value, rows: Value, first: Value, count: Value) -> None:
+        if self._decoder is None:
+            steps(self.b, INT64(0), self._given["width"], PANEL, partial(self._read, first_row, rows, first, count))
+        else:
+            self._by_panels(first, count, partial(self._decode, first_row, rows))
+
     def _read(self, first_row: Value, rows: Value, first: Value, count: Value, column: Value) -> None:
         """The panel from ``column`` on, of weights that are read where they are."""
         b, width = self.b, self._given["width"]
-        weight, stride = b.bitcast(self._given["weight"], self._weights.number.kind.as_pointer()), width
-        if self._weights.scaled:  # numbers of a byte
-            weight, stride = b.gep(weight, [INT64(_SCALE_BYTES)]), self._given["row_bytes"]
+        weight = b.bitcast(self._given["weight"], self._weights.number.kind.as_pointer())
 
         def lies(output: Value) -> Value:
-            return b.gep(weight, [b.add(b.mul(b.add(first, output), stride), column)])
+            return b.gep(weight, [b.add(b.mul(b.add(first, output), width), column)])
 
-        self._products(first_row, rows, INT64(0), count, column, least(b, b.sub(width, column), INT64(PANEL)), lies, stride)
+        self._products(first_row, rows, INT64(0), count, column, least(b, b.sub(width, column), INT64(PANEL)), lies, width)
 
-    def _decoded_outputs(self, first_row: Value, rows: Value, first: Value, count: Value, output: Value) -> None:
-        """DECODED outputs of the chunk from ``output`` on, or what is left of it."""
-        b = self.b
-        some = least(b, b.sub(count, output), INT64(DECODED))
-        emit.walk(b, INT64(0), self._given["width"], partial(self._decode, first_row, rows, b.add(first, output), output, some))
-
-    def _decode(self, first_row: Value, rows: Value, first: Value, at: Value, count: Value, column: Value) -> Value:
-        """The panel from ``column`` on, of the weights of ``count`` outputs, whose sums are the chunk's from ``at`` on. Where the next panel begins."""
+    def _decode(self, first_row: Value, rows: Value, first: Value, at: Value, count: Value, column: Value, columns: Value) -> None:
+        """Of ``count`` outputs, whose sums are the chunk's from ``at`` on."""
         b, given, room = self.b, self._given, INT64(spot.ROOM)
-        width, row_bytes = given["width"], given["row_bytes"]
-        left = b.sub(width, column)
-        last = b.icmp_signed("<", left, room)
-        columns = b.select(last, left, INT64(spot.PANEL))
-        following = b.add(column, columns)
-        further = b.select(b.icmp_signed("<", b.add(at, INT64(DECODED)), given["chunk"]), INT64(DECODED), b.sub(given["stride"], at))
-        ahead = b.select(last, b.mul(row_bytes, further), b.udiv(b.mul(row_bytes, following), width))
-        ahead_bytes = b.udiv(b.mul(row_bytes, columns), width)
+        several = b.icmp_signed(">", rows, INT64(1))
 
         def one(output: Value) -> None:
-            row = b.gep(given["weight"], [b.mul(b.add(first, output), row_bytes)])
-            coming = b.gep(row, [ahead])
-            steps(b, INT64(0), ahead_bytes, _LINE, lambda i: b.call(self._prefetch, [b.gep(coming, [i]), *READ_AND_KEEP]))
+            row = self._row(b.add(first, output))
+            self._fetch_ahead(row, at, column, columns)
             state = b.gep(self._states, [b.mul(output, INT64(2))])
             out = b.gep(self._decoded, [b.mul(output, room)])
             own = [b.gep(each, [b.mul(output, INT64(PARAMETERS))]) for each in (self._scales, self._minima)] + [b.zext(several, INT64)]
             if self._fused:
-                self._nothing_in_the_last(own[1], self._groups(columns)[1])
-            arguments = [row, given["weight"], given["weight_bytes"], column, columns, width, out, state]
+                self._nothing_in_the_last(own[1], self._whole_eights(self._groups(columns)))
+            arguments = [row, given["weight"], given["weight_bytes"], column, columns, given["width"], out, state]
             b.call(self._decoder, arguments + (own if self._fused else []))
 
-        several = b.icmp_signed(">", rows, INT64(1))
         loop(b, INT64(0), count, 1, one)
         decoded = partial(self._products, first_row, rows, at, count, column, columns, lambda output: b.gep(self._decoded, [b.mul(output, room)]), room)
         if not self._fused:
             decoded()
-            return following
+            return
         with b.if_else(several) as (many, alone):
             with many:
                 decoded()
             with alone:
-                self._one_row(first_row, b.gep(given["weight"], [b.mul(first, row_bytes)]), at, count, column, columns)
-        self._less_minima(first_row, rows, at, count, column, columns)
-        return following
+                self._one_row(first_row, self._row(first), at, count, column, columns)
+        self._less_what_groups_have(first_row, rows, at, count, column, columns)
 
     def _one_row(self, row: Value, weight: Value, at: Value, count: Value, column: Value, columns: Value) -> None:
         b, given = self.b, self._given
@@ -202,53 +271,28 @@ class Walk:
         left = loop(b, INT64(0), count, wide, partial(some, self._fused[wide]))
         loop(b, left, count, 1, partial(some, self._fused[1]))
 
-    def _groups(self, columns: Value) -> tuple[Value, Value]:
-        """How many there are in so many columns, and that rounded up to whole eights."""
-        assert isinstance(self._weights.decode, Shared)
-        groups = self.b.udiv(columns, INT64(self._weights.decode.columns))
-        return groups, self.b.and_(self.b.add(groups, INT64(LANES - 1)), INT64(-LANES))
+    def _groups(self, columns: Value) -> Value:
+        return self.b.udiv(columns, INT64(GROUP))
 
-    def _nothing_in_the_last(self, numbers: Value, whole: Value) -> None:
-        """What is not filled in of the last eight is nought."""
-        last = self.b.gep(numbers, [self.b.sub(whole, INT64(LANES))])
-        self.b.store(emit.alike(FLOAT, 0.0), self.b.bitcast(last, FLOATS.as_pointer()), align=4)
-
-    def _less_minima(self, first_row: Value, rows: Value, at: Value, count: Value, column: Value, columns: Value) -> None:
-        """``sums[r][o] -= Σ minimum[o][g] · (Σ x[r][k] of the group)``, eight groups at a time: the lanes are added up in the end."""
+    def _less_what_groups_have(self, first_row: Value, rows: Value, at: Value, count: Value, column: Value, columns: Value) -> None:
         shared = self._weights.decode
         assert isinstance(shared, Shared)
         if not shared.minimum:
             return
         b, given = self.b, self._given
-        groups, whole = self._groups(columns)
+        groups = self._groups(columns)
+        whole = self._whole_eights(groups)
+
+        def own(row: Value) -> Value:
+            return b.gep(self._group_sums, [b.mul(row, INT64(PARAMETERS))])
 
         def sum_up(row: Value) -> None:
-            own = b.gep(self._group_sums, [b.mul(row, INT64(PARAMETERS))])
             x = b.gep(given["x"], [b.add(b.mul(b.add(first_row, row), given["width"]), column)])
-
-            def group(number: Value) -> None:
-                start = b.mul(number, INT64(shared.columns))
-                total = load(b, b.gep(x, [start]), FLOAT)
-                for more in range(LANES, shared.columns, LANES):
-                    total = b.fadd(total, load(b, b.gep(x, [b.add(start, INT64(more))]), FLOAT))
-                b.store(emit.total(b, total), b.gep(own, [number]))
-
-            self._nothing_in_the_last(own, whole)
-            loop(b, INT64(0), groups, 1, group)
-
-        def less(row: Value, output: Value) -> None:
-            place = self._sum_of(row, b.add(at, output))
-            minima = b.gep(self._minima, [b.mul(output, INT64(PARAMETERS))])
-            sums = b.gep(self._group_sums, [b.mul(row, INT64(PARAMETERS))])
-
-            def eight(i: Value) -> None:
-                least, of_x = (load(b, b.gep(each, [i]), FLOAT) for each in (minima, sums))
-                b.store(b.call(self._fma, [b.fneg(least), of_x, b.load(place)]), place)
-
-            loop(b, INT64(0), whole, LANES, eight)
+            self._nothing_in_the_last(own(row), whole)
+            loop(b, INT64(0), groups, 1, lambda i: b.store(group_sum(b, b.gep(x, [b.mul(i, INT64(GROUP))])), b.gep(own(row), [i])))
 
         loop(b, INT64(0), rows, 1, sum_up)
-        each(b, (INT64(0), rows, 1), (INT64(0), count, 1), less)
+        self._less_minima(rows, at, count, whole, self._minima, own)
 
     def _products(
         self, first_row: Value, rows: Value, at: Value, count: Value, column: Value, columns: Value, lies: Callable[[Value], Value], stride: Value
@@ -257,17 +301,20 @@ class Walk:
         chunk's from ``at`` on."""
         b, x, width = self.b, self._given["x"], self._given["width"]
 
-        def product(kind: ir.Function, row: Value, output: Value) -> None:
+        def product(tall: int, wide: int, row: Value, output: Value) -> None:
             x_at = b.add(b.mul(b.add(first_row, row), width), column)
-            b.call(kind, [b.gep(x, [x_at]), lies(output), self._sum_of(row, b.add(at, output)), columns, width, stride])
+            arguments = [b.gep(x, [x_at]), lies(output), self._sum_of(row, b.add(at, output)), columns, width, stride]
+            b.call(self._tiles[tall, wide], arguments)
 
-        row: Value = INT64(0)
-        for tall, wide in TILES:
-            end = b.sub(rows, b.srem(b.sub(rows, row), INT64(tall)))
-            with b.if_then(b.icmp_signed("<", row, end)):
-                left = each(b, (row, end, tall), (INT64(0), count, wide), partial(product, self._tiles[tall, wide]))
-                each(b, (row, end, tall), (left, count, 1), partial(product, self._tiles[tall, 1]))
-            row = end
+        self._by_tiles(rows, count, product)
+
+
+def group_sum(b: Builder, x: Value) -> Value:
+    """Of GROUP fp32."""
+    total = load(b, x, FLOAT)
+    for more in range(LANES, GROUP, LANES):
+        total = b.fadd(total, load(b, b.gep(x, [INT64(more)]), FLOAT))
+    return emit.total(b, total)
 
 
 def write_decoding(function: ir.Function, decoder: ir.Function) -> None:

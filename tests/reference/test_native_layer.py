@@ -125,7 +125,7 @@ def model_of(config: Any, dtype: torch.dtype) -> PreTrainedModel:
 
 def ours(dtype: torch.dtype, *schemes_: str) -> Arithmetic:
     """What the probe finds where torch's product is slow."""
-    product = Product({scheme: microkernel.compiled(name_of(dtype), scheme) for scheme in schemes_ or ("raw",)}, dtype)
+    product = Product(microkernel.codes(name_of(dtype), schemes_ or ("raw",)), dtype)
     return dataclasses.replace(arithmetic.PLAIN, product=product, steps=code(dtype))
 
 
