@@ -24,7 +24,7 @@ from .native import ALIKE, CHUNK, LANES
 from .numbers import Number
 from .spot import GROUP, PARAMETERS
 from .tiles import TILES
-from .walk import DECODED, Walk, claims, given_in, group_sum
+from .walk import DECODED, Walk, claims, given_in
 
 WORDS: Final = ir.VectorType(INT16, 2 * LANES)
 #: Steps of a panel's columns.
@@ -105,7 +105,17 @@ def write_rounding(module: ir.Module, function: ir.Function) -> None:
         groups = b.udiv(width, INT64(GROUP))
         last = b.gep(sums, [b.sub(parts.groups, INT64(LANES))])
         b.store(alike(FLOAT, 0.0), b.bitcast(last, FLOATS.as_pointer()), align=4)  # what is not filled in of the last eight
-        loop(b, INT64(0), groups, 1, lambda i: b.store(group_sum(b, b.gep(x, [b.mul(i, INT64(GROUP))])), b.gep(sums, [i])))
+
+        def sum_up(i: Value) -> None:
+            """Of what is multiplied with, not of what it was: minima are taken from products with that."""
+            integers = parts.integers(out, b.mul(i, INT64(GROUP)))
+            total = alike(INT32, 0)
+            for place in range(0, GROUP, LANES):
+                total = b.add(total, b.sext(load(b, b.gep(integers, [INT64(place)]), INT16), INTS))
+            scale = b.load(parts.scales(out, b.mul(i, INT64(GROUP))))
+            b.store(b.fmul(emit.total(b, b.sitofp(total, FLOATS)), scale), b.gep(sums, [i]))
+
+        loop(b, INT64(0), groups, 1, sum_up)
 
     claims(b, places, given | {"outputs": given["rows"]}, lambda first, _count: row(first))
 

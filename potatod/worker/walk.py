@@ -288,8 +288,16 @@ class FloatWalk(Walk):
 
         def sum_up(row: Value) -> None:
             x = b.gep(given["x"], [b.add(b.mul(b.add(first_row, row), given["width"]), column)])
+
+            def group(number: Value) -> None:
+                start = b.mul(number, INT64(GROUP))
+                total = load(b, b.gep(x, [start]), FLOAT)
+                for more in range(LANES, GROUP, LANES):
+                    total = b.fadd(total, load(b, b.gep(x, [b.add(start, INT64(more))]), FLOAT))
+                b.store(emit.total(b, total), b.gep(own(row), [number]))
+
             self._nothing_in_the_last(own(row), whole)
-            loop(b, INT64(0), groups, 1, lambda i: b.store(group_sum(b, b.gep(x, [b.mul(i, INT64(GROUP))])), b.gep(own(row), [i])))
+            loop(b, INT64(0), groups, 1, group)
 
         loop(b, INT64(0), rows, 1, sum_up)
         self._less_minima(rows, at, count, whole, self._minima, own)
@@ -307,14 +315,6 @@ class FloatWalk(Walk):
             b.call(self._tiles[tall, wide], arguments)
 
         self._by_tiles(rows, count, product)
-
-
-def group_sum(b: Builder, x: Value) -> Value:
-    """Of GROUP fp32."""
-    total = load(b, x, FLOAT)
-    for more in range(LANES, GROUP, LANES):
-        total = b.fadd(total, load(b, b.gep(x, [INT64(more)]), FLOAT))
-    return emit.total(b, total)
 
 
 def write_decoding(function: ir.Function, decoder: ir.Function) -> None:
