@@ -37,7 +37,7 @@ class Arithmetic:
     product: Product | None = None
     #: attention of all sequences at once; None where torch's products are the faster
     attention: NativeAttention | None = None
-    #: what computes whole decoder layers with our product, where their code is known; None where torch's product is the faster
+    #: what computes decoder layers whose code is known; None where none of ours runs
     steps: StepsCode | None = None
     #: what decodes matrices for torch's product, where that is the faster for what they hold; None where there are none
     decoded: Decoded | None = None
@@ -54,7 +54,7 @@ class Arithmetic:
             "codes": {scheme: base64.b64encode(code).decode() for scheme, code in self.product.codes.items()} if self.product else {},
             "dtype": str(self.product.dtype).removeprefix("torch.") if self.product else "",
             "decoding": {scheme: base64.b64encode(code).decode() for scheme, code in self.decoded.codes.items()} if self.decoded else {},
-            "steps": base64.b64encode(self.steps.code).decode() if self.steps else "",
+            "steps": [base64.b64encode(self.steps.code).decode(), str(self.steps.dtype).removeprefix("torch.")] if self.steps else [],
             "attention": [base64.b64encode(self.attention.code).decode(), str(self.attention.dtype).removeprefix("torch.")] if self.attention else [],
         }
 
@@ -64,7 +64,7 @@ class Arithmetic:
         codes = {scheme: base64.b64decode(code) for scheme, code in page["codes"].items()}
         product = Product(codes, getattr(torch, page["dtype"])) if codes else None
         attention = NativeAttention(base64.b64decode(page["attention"][0]), getattr(torch, page["attention"][1])) if page["attention"] else None
-        steps = StepsCode(base64.b64decode(page["steps"]), getattr(torch, page["dtype"])) if page["steps"] else None
+        steps = StepsCode(base64.b64decode(page["steps"][0]), getattr(torch, page["steps"][1])) if page["steps"] else None
         decoding = {scheme: base64.b64decode(code) for scheme, code in page["decoding"].items()}
         return cls(groupings, page["tile"], product, attention, steps, Decoded(decoding) if decoding else None)
 
@@ -85,7 +85,7 @@ def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.d
     groupings = find_groupings(others, dtype, device) if name == "invariant" else {}
     attention = _attention(dtype) if device.type == "cpu" and better_than_torch() else None
     exact = sorted(as_torch - {RAW})
-    steps = _steps(dtype) if product is not None else None
+    steps = _steps(dtype) if here else None
     return Arithmetic(groupings, find_tile(dtype, device), product, attention, steps, _decoded(exact) if exact and here else None)
 
 

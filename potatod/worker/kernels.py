@@ -75,14 +75,14 @@ def _forward_of(module: nn.Linear, linear: Linear, x: torch.Tensor) -> torch.Ten
 
 def _layers(arithmetic: Arithmetic, attend: PackedAttention) -> Callable[[nn.Module], Callable[..., torch.Tensor] | None]:
     """Those of one model, by code of ours where their own is known to it."""
-    product, steps = arithmetic.product, arithmetic.steps
-    if product is None or steps is None:
+    steps = arithmetic.steps
+    if steps is None:
         return lambda _: None
     desk = Desk(steps.dtype)
 
     def forward(module: nn.Module) -> Callable[..., torch.Tensor] | None:
         parts = Parts.of(module)
-        return None if parts is None else NativeLayer(module.forward, parts, product, steps, attend, desk)
+        return None if parts is None else NativeLayer(module.forward, parts, arithmetic.product, steps, attend, desk)
 
     return forward
 

@@ -1,4 +1,4 @@
-"""Decoder layers that are Llama's own code, computed by ours: two lists of steps (steps.py) instead of a hundred of torch's operations.
+"""Decoder layers that are Llama's own code, computed by ours: a few lists of steps (steps.py) instead of a hundred of torch's operations.
 
     x ─▶ norm ─▶ q, k, v ─▶ turned by their positions ──▶ attention.py ──▶ o ─▶ + x ─▶ norm ─▶ gate · up ─▶ down ─▶ +
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -89,124 +90,190 @@ def _split(bound: Sequence[torch.Tensor | None]) -> tuple[list[Any], list[Any], 
     return list(bound[:_LINEARS]), list(bound[_LINEARS : 2 * _LINEARS]), list(bound[2 * _LINEARS :])
 
 
+#: (queries, keys, values), (1, heads, rows, depth) each → (1, rows, heads, depth)
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 class NativeLayer:
-    """The ``forward`` of one decoder layer."""
+    """The ``forward`` of one decoder layer: its products by our code where there is code for its weights, and else by its own linear layers."""
 
     def __init__(
-        self, own: Callable[..., torch.Tensor], parts: Parts, product: Product, code: StepsCode, attend: Callable[..., Any], desk: Desk
+        self, own: Callable[..., torch.Tensor], parts: Parts, product: Product | None, code: StepsCode, attend: Callable[..., Any], desk: Desk
     ) -> None:  # fmt: skip
         """``own``: transformers'; ``attend``: what its AttentionInterface has for the layer's attention."""
         self._own, self._parts, self._product, self._code, self._attend, self._desk = own, parts, product, code, attend, desk
-        self._program: _Program | None = None
+        self._bound: list[torch.Tensor | None] = []
+        self._threads = 0
+        self.program: _Program | None = None
 
     def __call__(
         self, hidden_states: torch.Tensor, attention_mask: Any = None, *, position_embeddings: tuple[torch.Tensor, torch.Tensor], **arguments: Any
     ) -> torch.Tensor:  # fmt: skip
         """(1, rows, hidden) → the same."""
+        if (program := self._for_what_is_bound(hidden_states)) is None:
+            return self._own(hidden_states, attention_mask, position_embeddings=position_embeddings, **arguments)
         attention = self._parts.attention
+        told = {"dropout": 0.0, "scaling": attention.scaling, **self._parts.tells(attention), **arguments}
+
+        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            attended: torch.Tensor = self._attend(attention, query, key, value, attention_mask, **told)[0]
+            return attended.contiguous()
+
         with unwatched():
-            program = self._for_what_is_bound(hidden_states)
-            if program is not None:
-                x = hidden_states.contiguous()
-                query, key, value = program.before(x, *position_embeddings)
-                told = {"dropout": 0.0, "scaling": attention.scaling, **self._parts.tells(attention), **arguments}
-                attended, _ = self._attend(attention, query, key, value, attention_mask, **told)
-                return program.behind(x, attended)
-        return self._own(hidden_states, attention_mask, position_embeddings=position_embeddings, **arguments)
+            x, (cos, sin) = hidden_states.contiguous(), (each.contiguous() for each in position_embeddings)
+        return program(x, cos, sin, attend)
 
     def _for_what_is_bound(self, x: torch.Tensor) -> _Program | None:
-        """None where there is no code of ours for these weights."""
-        bound = self._parts.bound()
-        if self._program is None or not self._program.is_of(bound):
-            suits = x.dtype is self._code.dtype and _suit(bound, self._product)
-            self._program = _Program(self._parts, bound, self._product, self._code, self._desk) if suits else None
-        return self._program
+        """None where the layer is not of the dtype that the code is for."""
+        bound, threads = self._parts.bound(), torch.get_num_threads()
+        if not (len(bound) == len(self._bound) and all(map(operator.is_, bound, self._bound)) and threads == self._threads):
+            self._bound, self._threads = bound, threads
+            weights, biases, norms = _split(bound)
+            if x.dtype is not self._code.dtype or not all(_is_plain(norm, x.dtype) for norm in norms):
+                self.program = None
+            elif self._product is not None and _suit(weights, biases, self._product):
+                self.program = _ByOurProduct(self._parts, bound, self._code, self._desk, self._product)
+            else:
+                self.program = _ByItsLinears(self._parts, bound, self._code, self._desk)
+        return self.program
 
 
-def _suit(bound: Sequence[torch.Tensor | None], product: Product) -> bool:
-    weights, biases, norms = _split(bound)
+def _is_plain(norm: torch.Tensor, dtype: torch.dtype) -> bool:
+    return norm.is_cpu and norm.dtype is dtype and norm.is_contiguous() and norm.numel() % LANES == 0
+
+
+def _suit(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None], product: Product) -> bool:
     pieces = [pieces_of(weight) for weight in weights]
-    return (
-        all(some and all(product.has(piece) for piece in some) for some in pieces)
-        and all(bias is None or (bias.is_cpu and bias.shape == weight.shape[:1]) for weight, bias in zip(weights, biases, strict=True))
-        and all(norm.is_cpu and norm.dtype is product.dtype and norm.is_contiguous() and norm.numel() % LANES == 0 for norm in norms)
+    return all(some and all(product.has(piece) for piece in some) for some in pieces) and all(
+        bias is None or (bias.is_cpu and bias.shape == weight.shape[:1]) for weight, bias in zip(weights, biases, strict=True)
     )
 
 
-class _Program:
-    """The steps of a layer with the weights that are bound to it. The first list begins with its norm and ends with two turns; the second begins with
-    what attention gives and ends with what the layer gives."""
+class _Program(ABC):
+    """The steps of a layer with the weights that are bound to it."""
 
-    def __init__(self, parts: Parts, bound: Sequence[torch.Tensor | None], product: Product, code: StepsCode, desk: Desk) -> None:
-        self._bound, self._product, self._code, self._desk = bound, product, code, desk
-        self._weights, biases, self._norms = _split(bound)
-        self._biases = [None if bias is None else bias.float() for bias in biases]
+    def __init__(self, parts: Parts, bound: Sequence[torch.Tensor | None], code: StepsCode, desk: Desk) -> None:
+        self._parts, self._code, self._desk = parts, code, desk
+        self._weights, self._biases, self._norms = _split(bound)
         self._epsilons = [norm.variance_epsilon for norm in parts.norms]
         self._depth: int = parts.attention.head_dim
         outputs = [weight.shape[0] for weight in self._weights]
         self._heads = [count // self._depth for count in outputs[:3]]
         self._hidden, self._wide = outputs[3], outputs[4]
+
+    @abstractmethod
+    def __call__(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """(1, rows, hidden) → the same."""
+
+    def _norm(self, listing: Listing, number: int, x: int, out: int, op: Op, heads: int = 1) -> None:
+        weight = self._norms[number]
+        listing.step(op, x, weight=weight.data_ptr(), out=out, width=weight.numel(), more=heads, epsilon=self._epsilons[number])
+
+    def _turn(self, listing: Listing, query: int = 0, key: int = 0) -> None:
+        """Queries and keys where they are; what is normed of their heads before."""
+        for number, at in enumerate((query, key)[: len(self._norms) - 2]):
+            self._norm(listing, 2 + number, at, at, Op.NORM_STORED, self._heads[number])
+        for at, heads in zip((query, key), self._heads, strict=False):
+            listing.step(Op.TURN, at, out=at, width=self._depth, more=heads)
+
+    def _by_heads(self, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        """(1, rows, heads · depth) each → (1, heads, rows, depth)."""
+        return [some.view(1, some.shape[1], heads, self._depth).transpose(1, 2) for some, heads in zip(tensors, self._heads, strict=True)]
+
+
+class _ByItsLinears(_Program):
+    """What lies between the products of torch, or of whatever the linear layers multiply with."""
+
+    def __init__(self, parts: Parts, bound: Sequence[torch.Tensor | None], code: StepsCode, desk: Desk) -> None:
+        super().__init__(parts, bound, code, desk)
+        first, turn, added, gate, last = (Listing() for _ in range(5))
+        self._norm(first, 0, 0, 0, Op.NORM_STORED)
+        self._turn(turn)
+        added.step(Op.ADD, width=self._hidden)
+        self._norm(added, 1, 0, 0, Op.NORM_STORED)
+        gate.step(Op.GATE_STORED, width=self._wide)
+        last.step(Op.ADD, width=self._hidden)
+        self._first, self._turned, self._added, self._gated, self._last = (Listed(code, each) for each in (first, turn, added, gate, last))
+
+    def __call__(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
+        rows = x.shape[1]
+        q, k, v, o, gate, up, down = (linear.forward for linear in self._parts.linears)
+        self._desk.make_room(rows, {"normed": self._hidden, "x": self._hidden})
+        normed, between = (self._desk.rows(name, 1, rows, self._hidden) for name in ("normed", "x"))
+        self._first.at(0, x=x, out=normed)
+        self._first.take(rows)
+        taken = [linear(normed).contiguous() for linear in (q, k, v)]
+        steps = len(self._turned.steps)
+        for number in range(steps):
+            self._turned.at(number, x=taken[number % 2], out=taken[number % 2])
+        for number in (steps - 2, steps - 1):
+            self._turned.at(number, other=cos, weight=sin)
+        self._turned.take(rows)
+        attended = o(attend(*self._by_heads(taken)).view(1, rows, -1)).contiguous()
+        self._added.at(0, x=x, other=attended, out=between)
+        self._added.at(1, x=between, out=normed)
+        self._added.take(rows)
+        opened, other = gate(normed).contiguous(), up(normed).contiguous()
+        self._gated.at(0, x=opened, other=other, out=opened)
+        self._gated.take(rows)
+        closed, out = down(opened).contiguous(), torch.empty_like(x)
+        self._last.at(0, x=between, other=closed, out=out)
+        self._last.take(rows)
+        return out
+
+
+class _ByOurProduct(_Program):
+    """Two lists: from the layer's norm to turned queries and keys, and from what attention gives to what the layer gives."""
+
+    def __init__(self, parts: Parts, bound: Sequence[torch.Tensor | None], code: StepsCode, desk: Desk, product: Product) -> None:
+        super().__init__(parts, bound, code, desk)
+        self._product = product
+        self._added_to = [None if bias is None else bias.float() for bias in self._biases]
+        outputs = [weight.shape[0] for weight in self._weights]
+        rounded = [weight.shape[1] for weight in self._weights if native.rounds(pieces_of(weight))]
         self._widths = {  # what attention has done with is memory for what comes behind it, and so is what the gate has
             "x32": max(weight.shape[1] for weight in self._weights[: _LINEARS - 1]), "wide32": self._wide,
             "q": max(outputs[0], self._hidden), "k": outputs[1], "v": outputs[2],
             "gate": max(self._wide, self._hidden), "up": max(self._wide, self._hidden),
+            "rounded32": native.rounded_bytes(max(rounded, default=0)) // 4,
         }  # fmt: skip
-        rounded = [weight.shape[1] for weight in self._weights if native.rounds(pieces_of(weight))]
-        self._widths["rounded32"] = native.rounded_bytes(max(rounded, default=0)) // 4
-        self._threads = torch.get_num_threads()
         self._grown = -1
 
-    def is_of(self, bound: Sequence[torch.Tensor | None]) -> bool:
-        return all(map(operator.is_, bound, self._bound)) and self._threads == torch.get_num_threads()
-
-    def before(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries, keys and values, (1, heads, rows, depth) each, valid until the next layer."""
+    def __call__(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
         rows = x.shape[1]
-        self._desk.make_room(rows, self._widths)
-        if self._grown != self._desk.grown:
-            self._write()
-        cos, sin = cos.contiguous(), sin.contiguous()
-        self._before.steps[0].x = x.data_ptr()
-        for turn in self._before.steps[-2:]:
-            turn.other, turn.weight = cos.data_ptr(), sin.data_ptr()
-        self._before.take(rows)
-        query, key, value = (
-            self._desk.rows(name, 1, rows, heads, self._depth).transpose(1, 2) for name, heads in zip("qkv", self._heads, strict=True)
-        )
-        return query, key, value
-
-    def behind(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """``x``: what came in; ``attended``: (1, rows, heads, depth) → (1, rows, hidden)."""
-        attended, out = attended.contiguous(), torch.empty_like(x)
-        steps = self._behind.steps
-        steps[0].x, steps[self._added].x, steps[-1].out = attended.data_ptr(), x.data_ptr(), out.data_ptr()
-        self._behind.take(x.shape[1])
-        return out
+        with unwatched():
+            self._desk.make_room(rows, self._widths)
+            if self._grown != self._desk.grown:
+                self._write()
+            self._before.at(0, x=x)
+            for turn in (-2, -1):
+                self._before.at(turn, other=cos, weight=sin)
+            self._before.take(rows)
+            widths = (heads * self._depth for heads in self._heads)
+            attended = attend(*self._by_heads(self._desk.rows(name, 1, rows, width) for name, width in zip("qkv", widths, strict=True)))
+            out = torch.empty_like(x)
+            self._behind.at(0, x=attended)
+            self._behind.at(self._added, x=x)
+            self._behind.at(-1, out=out)
+            self._behind.take(rows)
+            return out
 
     def _write(self) -> None:
         """With the desk's addresses as they are."""
         at, self._grown = self._desk.address, self._desk.grown
         before, behind = Listing(), Listing()
-        self._norm(before, 0, 0, at("x32"))
+        self._norm(before, 0, 0, at("x32"), Op.NORM)
         self._products(before, "x32", {0: "q", 1: "k", 2: "v"})
-        for number in range(len(self._norms) - 2):
-            name = "qk"[number]
-            self._norm(before, 2 + number, at(name), at(name), Op.NORM_STORED, self._heads[number])
-        for name, heads in zip("qk", self._heads, strict=False):
-            before.step(Op.TURN, at(name), out=at(name), width=self._depth, more=heads)
+        self._turn(before, at("q"), at("k"))
         behind.step(Op.WIDEN, out=at("x32"), width=self._weights[3].shape[1])
         self._products(behind, "x32", {3: "gate"})
         self._added = behind.step(Op.ADD, other=at("gate"), out=at("q"), width=self._hidden)
-        self._norm(behind, 1, at("q"), at("x32"))
+        self._norm(behind, 1, at("q"), at("x32"), Op.NORM)
         self._products(behind, "x32", {4: "gate", 5: "up"})
         behind.step(Op.GATE, at("gate"), at("up"), out=at("wide32"), width=self._wide)
         self._products(behind, "wide32", {6: "up"})
         behind.step(Op.ADD, at("q"), at("up"), width=self._hidden)
         self._before, self._behind = Listed(self._code, before), Listed(self._code, behind)
-
-    def _norm(self, listing: Listing, number: int, x: int, out: int, op: Op = Op.NORM, heads: int = 1) -> None:
-        weight = self._norms[number]
-        listing.step(op, x, weight=weight.data_ptr(), out=out, width=weight.numel(), more=heads, epsilon=self._epsilons[number])
 
     def _products(self, listing: Listing, x: str, outs: Mapping[int, str]) -> None:
         """Of the same rows with several matrices."""
@@ -216,5 +283,5 @@ class _Program:
             call = native.rounding(at(x), 0, self._weights[min(outs)].shape[1], at("rounded32"))
             listing.product(self._product.addresses[native.ROUNDING], call)
         for number, out in outs.items():
-            for scheme, call in self._product.calls(at(x), at("rounded32"), 0, pieces[number], self._biases[number], at(out)):
+            for scheme, call in self._product.calls(at(x), at("rounded32"), 0, pieces[number], self._added_to[number], at(out)):
                 listing.product(self._product.addresses[scheme], call)

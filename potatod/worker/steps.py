@@ -30,6 +30,8 @@ class Op(IntEnum):
     TURN = auto()
     #: silu(x) · other, (rows, width) → fp32
     GATE = auto()
+    #: the same, not in fp32
+    GATE_STORED = auto()
     #: x + other, (rows, width)
     ADD = auto()
     #: (rows, width) → fp32
@@ -115,6 +117,12 @@ class Listed:
         self._rows = 0
         self._said = Steps(ctypes.addressof(self._memory), len(self.steps), code.team, torch.get_num_threads())
         self._at = ctypes.addressof(self._said)
+
+    def at(self, number: int, **addresses: torch.Tensor) -> None:
+        """Where some of what a step is told of lies."""
+        step = self.steps[number]
+        for name, tensor in addresses.items():
+            setattr(step, name, tensor.data_ptr())
 
     def take(self, rows: int) -> None:
         if self._rows != rows:

@@ -55,7 +55,8 @@ class _Code:
             Op.NORM: lambda step: self._norm(step, self._put_floats),
             Op.NORM_STORED: lambda step: self._norm(step, self._put_stored),
             Op.TURN: self._turn,
-            Op.GATE: self._gate,
+            Op.GATE: lambda step: self._gate(step, self._put_floats),
+            Op.GATE_STORED: lambda step: self._gate(step, self._put_stored),
             Op.ADD: self._add,
             Op.WIDEN: self._widen,
         }
@@ -130,7 +131,7 @@ class _Code:
 
         loop(b, INT64(0), b.mul(step["rows"], heads), 1, head)
 
-    def _gate(self, step: dict[str, Value]) -> None:
+    def _gate(self, step: dict[str, Value], put: Callable[[Value, Value, Value], None]) -> None:
         """``x · sigmoid(x) · other``. The exponential is of no more than nought, whatever x is."""
         b, stored, one = self._b, self._number.stored, alike(FLOAT, 1.0)
 
@@ -139,7 +140,7 @@ class _Code:
             e = self._exp(b, b.fneg(b.call(self._magnitude, [x])))
             top = b.select(b.fcmp_ordered("<", x, alike(FLOAT, 0.0)), e, one)
             active = stored(b, b.fdiv(b.fmul(x, top), b.fadd(one, e)))
-            self._put_floats(step["out"], i, b.fmul(active, self._at(step["other"], i)))
+            put(step["out"], i, b.fmul(active, self._at(step["other"], i)))
 
         self._all(step, some)
 
