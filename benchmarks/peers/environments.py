@@ -16,6 +16,8 @@ from pathlib import Path
 
 import click
 
+from potatod import machine
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PLACE = ROOT / ".cache" / "peers"
 WHEELS = PLACE / "wheels"
@@ -30,6 +32,10 @@ PINS: dict[str, tuple[str, ...]] = {
 }
 #: llama.cpp's default build otherwise: optimised, for this processor, with OpenMP. The library for images is left out.
 _CMAKE_ARGS = "-DLLAVA_BUILD=OFF"
+#: Where a processor says that it has AMX the system may still not allow it, and llama.cpp ends there: built for everything else.
+_WITHOUT_AMX = " -DGGML_NATIVE=OFF" + "".join(
+    f" -DGGML_{name}=ON" for name in ("AVX2", "FMA", "F16C", "BMI2", "AVX512", "AVX512_VBMI", "AVX512_VNNI", "AVX512_BF16")
+)
 
 
 def python(name: str) -> Path:
@@ -62,8 +68,9 @@ def _build_llama() -> None:
     click.echo(f"{LLAMA}: compiling, which takes long …")
     WHEELS.mkdir(parents=True, exist_ok=True)
     jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
-    environment = os.environ | {"CMAKE_ARGS": _CMAKE_ARGS, "CMAKE_BUILD_PARALLEL_LEVEL": jobs}
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-binary", "llama-cpp-python", "-w", WHEELS, LLAMA]
+    arguments = _CMAKE_ARGS + (_WITHOUT_AMX if "amx_tile" in machine.flags() else "")
+    environment = os.environ | {"CMAKE_ARGS": arguments, "CMAKE_BUILD_PARALLEL_LEVEL": jobs}
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-cache-dir", "--no-deps", "--no-binary", "llama-cpp-python", "-w", WHEELS, LLAMA]
     subprocess.run(command, check=True, env=environment)
 
 
