@@ -21,7 +21,7 @@ from typing import Final
 LONGEST: Final = 16
 SHORTEST: Final = 2
 #: Places that are looked at, newest first.
-_TRIED: Final = 64
+TRIED: Final = 64
 #: Tokens that may come in between, or be left out, before the copying is found again; and how many may come that are not copied.
 _SKIPPED: Final = 4
 _LOST: Final = 8
@@ -51,8 +51,8 @@ class Lookup:
         token. Last comes what goes on with what is copied, where that is something else."""
         self._learn(tokens)
         found: list[tuple[int, int]] = []
-        end = self._last.get(_two(tokens, len(tokens)), 0) if len(tokens) >= SHORTEST else 0
-        for _ in range(_TRIED):
+        end = self._last.get(two(tokens, len(tokens)), 0) if len(tokens) >= SHORTEST else 0
+        for _ in range(TRIED):
             if end == 0:
                 break
             found.append((_alike(tokens, end), end))
@@ -70,9 +70,9 @@ class Lookup:
 
     def _learn(self, tokens: Sequence[int]) -> None:
         for end in range(len(self._before), len(tokens)):
-            two = _two(tokens, end)
-            self._before.append(self._last.get(two, 0))
-            self._last[two] = end
+            key = two(tokens, end)
+            self._before.append(self._last.get(key, 0))
+            self._last[key] = end
 
 
 class _Copying:
@@ -126,7 +126,8 @@ def _behind(tokens: Sequence[int], place: int, most: int) -> list[int]:
     return [after[at % len(after)] for at in range(most)]
 
 
-def _two(tokens: Sequence[int], end: int) -> int:
+def two(tokens: Sequence[int], end: int) -> int:
+    """The two tokens before ``end``, as one number."""
     return tokens[end - 2] << 32 | tokens[end - 1]
 
 

@@ -425,6 +425,9 @@ def test_a_card_s_memory_is_found_in_kept_texts_and_guesses_before_an_answer_fai
         def forget(self, id: int) -> None:
             pass
 
+        def said(self, tokens: list[int]) -> None:
+            pass
+
     s = scheduler(running=2, chunk=LEAST_CHUNK, drafter=Sure())
     s.add(Sequence(1, [1] * 5))
     fed(s, 1)

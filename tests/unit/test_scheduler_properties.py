@@ -169,6 +169,9 @@ class Guesses:
     def forget(self, id: int) -> None:
         pass
 
+    def said(self, tokens: list[int]) -> None:
+        pass
+
 
 class Life(RuleBasedStateMachine):
     @initialize(layout=st.sampled_from(sorted(LAYOUTS)), texts=st.sampled_from([1, 2]), more=st.integers(0, 2000))

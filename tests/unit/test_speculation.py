@@ -83,6 +83,28 @@ def test_as_many_are_guessed_as_make_tokens_per_second_the_most() -> None:
     assert len(guessed(speculation, [(1, SAID, 20)], 64, step)[1]) == 3, "the fourth would make the sweep three times as long"
 
 
+def test_a_question_that_is_asked_again_is_guessed_from_its_answer() -> None:
+    speculation = Speculation(5)
+    question, answer = list(range(20, 40)), [15, 16, 17, 18, 19]
+    speculation.said(question + answer)
+    assert guessed(speculation, [(2, question, 9)], 64, free) == {2: answer}
+    assert speculation.verified(2, speculation._texts[2].tree, answer) == {LOOKUP: (5, 5)}
+    assert guessed(Speculation(5), [(2, question, 9)], 64, free) == {}
+    assert guessed(Speculation(5, lookup=False), [(2, question, 9)], 64, free) == {}
+
+
+def test_what_other_texts_said_is_guessed_no_more_where_it_is_never_right() -> None:
+    speculation = Speculation(5)
+    speculation.said([*NEW, 15, 16, 17, 18, 19])
+    for id in range(2, 200):
+        tree = speculation.draft([(id, NEW, 9)], 64, free).get(id)
+        if tree is None:
+            return
+        speculation.verified(id, tree, [])
+        speculation.forget(id)
+    raise AssertionError("it is guessed on and on")
+
+
 class TestDraftModel:
     TEXT = DraftText(1, tuple(NEW), 30, Drawn())
 

@@ -59,6 +59,9 @@ class Guesses:
     def forget(self, id: int) -> None:
         pass
 
+    def said(self, tokens: list[int]) -> None:
+        pass
+
 
 def drawn(tokens: list[int], sampling: Sampling) -> int:
     return sample(LOGITS[tokens[-1]], tokens, sampling, 0, len(tokens))
