@@ -17,11 +17,14 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from . import cpu
+
 #: Group sizes to try, smallest first.
 GROUPS: Final = (1, 2, 4, 8, 16)
 #: The group where none of them makes rows independent: then every product has exactly so many rows.
 FIXED: Final = 16
-#: Numbers of rows that the probe compares; for large weights those up to _FEW.
+#: Numbers of rows that the probe compares; for large weights those up to _FEW where a cpu has no instructions for the dtype and would take minutes. Where
+#: it has them, what multiplies 32 rows may be another kernel than what multiplies 35.
 TRIED_ROWS: Final = (1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 31, 32, 48, 64, 65, 96, 128, 160)
 _FEW: Final = 32
 _LARGE: Final = 1 << 22
@@ -218,7 +221,8 @@ def find_groupings(
 
 def _find_grouping(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Grouping:
     size = shape[0] * shape[1]
-    tried = [rows for rows in TRIED_ROWS if size < _LARGE or rows <= _FEW]
+    quick = size < _LARGE or device.type != "cpu" or cpu.multiplies(dtype)
+    tried = [rows for rows in TRIED_ROWS if quick or rows <= _FEW]
     # Differences are one bit in few rows: small shapes, which show fewest, are tried more often.
     draws = range(max(1, min(16, _LARGE // size)))
     for rows in GROUPS:
