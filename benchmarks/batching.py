@@ -31,7 +31,7 @@ TURNS = 5
 HISTORY = 2000
 #: KV of 64 texts of 128 tokens, and of one of HISTORY and its answer.
 KV = "512MiB"
-FLAGS = ("--front-max-context", "512", "--front-max-sequences", str(COUNTS[-1]), "--kv-size", KV, "--speculation-enabled", "false")
+FLAGS = ("--front-max-context", "512", "--front-max-sequences", str(COUNTS[-1]), "--kv-size", KV)
 
 
 def together_s(client: Client, count: int, tokens: int = ANSWER) -> float:

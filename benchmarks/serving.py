@@ -37,7 +37,10 @@ class Serving:
 
 @contextmanager
 def daemon(model: Path, *flags: str, limits: Limits | None = None, log: Path | None = None) -> Iterator[Serving]:
-    """Until the block is left. Its errors are seen, or all that it says goes into ``log``."""
+    """Until the block is left. Its errors are seen, or all that it says goes into ``log``. Nothing is guessed where no flag says how: who asks the same
+    again would be answered at once."""
+    if not any(flag.startswith("--speculation-") for flag in flags):
+        flags = (*flags, "--speculation-enabled", "false")
     with tempfile.TemporaryDirectory(prefix="pb-") as place:
         command = [str(BIN / "potatod"), "start", str(model), "--run-directory", f"{place}/run", "--front-socket", f"ipc://{place}/s",
                    "--log-level", "info" if log else "error", *flags]  # fmt: skip

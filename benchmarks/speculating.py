@@ -20,7 +20,7 @@ from potatod.store import draft as drafting
 from potatod.store.prepare import prepare
 
 #: Tokens of each answer, and turns that on and off take.
-ANSWER, TURNS = 64, 2
+ANSWER = 64
 #: Tokens of an answer that a draft model guesses for, and of one without guesses.
 DRAFTED, PLAIN = 96, 12
 TEMPERATURES = (0.0, 0.8)
@@ -56,18 +56,18 @@ PROMPTS = {
 
 
 def lookup(model: Path, read: str = "200MB") -> dict[str, Any]:
-    """For each prompt: tokens per sweep, and s/token with lookup ÷ without, by turns."""
+    """For each prompt: tokens per sweep, and s/token with lookup ÷ without, in turn; then the first one again, whose answer is known by then."""
     flags = ("--front-max-context", "1024", "--front-max-sequences", "1", "--pool-size", POOL)
     result: dict[str, Any] = {}
     with (
         Limits(None, parse_size(read), model) as limits,
-        daemon(model, *flags, limits=limits) as on,
-        daemon(model, *flags, "--speculation-enabled", "false", limits=limits) as off,
+        daemon(model, *flags, "--speculation-enabled", "true", limits=limits) as on,
+        daemon(model, *flags, limits=limits) as off,
     ):
         for served in (on, off):
             answer(served.client, 4)
-        for name, prompt in PROMPTS.items():
-            result[name] = _by_turns(on, off, prompt)
+        for name, prompt in (*PROMPTS.items(), ("edit asked again", PROMPTS["edit"])):
+            result[name] = _in_turn(on, off, prompt)
             click.echo(f"  {name}: {result[name]}")
     return result | {f"{name}_{key}": value for name, row in result.items() for key, value in row.items()}
 
@@ -83,11 +83,11 @@ def drafted(model: Path, read: str = "50MB") -> dict[str, Any]:
         pool = parse_size(POOL)
         rows: dict[str, Any] = {}
         with Limits(None, parse_size(read), folder) as limits:
-            with daemon(folder, *flags, "--pool-size", str(pool + draft), "--speculation-enabled", "false", limits=limits) as off:
+            with daemon(folder, *flags, "--pool-size", str(pool + draft), limits=limits) as off:
                 plain_s = s_per_token(off.client, PLAIN)
-            with daemon(folder, *flags, "--pool-size", POOL, "--speculation-draft", "self:int4", limits=limits) as on:
-                answer(on.client, 4)
-                for temperature in TEMPERATURES:
+            for temperature in TEMPERATURES:  # each its own: what was answered before would be guessed from
+                with daemon(folder, *flags, "--pool-size", POOL, "--speculation-draft", "self:int4", limits=limits) as on:
+                    answer(on.client, 4)
                     for name, prompt in PROMPTS.items():
                         s, finished, text = _asked(on, prompt, temperature, DRAFTED)
                         rows[f"{name} T={temperature}"] = row = {
@@ -129,13 +129,9 @@ def _per_sweep(finished: Any) -> float:
     return round(finished.completion_tokens / max(1, finished.completion_tokens - finished.accepted_tokens), 2)
 
 
-def _by_turns(on: Serving, off: Serving, prompt: str) -> dict[str, Any]:
-    ratios, texts = [], set()
-    for _ in range(TURNS):
-        (with_s, finished, text), (without_s, _, other) = _asked(on, prompt), _asked(off, prompt)
-        ratios.append(with_s / without_s)
-        texts |= {text, other}
-    return {"tokens_per_sweep": _per_sweep(finished), "s_per_token_of_off": round(statistics.median(ratios), 3), "texts_alike": len(texts) == 1}
+def _in_turn(on: Serving, off: Serving, prompt: str) -> dict[str, Any]:
+    (with_s, finished, text), (without_s, _, other) = _asked(on, prompt), _asked(off, prompt)
+    return {"tokens_per_sweep": _per_sweep(finished), "s_per_token_of_off": round(with_s / without_s, 3), "texts_alike": text == other}
 
 
 def _asked(served: Serving, prompt: str, temperature: float = 0.0, tokens: int = ANSWER) -> tuple[float, Any, str]:

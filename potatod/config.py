@@ -151,7 +151,7 @@ class Speculation:
     )  # fmt: skip
     lookup: bool = _key(
         True, Choice((True, False)),
-        "Guess what followed the same words earlier in the prompt or the answer. Costs nothing, and stops where it does not pay.",
+        "Guess what followed the same words earlier in the prompt, the answer, or answers before it. Costs nothing, and stops where it does not pay.",
     )
     draft: str = _key(
         "", DraftModel(),

@@ -23,8 +23,8 @@ from . import cpu
 GROUPS: Final = (1, 2, 4, 8, 16)
 #: The group where none of them makes rows independent: then every product has exactly so many rows.
 FIXED: Final = 16
-#: Numbers of rows that the probe compares; for large weights those up to _FEW where a cpu has no instructions for the dtype and would take minutes. Where
-#: it has them, what multiplies 32 rows may be another kernel than what multiplies 35.
+#: Numbers of rows that the probe compares; for large weights those up to _FEW where a cpu has no instructions for the dtype and would take minutes.
+#: Where it has them, what multiplies 32 rows may be another kernel than what multiplies 35.
 TRIED_ROWS: Final = (1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 31, 32, 48, 64, 65, 96, 128, 160)
 _FEW: Final = 32
 _LARGE: Final = 1 << 22

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -64,6 +65,17 @@ def test_texts_are_the_same_and_many_guesses_are_right(model: Path, probe_cache:
         (draft,) = report["guesses"]
         assert draft["source"] == "draft" and draft["accepted_tokens"] > 50, "a copy in int8 nearly always says what the model says"
         assert draft["accepted_tokens"] == report["accepted_tokens"] and report["draft_failed"] == ""
+
+
+@pytest.mark.slow
+def test_what_is_asked_again_is_the_same_and_was_guessed(model: Path, probe_cache: Path, texts: list[list[int]]) -> None:
+    with Daemon(model, probe_cache, *SMALL) as daemon:
+        accepted = [0]
+        for _ in range(3):
+            assert [daemon.ask(*asked)["token_ids"] for asked in ASKED] == texts
+            accepted.append(json.loads(daemon.client("status", "--json").stdout)["queue"]["accepted_tokens"])
+        first, _, last = (after - before for before, after in itertools.pairwise(accepted))
+        assert last > first + sum(map(len, texts)) / 4, "what was answered before is as good as known"
 
 
 @pytest.mark.slow
