@@ -110,7 +110,9 @@ class NativeLayer:
         self, hidden_states: torch.Tensor, attention_mask: Any = None, *, position_embeddings: tuple[torch.Tensor, torch.Tensor], **arguments: Any
     ) -> torch.Tensor:  # fmt: skip
         """(1, rows, hidden) → the same."""
-        if (program := self._for_what_is_bound(hidden_states)) is None:
+        program = self._for_what_is_bound(hidden_states)
+        turned = (1, hidden_states.shape[1], self._parts.attention.head_dim)
+        if program is None or not all(each.dtype is hidden_states.dtype and each.shape == turned for each in position_embeddings):
             return self._own(hidden_states, attention_mask, position_embeddings=position_embeddings, **arguments)
         attention = self._parts.attention
         told = {"dropout": 0.0, "scaling": attention.scaling, **self._parts.tells(attention), **arguments}

@@ -204,6 +204,19 @@ def test_weights_that_there_is_no_code_for_are_the_linear_layers_to_multiply_wit
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@torch.inference_mode()
+def test_angles_of_another_dtype_are_transformers_to_turn_by():
+    model = model_of(CONFIGS["llama"], torch.bfloat16)
+    rotary = model.model.rotary_emb.forward
+    model.model.rotary_emb.forward = lambda x, position_ids: rotary(x.float(), position_ids)
+    own = []
+    for layer in model.model.layers:
+        layer.forward = lambda hidden_states, *_, **__: own.append(1) or hidden_states  # bf16 times fp32 is fp32, which its products refuse
+    runner = runner_of(model, ours(torch.bfloat16), "fast")
+    runner.run([(runner.new_kv(), [5, 6, 7])], 3)
+    assert own == [1] * 3
+
+
 class _OtherMLP(LlamaMLP):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) * 2
