@@ -25,6 +25,7 @@ from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
 from . import native
+from .banded import Banded
 from .likeness import same_code
 from .native import LANES, Product, pieces_of
 from .rows import unwatched
@@ -40,6 +41,8 @@ _ATTENTIONS: Final[Mapping[type[nn.Module], Tells]] = MappingProxyType({
 })  # fmt: skip
 #: Linear layers: q, k, v, o, gate, up, down.
 _LINEARS: Final = 7
+_O: Final = 3
+_GATE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,8 @@ class NativeLayer:
         if not (len(bound) == len(self._bound) and all(map(operator.is_, bound, self._bound)) and threads == self._threads):
             self._bound, self._threads = bound, threads
             weights, biases, norms = _split(bound)
-            if x.dtype is not self._code.dtype or not all(_is_plain(norm, x.dtype) for norm in norms):
+            in_lanes = all(weights[number].shape[0] % LANES == 0 for number in (_O, _GATE))  # what lies between products is computed so many at a time
+            if x.dtype is not self._code.dtype or not in_lanes or not all(_is_plain(norm, x.dtype) for norm in norms):
                 self.program = None
             elif self._product is not None and _suit(weights, biases, self._product):
                 self.program = _ByOurProduct(self._parts, bound, self._code, self._desk, self._product)
@@ -141,7 +145,7 @@ class NativeLayer:
 
 
 def _is_plain(norm: torch.Tensor, dtype: torch.dtype) -> bool:
-    return norm.is_cpu and norm.dtype is dtype and norm.is_contiguous() and norm.numel() % LANES == 0
+    return type(norm) is not Banded and norm.is_cpu and norm.dtype is dtype and norm.is_contiguous() and norm.numel() % LANES == 0
 
 
 def _suit(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None], product: Product) -> bool:
@@ -161,7 +165,7 @@ class _Program(ABC):
         self._depth: int = parts.attention.head_dim
         outputs = [weight.shape[0] for weight in self._weights]
         self._heads = [count // self._depth for count in outputs[:3]]
-        self._hidden, self._wide = outputs[3], outputs[4]
+        self._hidden, self._wide = outputs[_O], outputs[_GATE]
 
     @abstractmethod
     def __call__(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:

@@ -29,8 +29,8 @@ from potatod.worker.steps import Listed, Listing, Op, StepsCode
 pytestmark = pytest.mark.skipif(not native.runs_here(), reason="a processor without AVX2, or a torch without OpenMP")
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-#: Of the largest: as far as a sum in another order, or another exponential, moves what is rounded.
-ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+#: Of the largest: as far as a sum in another order, or another exponential, moves what is rounded twice: two units in the last place.
+ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 SMALL = {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 256, "pad_token_id": 0,
@@ -70,7 +70,7 @@ def drawn(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
 class TestSteps:
     def test_norm(self, dtype):
         norm = LlamaRMSNorm(72, eps=1e-5).to(dtype)
-        nn.init.normal_(norm.weight, 1.0)
+        norm.weight.data = 1 + drawn(72, dtype=dtype, seed=2)
         x, out = drawn(5, 72, dtype=dtype), torch.empty(5, 72)
         at = {"weight": norm.weight.data_ptr(), "out": out.data_ptr(), "width": 72, "epsilon": 1e-5}
         take(dtype, 5, lambda listing: listing.step(Op.NORM, x.data_ptr(), **at))
@@ -89,7 +89,7 @@ class TestSteps:
         assert near(x, expected, dtype)
 
     def test_turned_bit_for_bit(self, dtype):
-        x, angles = drawn(7, 3, 32, dtype=dtype), torch.randn(7, 32)
+        x, angles = drawn(7, 3, 32, dtype=dtype), drawn(7, 32, dtype=torch.float32, seed=1)
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         expected, _ = apply_rotary_pos_emb(x[None].transpose(1, 2), x[None].transpose(1, 2), cos[None], sin[None])
         take(dtype, 7, lambda listing: listing.step(Op.TURN, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), out=x.data_ptr(), width=32, more=3))
@@ -104,7 +104,7 @@ class TestSteps:
         take(dtype, 3, lambda listing: listing.step(Op.GATE_STORED, stored.data_ptr(), other.data_ptr(), out=stored.data_ptr(), width=40))
         torch.testing.assert_close(stored, out.to(dtype), rtol=0, atol=0, equal_nan=True)
         expected = functional.silu(x) * other
-        torch.testing.assert_close(out.to(dtype), expected, rtol=4 * ROUNDING[dtype], atol=1e-6, equal_nan=True)
+        torch.testing.assert_close(out.to(dtype), expected, rtol=ROUNDING[dtype], atol=1e-6, equal_nan=True)
 
     def test_added_and_widened_bit_for_bit(self, dtype):
         x, other, out, wide = (*(drawn(4, 24, dtype=dtype, seed=seed) for seed in (0, 1)), torch.empty(4, 24, dtype=dtype), torch.empty(4, 24))
@@ -202,6 +202,18 @@ def test_weights_that_there_is_no_code_for_are_the_linear_layers_to_multiply_wit
     got = runner.run([(runner.new_kv(), prompt)], len(prompt))[0]
     assert taken(model) == ["_ByItsLinears"] * 3
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("changed", [{"intermediate_size": 172}, {"intermediate_size": 170}, {"hidden_size": 60, "head_dim": 16}])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_widths_that_are_no_whole_vectors_are_transformers_to_compute(changed, rows):
+    model = model_of(LlamaConfig(**SMALL | changed), torch.float32)
+    prompt = [5, 6, 7][:rows]
+    expected = model(torch.tensor([prompt])).logits[0]
+    runner = runner_of(model, dataclasses.replace(ours(torch.float32), product=None), "fast")
+    torch.testing.assert_close(runner.run([(runner.new_kv(), prompt)], rows)[0], expected, rtol=1e-4, atol=1e-4)
+    assert taken(model) == ["NoneType"] * 3
 
 
 @torch.inference_mode()
