@@ -24,6 +24,7 @@ from typing import Final
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from potatod.errors import ConfigError, InternalError
 
@@ -161,9 +162,9 @@ class Simulated:
         return torch.full((nbytes,), POISON, dtype=torch.uint8)
 
     def _exhausted_beyond(self, most: float) -> None:
-        """From now on, for as long as this process lives."""
+        """From now on, for as long as this process lives: in a product, or in a layer that makes its products itself."""
         def look(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            if isinstance(module, nn.Linear) and args[0].numel() > most * args[0].shape[-1]:
+            if isinstance(module, nn.Linear | GradientCheckpointingLayer) and args and args[0].numel() > most * args[0].shape[-1]:
                 raise torch.OutOfMemoryError(f"simulated: more than {most:.0f} rows")
 
         register_module_forward_pre_hook(look)
