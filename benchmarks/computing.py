@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import time
@@ -14,12 +15,16 @@ import torch
 from batching import together_s
 from serving import TOKENS, answer, daemon, s_per_token
 from torch.nn import functional
+from transformers import AutoModelForCausalLM
 
 from potato_client import Client
 from potatod import manifest as manifests
 from potatod import pool, schemes
-from potatod.worker import microkernel, native
+from potatod.store import skeleton as skeletons
+from potatod.worker import arithmetic, kernels, microkernel, native
+from potatod.worker.attention import PackedAttention
 from potatod.worker.banded import Piece
+from potatod.worker.selfcheck import Runner
 
 #: Tokens of a long prompt.
 PROMPT = 512
@@ -27,6 +32,8 @@ PROMPT = 512
 STARTS, TURNS = 4, 2
 #: Of a product of one row: more layers than any cache holds, and the turns.
 LAYERS, PRODUCTS = 6, 25
+#: Sweeps of one row; those before them warm up.
+SWEEPS, WARM = 60, 10
 SCHEMES = ("packed", "int8", "int4")
 
 
@@ -106,6 +113,32 @@ def product(model: Path) -> dict[str, Any]:
     } | {
         f"{scheme}_bytes_per_s": round(sum(piece.lies.nbytes for piece in stored[scheme]) / statistics.median(each)) for scheme, each in seconds.items()
     }  # fmt: skip
+
+
+@torch.inference_mode()
+def steps(model: Path) -> dict[str, Any]:
+    """One row, everything in memory, three times in turn: s/sweep with layers as lists of steps and without, by this processor's product."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    config, cpu, attention = skeletons.load_config(model), torch.device("cpu"), PackedAttention()
+    found = arithmetic.find("fast", (), torch.bfloat16, cpu)
+    pairs = []
+    for _ in range(3):
+        pair = []
+        for way in (found, dataclasses.replace(found, steps=None)):
+            plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+            pair.append(_sweep_s(Runner(plain, kernels.choose("fast", "packed", config, cpu, attention, way))))
+        pairs.append(pair)
+    with_s, without_s = (round(statistics.median(each), 4) for each in zip(*pairs, strict=True))
+    return {"steps_s": with_s, "without_s": without_s, "steps_of_without": round(statistics.median(a / b for a, b in pairs), 3)}
+
+
+def _sweep_s(runner: Runner) -> float:
+    text, times = runner.new_kv(), []
+    for at in range(WARM + SWEEPS):
+        began = time.perf_counter()
+        runner.run([(text, [3 + at])], at + 1)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[WARM:])
 
 
 @torch.inference_mode()

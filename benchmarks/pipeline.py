@@ -48,6 +48,7 @@ PLANNED: dict[str, Table] = {"grid": planned.grid, "simulated": planned.simulate
 #: Of the small model, which is a real one.
 SMALL: dict[str, Table] = {
     "first_token": streaming.first_token, "lookup": speculating.lookup, "drafted": speculating.drafted, "guessed": guessing.guessed,
+    "steps": computing.steps,
 }  # fmt: skip
 LIMITED = {*STREAMING, *PLANNED, "lookup", "drafted"}
 

@@ -275,12 +275,7 @@ class _Code:
             b.store(b.select(b.fcmp_ordered(">", value, before), value, before), most)
 
         loop(b, INT64(0), whole, LANES, compare)
-        found = b.load(most)
-        highest = b.extract_element(found, INT32(0))
-        for lane in range(1, LANES):
-            other = b.extract_element(found, INT32(lane))
-            highest = b.select(b.fcmp_ordered(">", other, highest), other, highest)
-        top = splat(b, highest)
+        top = splat(b, emit.largest(b, b.load(most), lambda one, other: b.fcmp_ordered(">", one, other)))
 
         def weigh(i: Value) -> None:
             weight = b.select(seen(i), self._exp(b, b.fsub(load(b, b.gep(scores, [i]), FLOAT), top)), alike(FLOAT, 0.0))

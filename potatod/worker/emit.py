@@ -109,6 +109,15 @@ def upper_halves(b: Builder, floats: Value) -> Value:
     return b.trunc(b.lshr(b.bitcast(floats, INTS), alike(INT32, 16)), ir.VectorType(INT16, LANES))
 
 
+def largest(b: Builder, values: Value, more: Callable[[Value, Value], Value]) -> Value:
+    """Of all lanes; ``more(one, other)``: whether the one is larger."""
+    highest = b.extract_element(values, INT32(0))
+    for lane in range(1, LANES):
+        other = b.extract_element(values, INT32(lane))
+        highest = b.select(more(other, highest), other, highest)
+    return highest
+
+
 def total(b: Builder, values: Value) -> Value:
     """Of all lanes, by halves."""
     width = LANES

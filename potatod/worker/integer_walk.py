@@ -74,11 +74,7 @@ def write_rounding(module: ir.Module, function: ir.Function) -> None:
             b.store(b.select(b.icmp_signed(">", bits, before), bits, before), most)
 
         loop(b, INT64(0), columns, LANES, compare)
-        found = b.load(most)
-        highest = b.extract_element(found, INT32(0))
-        for lane in range(1, LANES):
-            other = b.extract_element(found, INT32(lane))
-            highest = b.select(b.icmp_signed(">", other, highest), other, highest)
+        highest = emit.largest(b, b.load(most), lambda one, other: b.icmp_signed(">", one, other))
         exponent = b.and_(highest, INT32(_EXPONENT))
         endless = b.icmp_signed("==", exponent, INT32(_EXPONENT))
         floor = INT32(15 << _MANTISSA_BITS)
