@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from . import forms
 from .config import Settings
 from .dtypes import RAW
 from .errors import ConfigError, DoesNotFit
@@ -62,9 +61,9 @@ _BRANCH_BLOCKS: Final = 2
 _LOOKED_UP: Final = 2
 
 
-#: What is put together to be multiplied with: matrices that lie in several places; and what is bf16 written in another way, a matrix at a time; and all
-#: of a layer that is stored in another scheme than its dtype's own.
-Together = Literal["nothing", "bands", "matrix", "layer"]
+#: What is put together to be multiplied with: matrices that lie in several places; and all of a layer that is stored in another scheme than its dtype's
+#: own.
+Together = Literal["nothing", "bands", "layer"]
 
 
 class Needs(Protocol):
@@ -222,9 +221,9 @@ def put_together_bytes(manifest: Manifest, what: Together) -> int:
         """By name: a matrix may come in bands."""
         sizes: dict[str, int] = {}
         for tensor in tensors:
-            if forms.exact(tensor.scheme) if what == "matrix" else what == "layer" and tensor.scheme != RAW:
+            if what == "layer" and tensor.scheme != RAW:
                 sizes[tensor.name] = sizes.get(tensor.name, 0) + values_bytes(tensor)
-        return max(sizes.values(), default=0) if what == "matrix" else sum(sizes.values())
+        return sum(sizes.values())
 
     most = 0
     for shard in (shard for shard in manifest.shards if shard.kind == "layer"):

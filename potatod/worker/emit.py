@@ -104,6 +104,12 @@ def alike(kind: ir.Type, value: float, count: int = LANES) -> ir.Constant:
     return ir.Constant(ir.VectorType(kind, count), [value] * count)
 
 
+def joined(b: Builder, low: Value, high: Value) -> Value:
+    """Two vectors of as many as one of twice as many."""
+    lanes = list(range(2 * low.type.count))
+    return b.shuffle_vector(low, high, ir.Constant(ir.VectorType(INT32, len(lanes)), lanes))
+
+
 def upper_halves(b: Builder, floats: Value) -> Value:
     """Of LANES fp32 the upper half of each: bf16, rounded to nought."""
     return b.trunc(b.lshr(b.bitcast(floats, INTS), alike(INT32, 16)), ir.VectorType(INT16, LANES))
@@ -120,7 +126,7 @@ def largest(b: Builder, values: Value, more: Callable[[Value, Value], Value]) ->
 
 def total(b: Builder, values: Value) -> Value:
     """Of all lanes, by halves."""
-    width = LANES
+    width = values.type.count
     while width > 1:
         width //= 2
         low, high = (

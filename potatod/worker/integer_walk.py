@@ -19,14 +19,13 @@ from llvmlite.ir import Value
 
 from . import emit, spot
 from .codings import Integers
-from .emit import BYTES, FLOAT, FLOATS, INT16, INT32, INT64, INTS, VOID, alike, at, least, load, loop, splat, steps
+from .emit import BYTES, FLOAT, FLOATS, INT16, INT32, INT64, INTS, VOID, alike, at, joined, least, load, loop, splat, steps
 from .native import ALIKE, CHUNK, LANES
 from .numbers import Number
+from .registers import Registers
 from .spot import GROUP, PARAMETERS
-from .tiles import TILES
 from .walk import DECODED, Walk, claims, given_in
 
-WORDS: Final = ir.VectorType(INT16, 2 * LANES)
 #: Steps of a panel's columns.
 _STEPS: Final = spot.ROOM // ALIKE
 _EXPONENT: Final = 0x7F800000
@@ -116,25 +115,31 @@ def write_rounding(module: ir.Module, function: ir.Function) -> None:
     claims(b, places, given | {"outputs": given["rows"]}, lambda first, _count: row(first))
 
 
-def _multiply_and_add(module: ir.Module) -> Callable[[Builder, Value, Value, Value], Value]:
-    """``(b, sums, one, other)``: sums of pairs of products, sixteen of them, added to eight sums. The same on every processor."""
+def _multiply_and_add(module: ir.Module, registers: Registers) -> Callable[[Builder, Value, Value, Value], Value]:
+    """``(b, sums, one, other)``: sums of pairs of products, two for each lane, added to its sum."""
     features = llvm.get_host_cpu_features()
-    if features.get("avxvnni") or (features.get("avx512vnni") and features.get("avx512vl")):
-        at_once = ir.Function(module, ir.FunctionType(INTS, [INTS, WORDS, WORDS]), "llvm.x86.avx512.vpdpwssd.256")
+    ints, words, wide = registers.ints, registers.words, registers.lanes > LANES
+    if features.get("avx512vnni") or (features.get("avxvnni") and not wide):
+        at_once = ir.Function(module, ir.FunctionType(ints, [ints, words, words]), f"llvm.x86.avx512.vpdpwssd.{512 if wide else 256}")
         return lambda b, sums, one, other: b.call(at_once, [sums, one, other])
-    pairs = ir.Function(module, ir.FunctionType(INTS, [WORDS, WORDS]), "llvm.x86.avx2.pmadd.wd")
+    pairs = ir.Function(module, ir.FunctionType(ints, [words, words]), "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd")
     return lambda b, sums, one, other: b.add(sums, b.call(pairs, [one, other]))
 
 
 class IntegerWalk(Walk):
     """Of weights that are small integers times steps; ``x`` are rounded rows."""
 
-    def __init__(self, module: ir.Module, function: ir.Function, number: Number, integers: Integers, prefetch: ir.Function, fma: ir.Function) -> None:
-        super().__init__(function, number, prefetch, fma)
+    def __init__(
+        self, module: ir.Module, function: ir.Function, registers: Registers, number: Number, integers: Integers, prefetch: ir.Function,
+        fma: ir.Function, of_sums: ir.Function,
+    ) -> None:  # fmt: skip
+        """``fma``: of LANES numbers; ``of_sums``: of as many as a register has."""
+        super().__init__(function, registers, number, prefetch, fma)
         self._integers = integers
-        self._multiply = _multiply_and_add(module)
-        self._tiles = {(tall, wide): self._tile(module, tall, wide) for tall, most in TILES for wide in {most, 1}}
-        self._alone = {wide: self._tile(module, 1, wide, stored=True) for tall, most in TILES if tall == 1 for wide in {most, 1}}
+        self._fma_of_sums = of_sums
+        self._multiply = _multiply_and_add(module, registers)
+        self._tiles = {(tall, wide): self._tile(module, tall, wide) for tall, most in registers.tiles for wide in {most, 1}}
+        self._alone = {wide: self._tile(module, 1, wide, stored=True) for tall, most in registers.tiles if tall == 1 for wide in {most, 1}}
         self._decoded = self._array(INT16, spot.ROOM * DECODED)
         self._scales = self._array(INT16, PARAMETERS * DECODED)
         self._minima = self._array(FLOAT, PARAMETERS * DECODED)
@@ -206,32 +211,39 @@ class IntegerWalk(Walk):
         scales = b.gep(self._scales, [b.mul(output, INT64(PARAMETERS))])
 
         def group(i: Value) -> None:
-            for half, words in enumerate(self._words(b, row, self._given["width"], column, i, scales)):
-                b.store(words, b.bitcast(b.gep(out, [b.add(i, INT64(16 * half))]), WORDS.as_pointer()), align=2)
+            for number, words in enumerate(self._words(b, row, self._given["width"], column, i, scales)):
+                b.store(words, b.bitcast(b.gep(out, [b.add(i, INT64(words.type.count * number))]), words.type.as_pointer()), align=2)
 
         loop(b, INT64(0), columns, GROUP, group)
 
     def _words(self, b: Builder, row: Value, width: Value, column: Value, i: Value, scales: Value) -> list[Value]:
         """integer · scale of 32 columns from ``column`` + ``i`` on; ``scales`` are those from ``column`` on."""
-        words = self._integers.words(b, row, width, b.add(column, i))
+        words = self._whole_registers(b, self._integers.words(b, row, width, b.add(column, i)))
         if self._integers.scales is None:
             return words
         share = self._integers.share
         number = b.udiv(i, INT64(share))
-        known = [splat(b, b.load(b.gep(scales, [b.add(number, INT64(more))])), 16) for more in range(GROUP // share)]
-        return [b.mul(each, known[half * len(known) // 2]) for half, each in enumerate(words)]
+        each = [b.load(b.gep(scales, [b.add(number, INT64(more))])) for more in range(GROUP // share)]
+        lanes = words[0].type.count
+        known = [splat(b, scale, min(share, lanes)) for scale in each] * (1 if share < GROUP else GROUP // lanes)
+        return [b.mul(some, scale) for some, scale in zip(words, self._whole_registers(b, known), strict=True)]
+
+    def _whole_registers(self, b: Builder, vectors: list[Value]) -> list[Value]:
+        """Of 32 columns' words, perhaps in halves."""
+        return vectors if vectors[0].type.count == self._registers.words.count else [joined(b, *vectors)]
 
     def _tile(self, module: ir.Module, rows: int, outputs: int, *, stored: bool = False) -> ir.Function:
         """``sums[r][o] += Σ x[r][k] · integer[o][k] · scale · step`` for k from 0 to ``columns``. Rows of x are ``x_bytes`` apart, those of the weights
         ``stride``: integer · scale as _decode() leaves it, or (``stored``) records, of whose ``column`` k is 0."""
-        floats = FLOAT.as_pointer()
-        signature = [INT16.as_pointer(), floats, INT64, BYTES, INT64, INT16.as_pointer(), floats, FLOATS.as_pointer(), INT64, INT64, INT64]
+        floats, of_sums = FLOAT.as_pointer(), self._registers.floats.as_pointer()
+        signature = [INT16.as_pointer(), floats, INT64, BYTES, INT64, INT16.as_pointer(), floats, of_sums, INT64, INT64, INT64]
         function = ir.Function(module, ir.FunctionType(VOID, signature), f"tile_{rows}x{outputs}{'_stored' if stored else ''}")
         function.linkage = "internal"
         x, x_scales, x_bytes, weights, stride, scales, of_steps, sums, column, columns, width = function.args
         for pointer in (x, x_scales, weights, scales, of_steps, sums):
             pointer.add_attribute("noalias")
-        b = Builder(function.append_basic_block())
+        b, lanes = Builder(function.append_basic_block()), self._registers.lanes
+        places = range(0, GROUP, 2 * lanes)
         xs = [b.gep(b.bitcast(x, BYTES), [b.mul(x_bytes, INT64(row))]) for row in range(rows)]
         ws = [b.gep(weights, [b.mul(stride, INT64(output))]) for output in range(outputs)]
 
@@ -241,34 +253,34 @@ class IntegerWalk(Walk):
             b.branch(inside)
             b.position_at_end(inside)
             k = b.phi(INT64)
-            totals = [[b.phi(INTS) for _ in ws] for _ in xs]
+            totals = [[b.phi(self._registers.ints) for _ in ws] for _ in xs]
             words = []
             for output, pointer in enumerate(ws):
                 if stored:
                     words.append(self._words(b, pointer, width, column, k, b.gep(scales, [INT64(output * PARAMETERS)])))
                 else:
-                    words.append([load(b, at(b, pointer, b.mul(b.add(k, INT64(16 * half)), INT64(2)), INT16), INT16, 16) for half in (0, 1)])
+                    words.append([load(b, at(b, pointer, b.mul(b.add(k, INT64(place)), INT64(2)), INT16), INT16, 2 * lanes) for place in places])
             added = [list(row) for row in totals]
             for row, pointer in enumerate(xs):
-                for half in (0, 1):
-                    values = load(b, at(b, pointer, b.mul(b.add(k, INT64(16 * half)), INT64(2)), INT16), INT16, 16)
-                    for output, both in enumerate(words):
-                        added[row][output] = self._multiply(b, added[row][output], both[half], values)
+                for number, place in enumerate(places):
+                    values = load(b, at(b, pointer, b.mul(b.add(k, INT64(place)), INT64(2)), INT16), INT16, 2 * lanes)
+                    for output, some in enumerate(words):
+                        added[row][output] = self._multiply(b, added[row][output], some[number], values)
             following = b.add(k, INT64(GROUP))
             b.cbranch(b.icmp_signed("<", following, end), inside, after)
             emit.flows(k, (before, start), (inside, following))
             for old, new in zip(totals, added, strict=True):
                 for total, value in zip(old, new, strict=True):
-                    emit.flows(total, (before, alike(INT32, 0)), (inside, value))
+                    emit.flows(total, (before, alike(INT32, 0, lanes)), (inside, value))
             b.position_at_end(after)
             number = b.udiv(start, INT64(ALIKE))
-            steps_ = [splat(b, b.load(b.gep(of_steps, [b.add(number, INT64(output * _STEPS))]))) for output in range(outputs)]
+            steps_ = [splat(b, b.load(b.gep(of_steps, [b.add(number, INT64(output * _STEPS))])), lanes) for output in range(outputs)]
             for row, new in enumerate(added):
-                scale = splat(b, b.load(b.gep(at(b, b.bitcast(x_scales, BYTES), b.mul(x_bytes, INT64(row)), FLOAT), [number])))
+                scale = splat(b, b.load(b.gep(at(b, b.bitcast(x_scales, BYTES), b.mul(x_bytes, INT64(row)), FLOAT), [number])), lanes)
                 for output, value in enumerate(new):
                     place = b.gep(sums, [INT64(row * CHUNK + output)])
-                    of_share = b.fmul(b.sitofp(value, FLOATS), steps_[output])
-                    b.store(b.call(self._fma, [of_share, scale, b.load(place)]), place)
+                    of_share = b.fmul(b.sitofp(value, self._registers.floats), steps_[output])
+                    b.store(b.call(self._fma_of_sums, [of_share, scale, b.load(place)]), place)
 
         steps(b, INT64(0), columns, ALIKE, share)
         b.ret_void()

@@ -30,7 +30,7 @@ from .attention import PackedAttention
 from .kv import AsTransformers, Paged
 from .native_layer import NativeLayer, Parts
 from .passes import CUTS, Abreast, Batching, Pack, Packed
-from .rows import Independent, Table, Watch
+from .rows import Independent, Watch
 from .steps import Desk
 
 #: The batchings that can keep each name's promise, best first.
@@ -87,23 +87,9 @@ def _layers(arithmetic: Arithmetic, attend: PackedAttention) -> Callable[[nn.Mod
     return forward
 
 
-def _attempts(arithmetic: Arithmetic, table: Table | None) -> tuple[Independent, ...]:
-    """Of our own, for linear layers."""
-    ours: list[Independent] = [arithmetic.product.attempt] if arithmetic.product else []
-    return (*ours, *([partial(arithmetic.decoded.attempt, table=table)] if arithmetic.decoded else []))
-
-
-def _first(
-    attempts: tuple[Independent, ...], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor | None:
-    return next((out for attempt in attempts if (out := attempt(x, weight, bias)) is not None), None)
-
-
-def linear_by(
-    attempts: tuple[Independent, ...], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
-    """``torch.nn.functional.linear`` by the first of these that can give it, and torch's own where none can."""
-    out = _first(attempts, x, weight, bias)
+def linear_by(ours: Independent, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``torch.nn.functional.linear`` by ``ours`` where that can give it, and else by torch's own."""
+    out = ours(x, weight, bias)
     return banded.linear(x, weight, bias) if out is None else out
 
 
@@ -111,8 +97,8 @@ def choose(
     name: str, batching: str, config: PreTrainedConfig, device: torch.device, packed: PackedAttention, arithmetic: Arithmetic
 ) -> Kernels:
     """The kernels of that name; ``batching`` and ``arithmetic`` are what the probe found."""
-    attempts = _attempts(arithmetic, arithmetic.groupings if name == "invariant" else None)
-    linear: Linear = functional.linear if name == "reference" else partial(linear_by, attempts) if attempts else banded.linear
+    ours = arithmetic.product.attempt if arithmetic.product else None
+    linear: Linear = functional.linear if name == "reference" else partial(linear_by, ours) if ours else banded.linear
     if batching != "packed":
         return Kernels(Abreast(device, config, CUTS[batching]), linear)
     if name == "reference":
@@ -122,7 +108,7 @@ def choose(
     if name == "fast":
         batching_ = Packed(device, packed, partial(attention.attend_whole, attention.grouped), new_kv, arithmetic.attention)
         return Kernels(batching_, linear, layer=layers)
-    watch = Watch(arithmetic.groupings, partial(_first, attempts) if attempts else None)
+    watch = Watch(arithmetic.groupings, ours)
     return Kernels(
         Packed(device, packed, partial(attention.attend_tiled, arithmetic.tile), new_kv, arithmetic.attention), linear,
         lambda pack: watch.around(len(pack.tokens), len(pack.wanted)), layers,

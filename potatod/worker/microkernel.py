@@ -1,10 +1,11 @@
 """Machine code for the product of rows with a weight matrix, where torch's own is slow: written as LLVM's intermediate code, compiled here.
 
-Most processors have no instructions for bf16, and what torch then does costs nearly the same again for every further row (docs/PERFORMANCE.md). Here a
-weight is read once as it lies in memory, becomes fp32, and is multiplied with as many rows as registers can hold. And the order
-in which one row is summed with one output's weights is fixed: LANES sums in fp32, each of every LANES-th column, added at the end. It does not
-depend on how many rows there are, nor on where they lie, nor on threads: rows are independent without being padded into groups. Nor does it
-depend on how the weights are stored: a scheme that holds bf16 exactly gives the bits of bf16.
+Most processors have no instructions for bf16, and what torch then does costs nearly the same again for every further row (docs/PERFORMANCE.md); where
+they have some, its sums are added up in an order that depends on how many rows there are. Here a weight is read once as it lies in memory, becomes
+fp32, and is multiplied with as many rows as registers can hold. And the order in which one row is summed with one output's weights is fixed: as many
+sums in fp32 as a register has lanes, each of every so-manieth column, added at the end. It does not depend on how many rows there are, nor on where
+they lie, nor on threads: rows are independent without being padded into groups. Nor does it depend on how the weights are stored: a scheme that holds
+bf16 exactly gives the bits of bf16.
 
 The loops are drawn in walk.py, the innermost are in tiles.py. Only processes that end import this: LLVM takes more memory than the code is worth. What
 runs it is native.py.
@@ -23,15 +24,16 @@ from llvmlite.ir import Value
 
 from potatod.dtypes import RAW
 
-from . import elf, native
+from . import elf, native, registers
 from .codings import CODINGS, Integers, Shared
-from .emit import BYTES, FLOAT, FLOATS, INT32, INT64, VOID, loop
+from .emit import BYTES, FLOAT, INT32, INT64, VOID, loop
 from .integer_walk import IntegerWalk, write_rounding
 from .native import LANES, Call
 from .numbers import NUMBERS, Number
+from .registers import Registers
 from .spot import GROUP, Decode, Spot, put
-from .tiles import TILES, fused_tiles, tile
-from .walk import FloatWalk, Weights, write_decoding
+from .tiles import fused_tiles, tile
+from .walk import FloatWalk, Weights
 
 _ENTRY: Final = "product"
 
@@ -50,14 +52,18 @@ def codes(dtype: str, schemes: Iterable[str]) -> dict[str, bytes]:
     return made | ({native.ROUNDING: _rounding()} if made.keys() & native.INTEGERS else {})
 
 
-@cache
 def compiled(dtype: str, scheme: str = RAW) -> bytes:
     """Machine code for this processor: one function, ``void product(Call *)``, that needs nothing outside of itself. It multiplies with weights of
     ``dtype`` that are stored as ``scheme`` and gives ``dtype``."""
+    return _compiled(dtype, scheme, registers.here())
+
+
+@cache
+def _compiled(dtype: str, scheme: str, own: Registers) -> bytes:
     integers = CODINGS.get(scheme)
     if isinstance(integers, Integers):
-        return assembled(_integer_module(NUMBERS[dtype], integers))
-    return assembled(_module(NUMBERS[dtype], _weights(dtype, scheme)))
+        return assembled(_integer_module(NUMBERS[dtype], integers, own))
+    return assembled(_module(NUMBERS[dtype], _weights(dtype, scheme), own))
 
 
 def assembled(written: ir.Module) -> bytes:
@@ -67,7 +73,7 @@ def assembled(written: ir.Module) -> bytes:
     module = llvm.parse_assembly(str(written))
     module.verify()
     machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic", codemodel="small"
+        cpu=llvm.get_host_cpu_name(), features=_features(), opt=3, reloc="pic", codemodel="small"
     )
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = options.slp_vectorization = False  # what is worth it is written so
@@ -76,18 +82,29 @@ def assembled(written: ir.Module) -> bytes:
     return elf.linked(machine.emit_object(module))
 
 
+def _features() -> str:
+    """Of this processor. Where LLVM would rather not use the widest registers it does all the same: what is written for them is worth it."""
+    return ",".join(feature for feature in (llvm.get_host_cpu_features().flatten(), "-prefer-256-bit") if feature)
+
+
 def _empty(number: Number) -> tuple[ir.Module, ir.Function, ir.Function, ir.Function]:
     """With its one function, what it multiplies and adds with, and what fetches. ``number``: what comes out."""
     module = ir.Module(_ENTRY)
     module.triple = llvm.get_process_triple()
-    fma = ir.Function(module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fma.v{LANES}f32")
+    fma = _fma(module, LANES)
     prefetch = ir.Function(module, ir.FunctionType(VOID, [BYTES, INT32, INT32, INT32]), "llvm.prefetch.p0")
     return module, _entry(module, number), fma, prefetch
 
 
-def _integer_module(number: Number, integers: Integers) -> ir.Module:
+def _fma(module: ir.Module, lanes: int) -> ir.Function:
+    kind = ir.VectorType(FLOAT, lanes)
+    name = f"llvm.fma.v{lanes}f32"
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(kind, [kind] * 3), name)
+
+
+def _integer_module(number: Number, integers: Integers, own: Registers) -> ir.Module:
     module, function, fma, prefetch = _empty(number)
-    IntegerWalk(module, function, number, integers, prefetch, fma).write()
+    IntegerWalk(module, function, own, number, integers, prefetch, fma, _fma(module, own.lanes)).write()
     return module
 
 
@@ -100,28 +117,17 @@ def _rounding() -> bytes:
     return assembled(module)
 
 
-def _module(number: Number, weights: Weights) -> ir.Module:
+def _module(number: Number, weights: Weights, own: Registers) -> ir.Module:
     module, function, fma, prefetch = _empty(number)
+    wide = _fma(module, own.lanes)
     tiles = {
-        (rows, outputs): tile(module, fma, prefetch if weights.decode is None else None, weights.number, rows, outputs)
-        for rows, most in TILES for outputs in {most, 1}
+        (rows, outputs): tile(module, own, wide, prefetch if weights.decode is None else None, weights.number, rows, outputs)
+        for rows, most in own.tiles for outputs in {most, 1}
     }  # fmt: skip
     decoder = None if weights.decode is None else _decoder(module, weights.decode)
-    fused = fused_tiles(module, fma, weights.decode) if isinstance(weights.decode, Shared) else {}
-    FloatWalk(function, tiles, number, weights, decoder, fused, prefetch, fma).write()
+    fused = fused_tiles(module, own, wide, weights.decode) if isinstance(weights.decode, Shared) else {}
+    FloatWalk(function, own, tiles, number, weights, decoder, fused, prefetch, fma).write()
     return module
-
-
-@cache
-def decoding(scheme: str) -> bytes:
-    """Machine code for ``void product(Call *)`` that multiplies nothing: it writes the bf16 that an exact scheme holds to ``out``, (outputs, width)."""
-    decode = CODINGS[scheme]
-    assert not isinstance(decode, Shared | Integers)
-    module = ir.Module(_ENTRY)
-    module.triple = llvm.get_process_triple()
-    function = _entry(module, NUMBERS["bfloat16"])
-    write_decoding(function, _decoder(module, decode))
-    return assembled(module)
 
 
 def _entry(module: ir.Module, number: Number) -> ir.Function:

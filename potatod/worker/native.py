@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from potatod import forms, machine
+from potatod.dtypes import RAW
 from potatod.errors import InternalError
 
 from .banded import Banded, Piece
@@ -27,8 +28,10 @@ from .rows import unwatched
 CHUNK: Final = 48
 #: Outputs in a multiple of which every kind of tile is whole.
 WHOLE_TILES: Final = 12
-#: Numbers that are multiplied at the same time, a register of AVX2. A row has a multiple of so many columns.
+#: fp32 in a register of AVX2.
 LANES: Final = 8
+#: A row has a multiple of so many columns: a register of AVX-512.
+WHOLE_COLUMNS: Final = 16
 #: Schemes whose weights are multiplied as integers, with rows that are rounded first: see integer_walk.py. A row has a multiple of GROUP columns.
 INTEGERS: Final = frozenset({"int8", "int4", "q4_k", "q5_k", "q6_k"})
 GROUP: Final = 32
@@ -74,9 +77,10 @@ class Product:
     Summed in fp32, rounded once to that dtype. A row's bits do not depend on what other rows there are.
     """
 
-    def __init__(self, codes: Mapping[str, bytes], dtype: torch.dtype) -> None:
-        """``codes``: machine code by the scheme's name."""
+    def __init__(self, codes: Mapping[str, bytes], dtype: torch.dtype, most_rows: int | None = None) -> None:
+        """``codes``: machine code by the scheme's name; ``most_rows``: of more than so many the products with plain numbers are left to torch."""
         self.dtype = dtype
+        self.most_rows = most_rows
         self.codes = codes
         self._memory = {scheme: executable(code) for scheme, code in codes.items()}
         self.addresses = {scheme: address(memory) for scheme, memory in self._memory.items()}
@@ -85,11 +89,15 @@ class Product:
     @staticmethod
     def takes(shape: Sequence[int]) -> bool:
         """Whether weights of this shape can be multiplied with."""
-        return len(shape) == 2 and shape[1] % LANES == 0
+        return len(shape) == 2 and shape[1] % WHOLE_COLUMNS == 0
 
     def suits(self, x: torch.Tensor, piece: Piece) -> bool:
         """Whether it can give this product."""
         return x.dtype is self.dtype and x.is_cpu and x.shape[-1] == piece.shape[-1] and self.has(piece)
+
+    def leaves(self, rows: int, pieces: Iterable[Piece]) -> bool:
+        """Whether torch's product is the faster with so many rows."""
+        return self.most_rows is not None and rows > self.most_rows and all(piece.scheme == RAW for piece in pieces)
 
     def has(self, piece: Piece) -> bool:
         """Whether there is code for such weights."""
@@ -102,7 +110,7 @@ class Product:
         """``torch.nn.functional.linear(input, weight, bias)``; None where it cannot give that."""
         with unwatched():
             pieces = pieces_of(weight)
-            if not pieces or not all(self.suits(input, piece) for piece in pieces):
+            if not pieces or not all(self.suits(input, piece) for piece in pieces) or self.leaves(input.numel() // input.shape[-1], pieces):
                 return None
             if bias is not None and bias.shape != (sum(piece.shape[0] for piece in pieces),):
                 return None  # torch says what is wrong with it
@@ -145,7 +153,7 @@ class Product:
             yield piece.scheme, Call(
                 rounded if piece.scheme in INTEGERS else x, piece.lies.data_ptr(), 0 if bias is None else bias.data_ptr() + first * bias.itemsize,
                 out + first * self.dtype.itemsize, rows, width, count, outputs,
-                forms.record_bytes(piece.scheme, width) if piece.scheme != "raw" else width * self.dtype.itemsize,
+                forms.record_bytes(piece.scheme, width) if piece.scheme != RAW else width * self.dtype.itemsize,
                 piece.lies.nbytes, chunk, threads * chunk, 0, 0,
             )  # fmt: skip
             first += count
@@ -169,7 +177,7 @@ def rounding(x: int, rows: int, width: int, out: int) -> Call:
 
 def holds(piece: Piece) -> bool:
     """Whether its memory is as large as its shape says: the code does not look."""
-    if piece.scheme == "raw":
+    if piece.scheme == RAW:
         return piece.lies.nbytes == piece.shape[0] * piece.shape[1] * piece.dtype.itemsize
     return forms.fits(piece.scheme, piece.shape[0], piece.shape[1], piece.lies.nbytes)
 

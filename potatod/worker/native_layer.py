@@ -25,7 +25,7 @@ from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
 from . import native
-from .banded import Banded
+from .banded import Banded, Piece
 from .likeness import same_code
 from .native import LANES, Product, pieces_of
 from .rows import unwatched
@@ -107,13 +107,18 @@ class NativeLayer:
         self._own, self._parts, self._product, self._code, self._attend, self._desk = own, parts, product, code, attend, desk
         self._bound: list[torch.Tensor | None] = []
         self._threads = 0
+        self._computes = self._suits = False
+        self._pieces: list[Piece] = []
+        #: by whether our own product is used
+        self._programs: dict[bool, _Program] = {}
+        #: the last that was asked for
         self.program: _Program | None = None
 
     def __call__(
         self, hidden_states: torch.Tensor, attention_mask: Any = None, *, position_embeddings: tuple[torch.Tensor, torch.Tensor], **arguments: Any
     ) -> torch.Tensor:  # fmt: skip
         """(1, rows, hidden) → the same."""
-        program = self._for_what_is_bound(hidden_states)
+        program = self._program_for(hidden_states)
         turned = (1, hidden_states.shape[1], self._parts.attention.head_dim)
         if program is None or not all(each.dtype is hidden_states.dtype and each.shape == turned for each in position_embeddings):
             return self._own(hidden_states, attention_mask, position_embeddings=position_embeddings, **arguments)
@@ -128,19 +133,25 @@ class NativeLayer:
             x, (cos, sin) = hidden_states.contiguous(), (each.contiguous() for each in position_embeddings)
         return program(x, cos, sin, attend)
 
-    def _for_what_is_bound(self, x: torch.Tensor) -> _Program | None:
-        """None where the layer is not of the dtype that the code is for."""
+    def _program_for(self, x: torch.Tensor) -> _Program | None:
+        """With what is bound now; None where the layer is not of the dtype that the code is for."""
         bound, threads = self._parts.bound(), torch.get_num_threads()
         if not (len(bound) == len(self._bound) and all(map(operator.is_, bound, self._bound)) and threads == self._threads):
             self._bound, self._threads = bound, threads
+            self._programs = {}
             weights, biases, norms = _split(bound)
             in_lanes = all(weights[number].shape[0] % LANES == 0 for number in (_O, _GATE))  # what lies between products is computed so many at a time
-            if x.dtype is not self._code.dtype or not in_lanes or not all(_is_plain(norm, x.dtype) for norm in norms):
-                self.program = None
-            elif self._product is not None and _suit(weights, biases, self._product):
-                self.program = _ByOurProduct(self._parts, bound, self._code, self._desk, self._product)
-            else:
-                self.program = _ByItsLinears(self._parts, bound, self._code, self._desk)
+            self._computes = x.dtype is self._code.dtype and in_lanes and all(_is_plain(norm, x.dtype) for norm in norms)
+            self._suits = self._product is not None and _suit(weights, biases, self._product)
+            self._pieces = [piece for weight in weights for piece in pieces_of(weight)] if self._suits else []
+        if not self._computes:
+            self.program = None
+            return None
+        ours = self._product if self._product is not None and self._suits and not self._product.leaves(x.shape[1], self._pieces) else None
+        if (kind := ours is not None) not in self._programs:
+            arguments = self._parts, bound, self._code, self._desk
+            self._programs[kind] = _ByItsLinears(*arguments) if ours is None else _ByOurProduct(*arguments, ours)
+        self.program = self._programs[kind]
         return self.program
 
 

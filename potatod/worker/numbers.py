@@ -15,17 +15,18 @@ from .emit import FLOAT, FLOATS, HALF, INT16, INT32, load
 from .native import LANES
 
 
-def _bf16(b: Builder, pointer: Value) -> Value:
+def _bf16(b: Builder, pointer: Value, count: int = LANES) -> Value:
     """bf16 is the upper half of fp32."""
-    return b.bitcast(b.shl(b.zext(load(b, pointer, INT16), emit.INTS), emit.alike(INT32, 16)), FLOATS)
+    wide = b.zext(load(b, pointer, INT16, count), ir.VectorType(INT32, count))
+    return b.bitcast(b.shl(wide, emit.alike(INT32, 16, count)), ir.VectorType(FLOAT, count))
 
 
-def _fp16(b: Builder, pointer: Value) -> Value:
-    return b.fpext(load(b, pointer, HALF), FLOATS)
+def _fp16(b: Builder, pointer: Value, count: int = LANES) -> Value:
+    return b.fpext(load(b, pointer, HALF, count), ir.VectorType(FLOAT, count))
 
 
-def _fp32(b: Builder, pointer: Value) -> Value:
-    return load(b, pointer, FLOAT)
+def _fp32(b: Builder, pointer: Value, count: int = LANES) -> Value:
+    return load(b, pointer, FLOAT, count)
 
 
 def _rounded_bf16(b: Builder, value: Value) -> Value:
@@ -53,10 +54,10 @@ def _halves(b: Builder, values: Value) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A dtype: what it is in memory, how LANES of them become fp32, how one is made of fp32."""
+    """A dtype: what it is in memory, how LANES of them, or another count, become fp32, how one is made of fp32."""
 
     kind: ir.Type
-    as_floats: Callable[[Builder, Value], Value]
+    as_floats: Callable[..., Value]
     rounded: Callable[[Builder, Value], Value]
     #: of LANES fp32 the nearest that the dtype holds, as fp32: ties to even, and a NaN stays one
     stored: Callable[[Builder, Value], Value]

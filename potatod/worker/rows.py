@@ -116,12 +116,6 @@ Table = Mapping[tuple[int, int], Grouping]
 Arguments = tuple[Any, ...]
 
 
-def linear_in_groups(table: Table, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """``torch.nn.functional.linear`` as it is computed while GroupedRows is entered."""
-    out = _linear(table, functional.linear, (x, weight, bias), {})
-    return functional.linear(x, weight, bias) if out is None else out
-
-
 # Each gives None where the function may run as it is.
 
 

@@ -9,26 +9,25 @@ from llvmlite.ir import IRBuilder as Builder
 
 from . import emit
 from .codings import Shared
-from .emit import BYTES, FLOAT, FLOATS, INT32, INT64, VOID, load
+from .emit import BYTES, FLOAT, INT32, INT64, VOID, load
 from .native import CHUNK, LANES
 from .numbers import Number
+from .registers import Registers
 from .spot import GROUP, PARAMETERS
 
-#: (rows, outputs) of the tiles, largest first: their sums and what they are made of fit sixteen registers.
-TILES: Final = ((6, 2), (3, 4), (2, 6), (1, 6))
 #: To read, into the nearest cache, data.
 READ_AND_KEEP: Final = (INT32(0), INT32(3), INT32(1))
 
 
 def tile(
-    module: ir.Module, fma: ir.Function, prefetch: ir.Function | None, number: Number, rows: int, outputs: int
+    module: ir.Module, registers: Registers, fma: ir.Function, prefetch: ir.Function | None, number: Number, rows: int, outputs: int
 ) -> ir.Function:  # fmt: skip
-    """``sums[r][o] += x[r][k] · weight[o][k]``, LANES sums each, for k from 0 to ``columns``; rows of x are ``width`` apart, those of the weight
-    ``stride``, of the sums CHUNK.
+    """``sums[r][o] += x[r][k] · weight[o][k]``, a register's lanes of sums each, for k from 0 to ``columns``; rows of x are ``width`` apart, those of
+    the weight ``stride``, of the sums CHUNK.
 
     One row is as fast as memory is, and a processor's own guesses begin anew with each output's weights: so it is told the next tile's.
     """
-    signature = [FLOAT.as_pointer(), number.kind.as_pointer(), FLOATS.as_pointer(), INT64, INT64, INT64]
+    signature = [FLOAT.as_pointer(), number.kind.as_pointer(), registers.floats.as_pointer(), INT64, INT64, INT64]
     function = ir.Function(module, ir.FunctionType(VOID, signature), f"tile_{rows}x{outputs}")
     function.linkage = "internal"
     function.attributes.add("alwaysinline")
@@ -45,16 +44,16 @@ def tile(
 
     b.position_at_end(loop_)
     k = b.phi(INT64)
-    sums = [[b.phi(FLOATS) for _ in ws] for _ in xs]
-    weights = [number.as_floats(b, b.gep(pointer, [k])) for pointer in ws]
+    sums = [[b.phi(registers.floats) for _ in ws] for _ in xs]
+    weights = [number.as_floats(b, b.gep(pointer, [k]), registers.lanes) for pointer in ws]
     for pointer in ws if rows == 1 and prefetch else ():
         ahead = b.gep(pointer, [b.add(k, b.mul(stride, INT64(outputs)))])
         b.call(prefetch, [b.bitcast(ahead, BYTES), *READ_AND_KEEP])
     added = []
     for pointer, row in zip(xs, sums, strict=True):
-        values = load(b, b.gep(pointer, [k]), FLOAT)
+        values = load(b, b.gep(pointer, [k]), FLOAT, registers.lanes)
         added.append([b.call(fma, [values, value, total]) for value, total in zip(weights, row, strict=True)])
-    next_k = b.add(k, INT64(LANES))
+    next_k = b.add(k, INT64(registers.lanes))
     b.cbranch(b.icmp_signed("<", next_k, columns), loop_, after)
     emit.flows(k, (before, INT64(0)), (loop_, next_k))
     for row, first, new in zip(sums, begun, added, strict=True):
@@ -69,11 +68,11 @@ def tile(
     return function
 
 
-def fused_tiles(module: ir.Module, fma: ir.Function, shared: Shared) -> dict[int, ir.Function]:
+def fused_tiles(module: ir.Module, registers: Registers, fma: ir.Function, shared: Shared) -> dict[int, ir.Function]:
     """For one row: ``sums[o] += x[k] · weight[o][k]`` with weights that become fp32 in registers. By the number of outputs."""
     made = {}
-    for outputs in (max(wide for tall, wide in TILES if tall == 1), 1):
-        signature = [FLOAT.as_pointer(), BYTES, INT64, INT64, INT64, INT64, FLOAT.as_pointer(), FLOATS.as_pointer()]
+    for outputs in (max(wide for tall, wide in registers.tiles if tall == 1), 1):
+        signature = [FLOAT.as_pointer(), BYTES, INT64, INT64, INT64, INT64, FLOAT.as_pointer(), registers.floats.as_pointer()]
         function = ir.Function(module, ir.FunctionType(VOID, signature), f"fused_{outputs}")
         function.linkage = "internal"
         x, rows, row_bytes, column, columns, width, scales, sums = function.args
@@ -86,13 +85,16 @@ def fused_tiles(module: ir.Module, fma: ir.Function, shared: Shared) -> dict[int
         b.branch(loop_)
         b.position_at_end(loop_)
         k = b.phi(INT64)
-        totals = [b.phi(FLOATS) for _ in places]
-        xs = [load(b, b.gep(x, [b.add(k, INT64(LANES * place))]), FLOAT) for place in range(GROUP // LANES)]
+        totals = [b.phi(registers.floats) for _ in places]
+        xs = [load(b, b.gep(x, [b.add(k, INT64(place))]), FLOAT, registers.lanes) for place in range(0, GROUP, registers.lanes)]
         added = []
         for output, total in enumerate(totals):
             row = b.gep(rows, [b.mul(row_bytes, INT64(output))])
             own = b.gep(scales, [INT64(output * PARAMETERS)])
-            for values, some in zip(shared.values(b, row, width, b.add(column, k), own, column), xs, strict=True):
+            group = shared.values(b, row, width, b.add(column, k), own, column)
+            if registers.lanes > LANES:
+                group = [emit.joined(b, *group[:2]), emit.joined(b, *group[2:])]
+            for values, some in zip(group, xs, strict=True):
                 total = b.call(fma, [some, values, total])
             added.append(total)
         following = b.add(k, INT64(GROUP))

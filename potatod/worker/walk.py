@@ -5,7 +5,7 @@
         for each panel of columns      where weights are decoded: for DECODED outputs at a time, as many as the nearest cache holds
           decode the weights           codings.py; what lies there as numbers is read where it is
           for each tile of outputs
-            for each tile of rows      TILES: the product lies in registers
+            for each tile of rows      tiles.py: the product lies in registers
         add the lanes' sums and the bias, and round
 
 What is multiplied as fp32 is walked through here, and what is multiplied as integers in integer_walk.py.
@@ -28,8 +28,9 @@ from .codings import Shared
 from .emit import FLOAT, FLOATS, INT16, INT32, INT64, each, least, load, loop, steps
 from .native import CHUNK, LANES, Call
 from .numbers import Number
+from .registers import Registers
 from .spot import GROUP, PARAMETERS, Decode
-from .tiles import READ_AND_KEEP, TILES
+from .tiles import READ_AND_KEEP
 
 #: Columns that are summed in registers before their sums are set aside.
 PANEL: Final = 2048
@@ -72,13 +73,14 @@ def claims(b: Builder, places: dict[str, Value], given: dict[str, Value], body: 
 class Walk(ABC):
     """The function's body: the loops drawn above."""
 
-    def __init__(self, function: ir.Function, number: Number, prefetch: ir.Function, fma: ir.Function) -> None:
-        """``number``: what comes out."""
+    def __init__(self, function: ir.Function, registers: Registers, number: Number, prefetch: ir.Function, fma: ir.Function) -> None:
+        """``number``: what comes out; ``fma``: of LANES numbers."""
+        self._registers = registers
         self._number = number
         self._prefetch = prefetch
         self._fma = fma
         self.b = b = Builder(function.append_basic_block())
-        self._sums = b.bitcast(b.alloca(ir.ArrayType(FLOATS, BLOCK_ROWS * CHUNK)), FLOATS.as_pointer())
+        self._sums = b.bitcast(b.alloca(ir.ArrayType(registers.floats, BLOCK_ROWS * CHUNK)), registers.floats.as_pointer())
         self._at, self._given = given_in(b, function)
 
     def write(self) -> None:
@@ -105,7 +107,7 @@ class Walk(ABC):
             b.store(self._number.rounded(b, total), place)
 
         every = (INT64(0), rows, 1), (INT64(0), count, 1)
-        each(b, *every, lambda row, output: b.store(emit.alike(FLOAT, 0.0), self._sum_of(row, output)))
+        each(b, *every, lambda row, output: b.store(emit.alike(FLOAT, 0.0, self._registers.lanes), self._sum_of(row, output)))
         self._add_up(first_row, rows, first, count)
         each(b, *every, round_)
 
@@ -164,7 +166,7 @@ class Walk(ABC):
         b = self.b
 
         def less(row: Value, output: Value) -> None:
-            place = self._sum_of(row, b.add(at, output))
+            place = b.bitcast(self._sum_of(row, b.add(at, output)), FLOATS.as_pointer())  # in the first of its lanes
             own, of_x = b.gep(minima, [b.mul(output, INT64(PARAMETERS))]), sums(row)
 
             def eight(i: Value) -> None:
@@ -187,7 +189,7 @@ class Walk(ABC):
         """``product(tall, wide, row, output)`` for tiles that cover so many rows and outputs."""
         b = self.b
         row: Value = INT64(0)
-        for tall, wide in TILES:
+        for tall, wide in self._registers.tiles:
             end = b.sub(rows, b.srem(b.sub(rows, row), INT64(tall)))
             with b.if_then(b.icmp_signed("<", row, end)):
                 left = each(b, (row, end, tall), (INT64(0), count, wide), partial(product, tall, wide))
@@ -199,10 +201,10 @@ class FloatWalk(Walk):
     """Of weights that are numbers, or become fp32."""
 
     def __init__(
-        self, function: ir.Function, tiles: dict[tuple[int, int], ir.Function], number: Number, weights: Weights, decoder: ir.Function | None,
-        fused: dict[int, ir.Function], prefetch: ir.Function, fma: ir.Function,
+        self, function: ir.Function, registers: Registers, tiles: dict[tuple[int, int], ir.Function], number: Number, weights: Weights,
+        decoder: ir.Function | None, fused: dict[int, ir.Function], prefetch: ir.Function, fma: ir.Function,
     ) -> None:  # fmt: skip
-        super().__init__(function, number, prefetch, fma)
+        super().__init__(function, registers, number, prefetch, fma)
         self._fused = fused
         self._weights = weights
         self._tiles = tiles
@@ -316,30 +318,3 @@ class FloatWalk(Walk):
 
         self._by_tiles(rows, count, product)
 
-
-def write_decoding(function: ir.Function, decoder: ir.Function) -> None:
-    """The body of a function that writes weights as bf16 instead of multiplying with them, and nothing is rounded off: they are."""
-    b = Builder(function.append_basic_block())
-    panel = b.bitcast(b.alloca(ir.ArrayType(FLOATS, spot.ROOM // LANES)), FLOAT.as_pointer())
-    state = b.bitcast(b.alloca(ir.ArrayType(INT64, 2)), INT64.as_pointer())
-    places, given = given_in(b, function)
-    width, weight = given["width"], given["weight"]
-
-    def decoded(output: Value, column: Value) -> Value:
-        left = b.sub(width, column)
-        columns = b.select(b.icmp_signed("<", left, INT64(spot.ROOM)), left, INT64(spot.PANEL))
-        row = b.gep(weight, [b.mul(output, given["row_bytes"])])
-        b.call(decoder, [row, weight, given["weight_bytes"], column, columns, width, panel, state])
-        out = b.gep(given["out"], [b.add(b.mul(output, width), column)])
-
-        def some(i: Value) -> None:
-            upper = emit.upper_halves(b, load(b, b.gep(panel, [i]), FLOAT))
-            b.store(upper, b.bitcast(b.gep(out, [i]), upper.type.as_pointer()), align=2)
-
-        loop(b, INT64(0), columns, LANES, some)
-        return b.add(column, columns)
-
-    def outputs(first: Value, count: Value) -> None:
-        loop(b, first, b.add(first, count), 1, lambda output: emit.walk(b, INT64(0), width, partial(decoded, output)))
-
-    claims(b, places, given, outputs)

@@ -64,3 +64,14 @@ def make_tiny(family: Family, dtype: torch.dtype, place: Path) -> Tiny:
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
     return Tiny(family, model, place)
+
+
+@pytest.fixture(params=["SIXTEEN", "THIRTY_TWO"])
+def own_registers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machine code for registers of either kind, where this processor has them."""
+    from potatod.worker import registers
+
+    chosen = getattr(registers, request.param)
+    if chosen.lanes > registers.here().lanes:
+        pytest.skip("a processor without AVX-512")
+    monkeypatch.setattr(registers, "here", lambda: chosen)

@@ -64,7 +64,7 @@ def test_our_own_product_multiplies_piece_by_piece_with_the_same_bits(dtype, row
     banded = Banded.of(pieces, Scratch())
     x = torch.randn(1, rows, 64, generator=torch.Generator().manual_seed(3)).to(product.dtype)
     for bias in (None, torch.randn(96).to(product.dtype)):
-        assert torch.equal(*(linear_by((product.attempt,), x, weight, bias) for weight in (banded, whole)))
+        assert torch.equal(*(linear_by(product.attempt, x, weight, bias) for weight in (banded, whole)))
     assert banded._whole is None
 
 

@@ -15,12 +15,13 @@ from potatod.errors import ModelDataError
 from potatod.schemes import GGML
 from potatod.worker import elf, microkernel, native
 from potatod.worker.banded import Banded, Piece, Scratch, linear
-from potatod.worker.decoded import Decoded
 from potatod.worker.kernels import linear_by
 from potatod.worker.native import Product
-from potatod.worker.rows import Grouping, linear_in_groups
 
-pytestmark = pytest.mark.skipif(not native.runs_here(), reason="a processor without AVX2, or a torch without OpenMP")
+pytestmark = [
+    pytest.mark.skipif(not native.runs_here(), reason="a processor without AVX2, or a torch without OpenMP"),
+    pytest.mark.usefixtures("own_registers"),
+]
 
 SCHEMES = ["packed", "int8", "int4", *GGML]
 ROWS = [1, 2, 3, 5, 6, 13, 50]
@@ -69,28 +70,6 @@ def test_packed_weights_give_the_bits_of_bf16(columns, count):
     assert torch.equal(ours.by_pieces(x, [piece]), ours(x, piece.values()))
 
 
-@pytest.mark.parametrize("columns", [128, 144, 240, 256, 272, 496, 512, 576, 640, 752, 768, 784, 1008, 1536])
-def test_packed_weights_are_decoded_to_the_bf16_that_they_are(columns):
-    decoded = Decoded({"packed": microkernel.decoding("packed")})
-    pieces = tuple(matrix("packed", rows, columns, seed=rows) for rows in (101, 1, 48))
-    expected = torch.cat([piece.values() for piece in pieces])
-    assert torch.equal(decoded.values(pieces).view(torch.int16), expected.view(torch.int16))
-
-
-@pytest.mark.parametrize("table", [None, {}, {(150, 256): Grouping(8, fixed=False)}], ids=["as they come", "fixed", "in groups of eight"])
-def test_where_torch_multiplies_packed_weights_have_the_bits_of_bf16_there(table):
-    decoded = Decoded({"packed": microkernel.decoding("packed")})
-    pieces = tuple(matrix("packed", rows, 256, seed=rows) for rows in (101, 1, 48))
-    weight, values = Banded.of(pieces, Scratch()), torch.cat([piece.values() for piece in pieces])
-    bias = torch.randn(150).bfloat16()
-    for count in ROWS:
-        x = rows_of(count, 256)
-        out = decoded.attempt(x, weight, bias, table=table)
-        assert torch.equal(out, functional.linear(x, values, bias) if table is None else linear_in_groups(table, x, values, bias))
-    assert decoded.attempt(x, values, bias) is None, "what is there as numbers is torch's"
-    assert decoded.attempt(x, Banded.of([matrix("int8", 150, 256)], Scratch())) is None
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("scheme", ["int8", "int4", "q4_1"])
 def test_whatever_the_dtype_of_the_model(scheme, dtype):
@@ -127,7 +106,7 @@ def test_a_bias_and_pieces_in_several_schemes(scheme):
     bias = torch.randn(97).bfloat16()
     x = rows_of(4, 256)
     ours = product(scheme, "int8")
-    together = linear_by((ours.attempt,), x, Banded.of([one, other], Scratch()), bias)
+    together = linear_by(ours.attempt, x, Banded.of([one, other], Scratch()), bias)
     assert torch.equal(together, torch.cat([ours.by_pieces(x, [one], bias[:37]), ours.by_pieces(x, [other], bias[37:])], dim=1))
 
 
@@ -143,7 +122,7 @@ def test_without_our_code_values_are_taken_piece_by_piece(scheme):
     expected = functional.linear(x, piece.values())
     assert torch.equal(linear(x, banded), torch.cat([expected, expected], dim=1))
     assert banded._whole is None
-    assert torch.equal(linear_by((product("raw").attempt,), x, banded), linear(x, banded)), "a product that has no code for it"
+    assert torch.equal(linear_by(product("raw").attempt, x, banded), linear(x, banded)), "a product that has no code for it"
     assert torch.equal(banded.together().detach(), torch.cat([piece.values(), piece.values()]))
 
 

@@ -13,7 +13,10 @@ from potatod.worker import codings, microkernel, native
 from potatod.worker.banded import Piece
 from potatod.worker.native import ALIKE, GROUP, Product
 
-pytestmark = pytest.mark.skipif(not native.runs_here(), reason="a processor without AVX2, or a torch without OpenMP")
+pytestmark = [
+    pytest.mark.skipif(not native.runs_here(), reason="a processor without AVX2, or a torch without OpenMP"),
+    pytest.mark.usefixtures("own_registers"),
+]
 
 SCHEMES = sorted(native.INTEGERS)
 WIDTHS = [32, 96, 128, 160, 512, 544, 1280]

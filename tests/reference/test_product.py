@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from potatod.worker import arithmetic, cpu, kernels, microkernel, native, tiles
+from potatod.worker import arithmetic, cpu, kernels, microkernel, native, registers, walk
 from potatod.worker.arithmetic import Arithmetic
 from potatod.worker.attention import PackedAttention
 from potatod.worker.native import Product
 
-pytestmark = pytest.mark.skipif(not native.runs_here(), reason="a processor without AVX2, or a torch without OpenMP")
+pytestmark = [
+    pytest.mark.skipif(not native.runs_here(), reason="a processor without AVX2, or a torch without OpenMP"),
+    pytest.mark.usefixtures("own_registers"),
+]
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -37,7 +40,7 @@ def threads(request):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "outputs", "width"), [(1, 1, 8), (1, 17, 24), (7, 5, 2048), (13, 50, 2056), (100, 97, 4104), (3, 300, 64)])
+@pytest.mark.parametrize(("rows", "outputs", "width"), [(1, 1, 16), (1, 17, 48), (7, 5, 2048), (13, 50, 2064), (100, 97, 4112), (3, 300, 64)])
 def test_it_is_the_product_in_double_precision_rounded(dtype, rows, outputs, width):
     x, weight = draw(rows, outputs, width, dtype)
     exact = x.double() @ weight.double().T
@@ -47,11 +50,11 @@ def test_it_is_the_product_in_double_precision_rounded(dtype, rows, outputs, wid
     assert error <= 2 * theirs + 1e-6
 
 
-@given(rows=st.integers(1, 60), outputs=st.integers(1, 120), lanes=st.integers(1, 40), first=st.integers(0, 59), count=st.integers(1, 60))
+@given(rows=st.integers(1, 60), outputs=st.integers(1, 120), registers=st.integers(1, 20), first=st.integers(0, 59), count=st.integers(1, 60))
 @settings(max_examples=150, deadline=None)
-def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(rows, outputs, lanes, first, count):
+def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(rows, outputs, registers, first, count):
     ours = product(torch.bfloat16)
-    x, weight = draw(rows, outputs, 8 * lanes, torch.bfloat16)
+    x, weight = draw(rows, outputs, 16 * registers, torch.bfloat16)
     first = min(first, rows - 1)
     some = x[first : first + count]
     assert torch.equal(ours(some, weight), ours(x, weight)[first : first + count])
@@ -68,7 +71,8 @@ def test_and_whatever_threads_there_are(threads, dtype):
 
 def test_what_a_thread_claims_is_whole_tiles():
     assert native.CHUNK % native.WHOLE_TILES == 0
-    assert all(native.WHOLE_TILES % outputs == 0 for _, outputs in tiles.TILES)
+    for each in (registers.SIXTEEN, registers.THIRTY_TWO):
+        assert all(native.WHOLE_TILES % outputs == 0 and walk.BLOCK_ROWS % rows == 0 for rows, outputs in each.tiles)
 
 
 def test_numbers_that_are_none_stay_in_their_row():
@@ -86,9 +90,9 @@ def test_numbers_that_are_none_stay_in_their_row():
 def test_every_bf16_number_is_read_as_it_is():
     """A weight of one column, every pattern of bits in turn, times one."""
     patterns = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16)
-    weight = torch.zeros(1 << 16, 8, dtype=torch.bfloat16)
+    weight = torch.zeros(1 << 16, 16, dtype=torch.bfloat16)
     weight[:, 0] = patterns.view(torch.bfloat16)
-    x = torch.zeros(1, 8, dtype=torch.bfloat16)
+    x = torch.zeros(1, 16, dtype=torch.bfloat16)
     x[0, 0] = 1
     out = product(torch.bfloat16)(x, weight)[0]
     assert torch.equal(out.isnan(), weight[:, 0].isnan())
@@ -153,15 +157,24 @@ def test_what_was_found_survives_the_way_to_the_worker():
     assert Arithmetic.from_json(arithmetic.PLAIN.to_json()) == arithmetic.PLAIN
 
 
-def test_it_is_used_where_there_are_no_instructions_for_bf16_and_never_in_reference(monkeypatch):
-    monkeypatch.setattr(cpu, "multiplies", lambda dtype: dtype == torch.float32)
+def test_it_is_used_wherever_it_runs_and_never_in_reference():
     shapes, on_cpu = [(64, 64), (64, 12)], torch.device("cpu")
     found = arithmetic.find("invariant", shapes, torch.bfloat16, on_cpu)
-    assert found.product is not None and set(found.groupings) == {(64, 12)}
+    assert found.product is not None and found.attention is not None and set(found.groupings) == {(64, 12)}
     assert arithmetic.find("reference", shapes, torch.bfloat16, on_cpu).product is None
-    monkeypatch.setattr(cpu, "multiplies", lambda dtype: True)
-    found = arithmetic.find("invariant", shapes, torch.bfloat16, on_cpu)
-    assert found.product is None and set(found.groupings) == set(shapes)
+
+
+@pytest.mark.parametrize("name", ["invariant", "fast"])
+@pytest.mark.parametrize("native_", [True, False])
+def test_many_rows_of_numbers_are_left_to_torch_in_fast_where_the_processor_multiplies_them_itself(monkeypatch, name, native_):
+    monkeypatch.setattr(cpu, "multiplies", lambda dtype: native_ or dtype == torch.float32)
+    found = arithmetic.find(name, [], torch.bfloat16, torch.device("cpu"))
+    found = Arithmetic.from_json(found.to_json())
+    x, weight = draw(100, 40, 64, torch.bfloat16)
+    left = [found.product.attempt(x[:count], weight) is None for count in (1, 32, 33, 100)]
+    assert left == [False, False, native_ and name == "fast", native_ and name == "fast"]
+    in_fp32 = arithmetic.find(name, [], torch.float32, torch.device("cpu"))
+    assert in_fp32.product.attempt(x.float(), weight.float()) is not None
 
 
 def test_attention_names_stay_known():

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.overrides import _get_current_function_mode
 
 from potatod.worker import cpu
-from potatod.worker.rows import BY_FIXED, Grouping, Watch, find_groupings, linear_in_groups
+from potatod.worker.rows import BY_FIXED, GroupedRows, Grouping, Watch, find_groupings
 
 WEIGHT = torch.randn(128, 64, generator=torch.Generator().manual_seed(0))
 ROW = torch.randn(1, 64, generator=torch.Generator().manual_seed(1))
@@ -76,7 +76,7 @@ def test_a_sweep_that_ended_in_the_middle_says_nothing():
     assert _get_current_function_mode() is None
 
 
-@pytest.mark.skipif(not cpu.multiplies(torch.bfloat16), reason="torch's own product is used where a processor multiplies bf16")
+@pytest.mark.skipif(not cpu.multiplies(torch.bfloat16), reason="elsewhere a product of so many rows in bf16 takes minutes")
 def test_of_large_weights_as_many_rows_are_tried_as_a_sweep_may_have():
     """There is another kernel for 35 rows than for 32."""
     shape = (1536, 8960)
@@ -84,6 +84,11 @@ def test_of_large_weights_as_many_rows_are_tried_as_a_sweep_may_have():
     weight = (torch.randn(shape, generator=generator) / 90).bfloat16()
     rows = torch.randn(150, shape[1], generator=generator).bfloat16()
     table = find_groupings([shape], torch.bfloat16, torch.device("cpu"))
-    alone = torch.cat([linear_in_groups(table, row[None], weight, None) for row in rows])
+
+    def product(some: torch.Tensor) -> torch.Tensor:
+        with GroupedRows(table):
+            return functional.linear(some, weight)
+
+    alone = torch.cat([product(row[None]) for row in rows])
     for count in (2, 17, 33, 37, 45, 77, 150):
-        assert torch.equal(linear_in_groups(table, rows[:count], weight, None), alone[:count])
+        assert torch.equal(product(rows[:count]), alone[:count])
