@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from llvmlite import ir
@@ -36,6 +37,8 @@ class Shared:
         return [b.fmul(_floats(b, each), known) for each in self.integers(b, row, width, column)]
 
 
+#: ``halves(b, row, width, column)``: where weights of four bits lie from ``column`` on, 16 bytes for each 32 columns
+HalvesAt = Callable[[Builder, Value, Value, Value], Value]
 #: ``fill(b, row, width, first, count, target)``: so many of a row's numbers from the first on
 Fill = Callable[[Builder, Value, Value, Value, Value, Value], None]
 
@@ -54,6 +57,10 @@ class Integers:
     scales: Fill | None = None
     #: fills in fp32 of each GROUP columns; None where there are none
     minima: Fill | None = None
+    #: whether a row has one step
+    one_step: bool = False
+    #: where weights are of four bits
+    halves: HalvesAt | None = None
 
 
 def _floats(b: Builder, integers: Value) -> Value:
@@ -125,15 +132,18 @@ def _nibble_words(b: Builder, pointer: Value) -> list[Value]:
 def _fill_words(b: Builder, source: Value, target: Value, count: Value, *, signed: bool = False) -> None:
     """``count`` bytes as 16 bits each."""
 
-    def eight(i: Value) -> None:
-        values, wide = load(b, b.gep(source, [i]), INT8), ir.VectorType(INT16, LANES)
+    def several(width: int, i: Value) -> None:
+        values, wide = load(b, b.gep(source, [i]), INT8, width), ir.VectorType(INT16, width)
         b.store(b.sext(values, wide) if signed else b.zext(values, wide), b.bitcast(b.gep(target, [i]), wide.as_pointer()), align=2)
 
     def one(i: Value) -> None:
         byte = scalar(b, b.gep(source, [i]))
         b.store(b.sext(byte, INT16) if signed else b.zext(byte, INT16), b.gep(target, [i]))
 
-    _in_eights(b, count, eight, one)
+    left: Value = INT64(0)
+    for width in (2 * LANES, LANES):
+        left = loop(b, left, count, width, partial(several, width))
+    loop(b, left, count, 1, one)
 
 
 def _int8() -> Integers:
@@ -143,7 +153,7 @@ def _int8() -> Integers:
         at_column = b.gep(row, [b.add(column, INT64(4))])
         return [_words(b, b.gep(at_column, [INT64(16 * half)]), signed=True) for half in (0, 1)]
 
-    return Integers(words, lambda b, row, width, column: scalar(b, at(b, row, 0, FLOAT)))
+    return Integers(words, lambda b, row, width, column: scalar(b, at(b, row, 0, FLOAT)), one_step=True)
 
 
 def _int4() -> Integers:
@@ -155,8 +165,11 @@ def _int4() -> Integers:
         minima = b.gep(scales, [groups])
         return scales, minima, b.gep(minima, [groups])
 
+    def halves(b: Builder, row: Value, width: Value, column: Value) -> Value:
+        return b.gep(planes(b, row, width)[2], [b.lshr(column, INT64(1))])
+
     def words(b: Builder, row: Value, width: Value, column: Value) -> list[Value]:
-        return _nibble_words(b, b.gep(planes(b, row, width)[2], [b.lshr(column, INT64(1))]))
+        return _nibble_words(b, halves(b, row, width, column))
 
     def scales(b: Builder, row: Value, width: Value, first: Value, count: Value, target: Value) -> None:
         _fill_words(b, b.gep(planes(b, row, width)[0], [first]), target, count)
@@ -174,7 +187,7 @@ def _int4() -> Integers:
 
         _in_eights(b, count, eight, one)
 
-    return Integers(words, lambda b, row, width, column: scalar(b, at(b, row, 0, FLOAT)), GROUP, scales, minima)
+    return Integers(words, lambda b, row, width, column: scalar(b, at(b, row, 0, FLOAT)), GROUP, scales, minima, one_step=True, halves=halves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +258,8 @@ class _SuperBlock:
     bits: int
 
     def integers(self) -> Integers:
-        return Integers(self._words, self._step, self._share, self._scales, None if self.bits == 6 else self._minima)
+        minima, halves = None if self.bits == 6 else self._minima, self._halves if self.bits == 4 else None
+        return Integers(self._words, self._step, self._share, self._scales, minima, halves=halves)
 
     @property
     def _share(self) -> int:
@@ -262,6 +276,9 @@ class _SuperBlock:
 
     def _step(self, b: Builder, row: Value, width: Value, column: Value) -> Value:
         return b.fpext(scalar(b, at(b, row, b.mul(b.lshr(column, INT64(8)), INT64(2)), HALF)), FLOAT)
+
+    def _halves(self, b: Builder, row: Value, width: Value, column: Value) -> Value:
+        return b.gep(self._planes(b, row, width)["integers"], [b.lshr(column, INT64(1))])
 
     def _words(self, b: Builder, row: Value, width: Value, column: Value) -> list[Value]:
         planes = self._planes(b, row, width)

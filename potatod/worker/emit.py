@@ -42,6 +42,24 @@ def loop(b: Builder, start: Value, stop: Value, step: int, body: Callable[[Value
     return i
 
 
+def fold(b: Builder, start: Value, stop: Value, step: int, begun: Value, body: Callable[[Value, Value], Value]) -> Value:
+    """While a whole step fits: ``so_far = body(i, so_far)``, in a register; what it is in the end."""
+    head, inside, after = (b.append_basic_block() for _ in range(3))
+    before = b.block
+    b.branch(head)
+    b.position_at_end(head)
+    i, so_far = b.phi(INT64), b.phi(begun.type)
+    following = b.add(i, INT64(step))
+    b.cbranch(b.icmp_signed("<=", following, stop), inside, after)
+    b.position_at_end(inside)
+    new = body(i, so_far)
+    flows(i, (before, start), (b.block, following))
+    flows(so_far, (before, begun), (b.block, new))
+    b.branch(head)
+    b.position_at_end(after)
+    return so_far
+
+
 def steps(b: Builder, start: Value, stop: Value, step: int, body: Callable[[Value], None]) -> None:
     """While ``i`` is below ``stop``: ``body(i)``; the last step may be a part of one."""
 

@@ -27,10 +27,11 @@ from potatod.dtypes import RAW
 from . import elf, native, registers
 from .codings import CODINGS, Integers, Shared
 from .emit import BYTES, FLOAT, INT32, INT64, VOID, loop
-from .integer_walk import IntegerWalk, write_rounding
+from .integer_walk import IntegerWalk
 from .native import LANES, Call
 from .numbers import NUMBERS, Number
 from .registers import Registers
+from .rounding import write_rounding
 from .spot import GROUP, Decode, Spot, put
 from .tiles import fused_tiles, tile
 from .walk import FloatWalk, Weights

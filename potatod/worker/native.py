@@ -165,8 +165,9 @@ def rounds(pieces: Iterable[Piece]) -> bool:
 
 
 def rounded_bytes(width: int) -> int:
-    """Of a rounded row: its integers, the scale of each ALIKE of them, the sum of each GROUP of them; whole lines of a cache."""
-    numbers = 2 * width + 4 * -(-width // ALIKE) + 4 * -(-width // (GROUP * LANES)) * LANES
+    """Of a rounded row: its integers; of each 64 of them their higher bytes, then their lower ones; the scale of each ALIKE of them, the sum of each
+    GROUP of them; whole lines of a cache."""
+    numbers = 2 * width + 2 * 64 * (width // 64) + 4 * -(-width // ALIKE) + 4 * -(-width // (GROUP * LANES)) * LANES
     return -(-numbers // 64) * 64
 
 

@@ -13,9 +13,9 @@ from .emit import FLOATS
 
 #: Columns that are decoded at a time; fewer that would be left are decoded with the last ones.
 PANEL: Final = 512
-_FEW: Final = 256
+FEW: Final = 256
 #: Room that the decoded columns of a row take.
-ROOM: Final = PANEL + _FEW
+ROOM: Final = PANEL + FEW
 #: Room for the scales of their groups, and for their minima.
 PARAMETERS: Final = ROOM // 16
 #: Columns that share a scale, in every scheme of four to eight bits.

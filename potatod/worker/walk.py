@@ -37,7 +37,7 @@ PANEL: Final = 2048
 #: Outputs whose weights are decoded before they are multiplied with.
 DECODED: Final = 12
 #: Bytes that come from memory together.
-_LINE: Final = 64
+LINE: Final = 64
 #: Rows and outputs of a block: its sums lie on the stack. Whole tiles of every kind.
 BLOCK_ROWS: Final = 48
 
@@ -125,8 +125,12 @@ class Walk(ABC):
         lines = self.b.alloca(ir.ArrayType(FLOATS, -(-nbytes // 32)))
         return self.b.bitcast(lines, kind.as_pointer())
 
-    def _by_panels(self, first: Value, count: Value, panel: Callable[[Value, Value, Value, Value, Value], None]) -> None:
-        """``panel(first, at, some, column, columns)`` for DECODED outputs at a time: those from ``first`` on, with the chunk's sums from ``at`` on."""
+    def _by_panels(
+        self, first: Value, count: Value, most: Value, panel: Callable[[Value, Value, Value, Value, Value], None],
+        then: Callable[[Value, Value, Value], None] = lambda first, at, some: None,
+    ) -> None:  # fmt: skip
+        """``panel(first, at, some, column, columns)`` for DECODED outputs at a time, those from ``first`` on, with the chunk's sums from ``at`` on, and
+        for about ``most`` of their columns; then ``then(first, at, some)``."""
         b = self.b
 
         def outputs(at: Value) -> None:
@@ -134,11 +138,12 @@ class Walk(ABC):
 
             def one(column: Value) -> Value:
                 left = b.sub(self._given["width"], column)
-                columns = b.select(b.icmp_signed("<", left, INT64(spot.ROOM)), left, INT64(spot.PANEL))
+                columns = b.select(b.icmp_signed("<", left, b.add(most, INT64(spot.FEW))), left, most)
                 panel(b.add(first, at), at, some, column, columns)
                 return b.add(column, columns)
 
             emit.walk(b, INT64(0), self._given["width"], one)
+            then(b.add(first, at), at, some)
 
         steps(b, INT64(0), count, DECODED, outputs)
 
@@ -146,36 +151,20 @@ class Walk(ABC):
         """Its record."""
         return self.b.gep(self._given["weight"], [self.b.mul(output, self._given["row_bytes"])])
 
-    def _fetch_ahead(self, row: Value, at: Value, column: Value, columns: Value) -> None:
-        """What comes behind a panel of this row: its next one, or that of the row which the same thread will take then."""
+    def _coming(self, at: Value, column: Value, columns: Value) -> Value:
+        """How far behind a row's record that lies which comes after a panel of it: its next one, or the row which the same thread will take then."""
         b, given = self.b, self._given
-        width, row_bytes = given["width"], given["row_bytes"]
         following = b.add(column, columns)
-        last = b.icmp_signed(">=", following, width)
+        last = b.icmp_signed(">=", following, given["width"])
         further = b.select(b.icmp_signed("<", b.add(at, INT64(DECODED)), given["chunk"]), INT64(DECODED), b.sub(given["stride"], at))
-        ahead = b.select(last, b.mul(row_bytes, further), b.udiv(b.mul(row_bytes, following), width))
-        coming = b.gep(row, [ahead])
-        nbytes = b.udiv(b.mul(row_bytes, columns), width)
-        steps(b, INT64(0), nbytes, _LINE, lambda i: b.call(self._prefetch, [b.gep(coming, [i]), *READ_AND_KEEP]))
+        return b.select(last, b.mul(given["row_bytes"], further), b.udiv(b.mul(given["row_bytes"], following), given["width"]))
 
-    def _less_minima(
-        self, rows: Value, at: Value, count: Value, groups: Value, minima: Value, sums: Callable[[Value], Value]
-    ) -> None:  # fmt: skip
-        """``sums[r][o] -= Σ minimum[o][g] · (Σ x[r][k] of the group)``, eight groups at a time: the lanes are added up in the end. ``minima``: of the
-        outputs, PARAMETERS apart; ``sums(row)``: of a row's groups."""
-        b = self.b
-
-        def less(row: Value, output: Value) -> None:
-            place = b.bitcast(self._sum_of(row, b.add(at, output)), FLOATS.as_pointer())  # in the first of its lanes
-            own, of_x = b.gep(minima, [b.mul(output, INT64(PARAMETERS))]), sums(row)
-
-            def eight(i: Value) -> None:
-                least_, total = (load(b, b.gep(each, [i]), FLOAT) for each in (own, of_x))
-                b.store(b.call(self._fma, [b.fneg(least_), total, b.load(place)]), place)
-
-            loop(b, INT64(0), groups, LANES, eight)
-
-        each(b, (INT64(0), rows, 1), (INT64(0), count, 1), less)
+    def _fetch_ahead(self, row: Value, at: Value, column: Value, columns: Value) -> None:
+        """What comes behind a panel of this row."""
+        b, given = self.b, self._given
+        coming = b.gep(row, [self._coming(at, column, columns)])
+        nbytes = b.udiv(b.mul(given["row_bytes"], columns), given["width"])
+        steps(b, INT64(0), nbytes, LINE, lambda i: b.call(self._prefetch, [b.gep(coming, [i]), *READ_AND_KEEP]))
 
     def _whole_eights(self, groups: Value) -> Value:
         return self.b.and_(self.b.add(groups, INT64(LANES - 1)), INT64(-LANES))
@@ -219,7 +208,7 @@ class FloatWalk(Walk):
         if self._decoder is None:
             steps(self.b, INT64(0), self._given["width"], PANEL, partial(self._read, first_row, rows, first, count))
         else:
-            self._by_panels(first, count, partial(self._decode, first_row, rows))
+            self._by_panels(first, count, INT64(spot.PANEL), partial(self._decode, first_row, rows))
 
     def _read(self, first_row: Value, rows: Value, first: Value, count: Value, column: Value) -> None:
         """The panel from ``column`` on, of weights that are read where they are."""
@@ -272,6 +261,25 @@ class FloatWalk(Walk):
         wide = max(self._fused)
         left = loop(b, INT64(0), count, wide, partial(some, self._fused[wide]))
         loop(b, left, count, 1, partial(some, self._fused[1]))
+
+    def _less_minima(
+        self, rows: Value, at: Value, count: Value, groups: Value, minima: Value, sums: Callable[[Value], Value]
+    ) -> None:  # fmt: skip
+        """``sums[r][o] -= Σ minimum[o][g] · (Σ x[r][k] of the group)``, eight groups at a time: the lanes are added up in the end. ``minima``: of the
+        outputs, PARAMETERS apart; ``sums(row)``: of a row's groups."""
+        b = self.b
+
+        def less(row: Value, output: Value) -> None:
+            place = b.bitcast(self._sum_of(row, b.add(at, output)), FLOATS.as_pointer())  # in the first of its lanes
+            own, of_x = b.gep(minima, [b.mul(output, INT64(PARAMETERS))]), sums(row)
+
+            def eight(i: Value) -> None:
+                least_, total = (load(b, b.gep(each, [i]), FLOAT) for each in (own, of_x))
+                b.store(b.call(self._fma, [b.fneg(least_), total, b.load(place)]), place)
+
+            loop(b, INT64(0), groups, LANES, eight)
+
+        each(b, (INT64(0), rows, 1), (INT64(0), count, 1), less)
 
     def _groups(self, columns: Value) -> Value:
         return self.b.udiv(columns, INT64(GROUP))

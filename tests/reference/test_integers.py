@@ -33,11 +33,20 @@ def rounded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     lies = torch.full((rows, record), 0xAA, dtype=torch.uint8)
     x = x.float().contiguous()
     product("int8")._take(native.ROUNDING, native.rounding(x.data_ptr(), rows, width, lies.data_ptr()), torch.get_num_threads())
-    scales, sums = 2 * width, 2 * width + 4 * math.ceil(width / ALIKE)
+    scales = 2 * width + 128 * (width // 64)
+    sums = scales + 4 * math.ceil(width / ALIKE)
+    integers, planes = lies[:, : 2 * width].contiguous().view(torch.int16), lies[:, 2 * width : scales]
+    assert torch.equal(planes, woven(integers[:, : width // 64 * 64]))
     return (
-        lies[:, :scales].contiguous().view(torch.int16), lies[:, scales:sums].contiguous().view(torch.float32),
+        integers, lies[:, scales:sums].contiguous().view(torch.float32),
         lies[:, sums : sums + 4 * math.ceil(width / (8 * GROUP)) * 8].contiguous().view(torch.float32),
     )  # fmt: skip
+
+
+def woven(integers: torch.Tensor) -> torch.Tensor:
+    """Of each 64 columns the higher bytes, then the lower ones: two of the first 32 columns, two of the others, and so on."""
+    by_lanes = integers.reshape(len(integers), -1, 2, 16, 2).transpose(2, 3).reshape(len(integers), -1, 64)
+    return torch.stack([by_lanes >> 8 & 255, by_lanes & 255], dim=2).to(torch.uint8).flatten(1)
 
 
 def test_the_schemes_that_are_multiplied_so_are_those_whose_codings_say_so():
