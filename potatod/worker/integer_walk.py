@@ -1,8 +1,8 @@
 """Weights that are multiplied as integers, with rows that are rounded (rounding.py): the way through a matrix. LLVM's intermediate code.
 
 Integers of 16 bits are multiplied as many at a time as a register holds, two of them added up by one instruction; the sums of ALIKE columns fit 32
-bits, and are exact in whatever order. Then they become fp32, once for ALIKE columns, and are added up as everywhere: in the order of columns, whatever rows
-there are, and all minima behind them.
+bits, and are exact in whatever order. Then they become fp32, once for ALIKE columns, and are added up as everywhere: in the order of columns,
+whatever rows there are, and all minima behind them.
 """
 
 from __future__ import annotations
