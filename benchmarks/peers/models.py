@@ -41,9 +41,7 @@ def make() -> None:
     if not (OURS / "manifest.json").exists():
         click.echo(f"{OURS.name}: preparing …")
         prepare(HF, OURS)
-    if not GGUF.exists():
-        click.echo(f"{GGUF.name}: writing …")
-        write_gguf(HF, GGUF)
+    in_gguf()
     if environments.python("airllm").exists() and not (AIRLLM / "done").exists():
         click.echo(f"{AIRLLM.name}: AirLLM writes its shards …")
         AIRLLM.mkdir(exist_ok=True)
@@ -51,6 +49,15 @@ def make() -> None:
         command = [environments.python("airllm"), program, HF, "--shards", AIRLLM, "--prompt", "3", "--tokens", "0"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (AIRLLM / "done").touch()
+
+
+def in_gguf() -> Path:
+    """As F16; made once."""
+    if not GGUF.exists():
+        random_model.checkpoint(random_model.large(), HF)
+        click.echo(f"{GGUF.name}: writing …")
+        write_gguf(HF, GGUF)
+    return GGUF
 
 
 def quantised(form: str) -> Path:
@@ -62,7 +69,7 @@ def quantised(form: str) -> Path:
             "import ctypes, sys, llama_cpp as l; p = l.llama_model_quantize_default_params(); p.ftype = int(sys.argv[3]); "
             "sys.exit(l.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(p)))"
         )
-        command = [environments.python("llama.cpp"), "-c", program, GGUF, part, FILE_TYPES[form]]
+        command = [environments.python("llama.cpp"), "-c", program, in_gguf(), part, FILE_TYPES[form]]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.replace(part, out)
     return out

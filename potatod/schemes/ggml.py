@@ -18,6 +18,7 @@ of columns i, 8 + i, 16 + i and 24 + i, lowest first. All is computed in fp32 in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,10 +58,13 @@ class Ggml:
     def planes(self, blocks: torch.Tensor) -> torch.Tensor:
         """Flat uint8 of ``blocks``, (rows, bytes) as they lie in a GGUF file."""
         rows = len(blocks)
-        kind = self.kind
         columns, fields = _taken_apart(self.name, blocks.numpy())
         values = torch.from_numpy(fields.pop("values")).view(rows, columns)
-        out = [torch.from_numpy(np.ascontiguousarray(field)).view(rows, -1) for field in fields.values()]
+        return self.joined([torch.from_numpy(np.ascontiguousarray(field)).view(rows, -1) for field in fields.values()], values)
+
+    def joined(self, fields: Sequence[torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+        """Flat uint8 of what stands before the integers, in the order of the record, and of the integers, ``(rows, columns)``."""
+        kind, out, columns = self.kind, list(fields), values.shape[1]
         if kind.bits == 8:
             out.append(values.to(torch.int8))
         else:

@@ -3,6 +3,8 @@ transformers' own code.
 
 fp8     DeepSeek-V3 and its kin: NAME.weight in float8, NAME.weight_scale_inv per block of 128 × 128
 mxfp4   gpt-oss: NAME_blocks, two fp4 values a byte, and NAME_scales, an exponent for 32 of them
+
+Integers in groups (GPTQ, AWQ, compressed-tensors) are grouped.py's.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from transformers.integrations.mxfp4 import dequantize_convertops
 
 from potatod.errors import ModelDataError, UnsupportedModel
 
+from . import grouped
 from .checkpoint import PLAIN, Lazy
 
 _NAMES: Final = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_READABLE: Final = ("fp8", "mxfp4")
+_READABLE: Final = ("fp8", "mxfp4", *grouped.METHODS)
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,17 @@ def check(method: dict[str, Any] | None, where: Path) -> None:
     name = None if method is None else method.get("quant_method", "a method without a name")
     if name is not None and name not in _READABLE:
         raise UnsupportedModel(
-            f"{where}: its weights are quantised ({name}), and only {' and '.join(_READABLE)} can be read; take the "
-            "original bf16 or fp16 "
+            f"{where}: its weights are quantised ({name}), and only {', '.join(_READABLE)} can be read; take the original bf16 or fp16 "
             "checkpoint, or a GGUF file"
         )
+    if method is not None and name in grouped.METHODS:
+        grouped.check(method, where)
 
 
 def dequantised(tensors: dict[str, Lazy], method: dict[str, Any] | None, dtype: torch.dtype) -> dict[str, Lazy]:
     """The same checkpoint as if it had been stored in ``dtype``."""
+    if method is not None and method.get("quant_method") in grouped.METHODS:
+        return grouped.dequantised(tensors, method, dtype)
     block = None if method is None else method.get("weight_block_size")
     out: dict[str, Lazy] = {}
     for name, lazy in tensors.items():
