@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import EllipsisType
 from typing import Any, Final
@@ -34,11 +35,9 @@ _OF_ACTIVATIONS: Final = (".input_scale", ".output_scale", ".input_zero_point", 
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """Of one matrix."""
+class Meaning:
+    """Of one matrix's integers."""
 
-    #: (out, in) int16, as they are packed
-    integers: torch.Tensor
     bits: int
     #: (out, groups)
     scales: torch.Tensor
@@ -55,17 +54,18 @@ class GroupedTensor:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    #: reads all of it
-    parts: Callable[[], Parts]
+    #: reads (out, in) int16, as they are packed
+    integers: Callable[[], torch.Tensor]
+    #: reads the rest
+    meaning: Callable[[], Meaning]
 
     def __getitem__(self, index: EllipsisType) -> torch.Tensor:
-        parts = self.parts()
-        group_of = parts.group_of
+        integers, meaning = self.integers(), self._checked()
         out = torch.empty(self.shape, dtype=self.dtype)
         for first in range(0, len(out), 1024):  # in fp32 they are eight times as large
             some = slice(first, first + 1024)
-            scales, zeros = parts.scales[some].float()[:, group_of], parts.zeros[some][:, group_of]
-            out[some] = ((parts.integers[some] - zeros) * scales).to(self.dtype)
+            scales, zeros = (each[some][:, meaning.group_of] for each in (meaning.scales, meaning.zeros))
+            out[some] = ((integers[some] - zeros) * scales.float()).to(self.dtype)
         return out
 
     def rows(self, first: int, last: int) -> torch.Tensor:
@@ -76,32 +76,40 @@ class GroupedTensor:
 
     def scheme(self) -> str | None:
         """See checkpoint.Blocks."""
-        return _scheme(self.parts())
+        return _scheme(self._checked())
 
     def planes(self) -> torch.Tensor:
         """See checkpoint.Blocks."""
-        parts = self.parts()
-        name = str(_scheme(parts))
-        groups = parts.group_of[::_BLOCK]
-        scales, zeros = parts.scales[:, groups], parts.zeros[:, groups]
+        integers, meaning = self.integers(), self._checked()
+        name = str(_scheme(meaning))
+        groups = meaning.group_of[::_BLOCK]
+        scales, zeros = meaning.scales[:, groups], meaning.zeros[:, groups]
         fields = [scales.half()] if name != "q4_1" else [scales.half(), (-zeros * scales.double()).half()]
-        integers = parts.integers if name != "q8_0" else parts.integers - parts.zeros[:, parts.group_of]
-        return GGML[name].joined(fields, integers.to(torch.int8 if name == "q8_0" else torch.uint8))
+        values = (integers - 128).to(torch.int8) if name == "q8_0" else integers.to(torch.uint8)
+        return GGML[name].joined(fields, values)
+
+    def _checked(self) -> Meaning:
+        meaning, (outputs, columns) = self.meaning(), self.shape
+        group_of, shapes = meaning.group_of, f"scales {list(meaning.scales.shape)} and zeros {list(meaning.zeros.shape)}"
+        if meaning.scales.shape[0] != outputs or meaning.zeros.shape != meaning.scales.shape or group_of.shape != (columns,):
+            raise ModelDataError(f"{self.name}: {shapes} do not fit {list(self.shape)} weights")
+        if columns and not 0 <= int(group_of.min()) <= int(group_of.max()) < meaning.scales.shape[1]:
+            raise ModelDataError(f"{self.name}: columns belong to groups {int(group_of.min())} to {int(group_of.max())}, and there are {shapes}")
+        return meaning
 
 
-def _scheme(parts: Parts) -> str | None:
+def _scheme(meaning: Meaning) -> str | None:
     """That holds a matrix exactly."""
-    columns = parts.integers.shape[1]
-    by_blocks = parts.group_of.view(-1, _BLOCK) if columns % _BLOCK == 0 else None
-    if by_blocks is None or not torch.equal(by_blocks, by_blocks[:, :1].expand_as(by_blocks)) or not _in_fp16(parts.scales.double()):
+    by_blocks = meaning.group_of.view(-1, _BLOCK) if len(meaning.group_of) % _BLOCK == 0 else None
+    if by_blocks is None or not torch.equal(by_blocks, by_blocks[:, :1].expand_as(by_blocks)) or not _in_fp16(meaning.scales.double()):
         return None
-    if parts.bits == 8 and bool((parts.zeros == 128).all()):
+    if meaning.bits == 8 and bool((meaning.zeros == 128).all()):
         return "q8_0"
-    if parts.bits != 4:
+    if meaning.bits != 4:
         return None
-    if bool((parts.zeros == 8).all()):
+    if bool((meaning.zeros == 8).all()):
         return "q4_0"
-    return "q4_1" if _in_fp16(-parts.zeros * parts.scales.double()) else None
+    return "q4_1" if _in_fp16(-meaning.zeros * meaning.scales.double()) else None
 
 
 def _in_fp16(values: torch.Tensor) -> bool:
@@ -142,66 +150,84 @@ Found = tuple[dict[str, Lazy], set[str]]
 
 
 def _gptq_or_awq(tensors: Mapping[str, Lazy], method: Mapping[str, Any], dtype: torch.dtype) -> Found:
+    stems = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
+    matrices: dict[str, Lazy] = {f"{stem}.weight": _words(tensors, stem, method, dtype) for stem in stems}
+    return matrices, {f"{stem}.{end}" for stem in stems for end in ("qweight", "qzeros", "scales", "g_idx")}
+
+
+def _words(tensors: Mapping[str, Lazy], stem: str, method: Mapping[str, Any], dtype: torch.dtype) -> GroupedTensor:
+    """A matrix of GPTQ's or AWQ's."""
     awq = method["quant_method"] == "awq"
-    bits = 4 if awq else int(method["bits"])
+    bits, order = (4, _AWQ_ORDER) if awq else (int(method["bits"]), None)
     fewer = 0 if awq or method.get("checkpoint_format") == "gptq_v2" else 1
-    matrices: dict[str, Lazy] = {}
-    taken: set[str] = set()
-    for stem in [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]:
-        qweight, qzeros, scales = (_of(tensors, stem, end) for end in ("qweight", "qzeros", "scales"))
-        g_idx = tensors.get(f"{stem}.g_idx")
-        outputs = scales.shape[1]
-        inputs = qweight.shape[0] if awq else qweight.shape[0] * (32 // bits)
-        _fits(stem, qweight, (inputs, outputs * bits // 32) if awq else (inputs * bits // 32, outputs))
-        _fits(stem, qzeros, (scales.shape[0], outputs * bits // 32))
+    qweight, qzeros, scales = (_of(tensors, stem, end) for end in ("qweight", "qzeros", "scales"))
+    groups, outputs = scales.shape
+    inputs = qweight.shape[0] if awq else qweight.shape[0] * (32 // bits)
+    _fits(stem, qweight, (inputs, outputs * bits // 32) if awq else (inputs * bits // 32, outputs))
+    _fits(stem, qzeros, (groups, outputs * bits // 32))
 
-        def parts(stem: str = stem, qweight: Lazy = qweight, qzeros: Lazy = qzeros, scales: Lazy = scales, g_idx: Lazy | None = g_idx) -> Parts:
-            order = _AWQ_ORDER if awq else None
-            integers = _unpacked(qweight[...], bits, order) if awq else _unpacked(qweight[...].t(), bits).t()
-            zeros = _unpacked(qzeros[...], bits, order) + fewer
-            group_of = _even(integers.shape[0], len(zeros)) if g_idx is None else g_idx[...].long()
-            return _checked(stem, Parts(integers.t().contiguous(), bits, scales[...].t(), zeros.t(), group_of))
+    def integers() -> torch.Tensor:
+        words = qweight[...]
+        return _unpacked(words, bits, order).t() if awq else _unpacked(words.t(), bits)
 
-        matrices[f"{stem}.weight"] = GroupedTensor(f"{stem}.weight", (outputs, inputs), dtype, parts)
-        taken |= {f"{stem}.{end}" for end in ("qweight", "qzeros", "scales", "g_idx")}
-    return matrices, taken
+    def meaning() -> Meaning:
+        zeros, g_idx = _unpacked(qzeros[...], bits, order) + fewer, tensors.get(f"{stem}.g_idx")
+        return Meaning(bits, scales[...].t(), zeros.t(), _even(inputs, groups) if g_idx is None else g_idx[...].long())
+
+    return GroupedTensor(f"{stem}.weight", (outputs, inputs), dtype, integers, meaning)
 
 
 def _compressed(tensors: Mapping[str, Lazy], method: Mapping[str, Any], dtype: torch.dtype) -> Found:
-    bits_of = _bits(method)
     matrices: dict[str, Lazy] = {}
     taken: set[str] = {name for name in tensors if name.endswith(_OF_ACTIVATIONS)}
     for stem in [name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale")]:
-        scales, packed = tensors[f"{stem}.weight_scale"], tensors.get(f"{stem}.weight_packed")
-        stored = packed or _of(tensors, stem, "weight")
-        zeros, g_idx = tensors.get(f"{stem}.weight_zero_point"), tensors.get(f"{stem}.weight_g_idx")
-        shape = tuple(_of(tensors, stem, "weight_shape")[...].tolist()) if packed else tuple(stored.shape)
-        if packed is None and stored.dtype not in (torch.int8, torch.float8_e4m3fn):
-            raise UnsupportedModel(f"{stem}.weight is stored as {stored.get_dtype()} with a scale, which potatod does not read")
-        bits = next((bits for bits in bits_of if packed is not None and packed.shape[1] == -(-shape[1] // (32 // bits))), 8)
-        if packed is not None and (bits not in bits_of or packed.shape[0] != shape[0]):
-            raise ModelDataError(f"{stem}: {list(packed.shape)} words do not hold {list(shape)} integers of {' or '.join(map(str, bits_of))} bits")
-
-        def parts(
-            stem: str = stem, stored: Lazy = stored, scales: Lazy = scales, zeros: Lazy | None = zeros, g_idx: Lazy | None = g_idx,
-            shape: tuple[int, ...] = shape, bits: int = bits, packed: bool = packed is not None,
-        ) -> Parts:  # fmt: skip
-            middle = 1 << (bits - 1)
-            own = scales[...]
-            own = own.view(1, 1) if own.numel() == 1 else own.view(len(own), -1)
-            own = own.expand(shape[0], own.shape[1])
-            values = stored[...]
-            integers = _unpacked(values, bits)[:, : shape[1]] if packed else values.short() + middle
-            offsets = torch.full(own.shape, middle, dtype=torch.int16)
-            if zeros is not None:
-                offsets = _offsets(zeros, bits, own.shape, packed)
-            group_of = _even(shape[1], own.shape[1]) if g_idx is None else g_idx[...].long()
-            return _checked(stem, Parts(integers, bits, own, offsets, group_of))
-
         name = f"{stem}.weight"
-        matrices[name] = FloatTensor(name, stored, scales, dtype) if stored.dtype == torch.float8_e4m3fn else GroupedTensor(name, shape, dtype, parts)
-        taken |= {f"{stem}.{end}" for end in ("weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")}
+        if f"{name}_packed" in tensors:
+            matrices[name] = _packed(tensors, stem, _bits(method), dtype)
+        elif (stored := _of(tensors, stem, "weight")).dtype == torch.float8_e4m3fn:
+            matrices[name] = FloatTensor(name, stored, tensors[f"{name}_scale"], dtype)
+        elif stored.dtype == torch.int8:
+            meaning = partial(_compressed_meaning, tensors, stem, tuple(stored.shape), 8)
+            matrices[name] = GroupedTensor(name, tuple(stored.shape), dtype, partial(_above_nought, stored), meaning)
+        else:
+            raise UnsupportedModel(f"{name} is stored as {stored.get_dtype()} with a scale, which potatod does not read")
+        taken |= {f"{name}{end}" for end in ("", "_packed", "_scale", "_zero_point", "_shape", "_g_idx")}
     return matrices, taken
+
+
+def _packed(tensors: Mapping[str, Lazy], stem: str, known: tuple[int, ...], dtype: torch.dtype) -> GroupedTensor:
+    words, shape = tensors[f"{stem}.weight_packed"], tuple(_of(tensors, stem, "weight_shape")[...].tolist())
+    if len(shape) != 2:
+        raise ModelDataError(f"{stem}.weight_shape says {list(shape)}, and a matrix has two")
+    bits = next((bits for bits in known if tuple(words.shape) == (shape[0], -(-shape[1] // (32 // bits)))), None)
+    if bits is None:
+        raise ModelDataError(f"{stem}: {list(words.shape)} words do not hold {list(shape)} integers of {' or '.join(map(str, known))} bits")
+
+    def integers() -> torch.Tensor:
+        return _unpacked(words[...], bits)[:, : shape[1]]
+
+    return GroupedTensor(f"{stem}.weight", shape, dtype, integers, partial(_compressed_meaning, tensors, stem, shape, bits))
+
+
+def _above_nought(stored: Lazy) -> torch.Tensor:
+    return stored[...].short() + 128
+
+
+def _compressed_meaning(tensors: Mapping[str, Lazy], stem: str, shape: tuple[int, ...], bits: int) -> Meaning:
+    scales = tensors[f"{stem}.weight_scale"][...]
+    scales = scales.view(1, 1).expand(shape[0], 1) if scales.numel() == 1 else scales.view(len(scales), -1)
+    zeros = torch.full(scales.shape, 1 << (bits - 1), dtype=torch.int16)
+    if (own := tensors.get(f"{stem}.weight_zero_point")) is not None:
+        found = own[...]
+        if found.dtype == torch.int32:  # packed output by output
+            _fits(stem, own, (-(-shape[0] * bits // 32), scales.shape[1]))
+            zeros = _unpacked(found.t(), bits).t()[: shape[0]]
+        elif found.numel() not in (1, zeros.numel()):
+            raise ModelDataError(f"{stem}: zeros {list(found.shape)} do not fit scales {list(scales.shape)}")
+        else:
+            zeros = zeros + (found.short() if found.numel() == 1 else found.short().view_as(zeros))
+    g_idx = tensors.get(f"{stem}.weight_g_idx")
+    return Meaning(bits, scales, zeros, _even(shape[1], scales.shape[1]) if g_idx is None else g_idx[...].long())
 
 
 @dataclass(frozen=True)
@@ -238,14 +264,6 @@ def _bits(method: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(sorted(bits for bits in found if bits in (2, 4, 8))) or (4, 8)
 
 
-def _offsets(zeros: Lazy, bits: int, shape: torch.Size, packed: bool) -> torch.Tensor:
-    """(out, groups) int16, above nought: packed output by output, or int8 around nought."""
-    found = zeros[...]
-    if packed and found.dtype == torch.int32:
-        return _unpacked(found.t(), bits).t()[: shape[0]]
-    return (found.short() + (1 << (bits - 1))).view(shape[0], -1).expand(shape)
-
-
 def _of(tensors: Mapping[str, Lazy], stem: str, end: str) -> Lazy:
     if (found := tensors.get(f"{stem}.{end}")) is None:
         raise ModelDataError(f"{stem}.{end} is missing: the checkpoint is incomplete")
@@ -260,16 +278,6 @@ def _fits(stem: str, tensor: Lazy, shape: tuple[int, int]) -> None:
 def _even(columns: int, groups: int) -> torch.Tensor:
     """Each group as many columns as the others."""
     return torch.arange(columns) // -(-columns // groups)
-
-
-def _checked(stem: str, parts: Parts) -> Parts:
-    outputs, columns = parts.integers.shape
-    groups = parts.scales.shape[1]
-    if parts.scales.shape[0] != outputs or parts.zeros.shape != parts.scales.shape or parts.group_of.shape != (columns,):
-        raise ModelDataError(f"{stem}: scales {list(parts.scales.shape)} and zeros {list(parts.zeros.shape)} do not fit {[outputs, columns]} weights")
-    if columns and not 0 <= int(parts.group_of.min()) <= int(parts.group_of.max()) < groups:
-        raise ModelDataError(f"{stem}: a column belongs to group {int(parts.group_of.max())}, and there are {groups}")
-    return parts
 
 
 def _unpacked(words: torch.Tensor, bits: int, order: tuple[int, ...] | None = None) -> torch.Tensor:
