@@ -34,6 +34,8 @@ _ELSEWHERE: Final = {
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+#: RAM that every model fits into.
+_BOUNDLESS: Final = 1 << 60
 _CONFIG: Final = click.option(
     "--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file of settings."
 )
@@ -209,17 +211,17 @@ def plan(
     settings = sources.gather(file, os.environ, flags).settings
 
 
-    def planner(dtype: str) -> planning.Planner:
+    def planner(dtype: str, ram: int | None) -> planning.Planner:
         return planning.Planner(
-            source, settings, dtype=dtype, revision=revision, anew=measure, notice=lambda sentence: click.echo(sentence, err=True)
+            source, settings, dtype=dtype, revision=revision, anew=measure, notice=lambda sentence: click.echo(sentence, err=True), ram=ram
         )
 
     if grid:
         settings = dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, device="cpu"))  # cards are described
-        planners = [planner(name) for name in (AUTO, *SCHEMES)]
+        planners = [planner(name, _BOUNDLESS) for name in (AUTO, *SCHEMES)]
         click.echo(plan_grid.as_text(Path(source).name or source, [(each.dtype, each) for each in planners]), nl=False)
         return
-    planned = planner(",".join(dtypes) or AUTO).plan(planning.Machine(ram, vram, disk, pcie))
+    planned = planner(",".join(dtypes) or AUTO, ram).plan(planning.Machine(ram, vram, disk, pcie))
     click.echo((plan_page.as_json if as_json else plan_page.as_text)(planned), nl=False)
 
 

@@ -40,8 +40,9 @@ class Outline:
     draft_on_card: tuple[int, int] = (0, 0)
 
 
-def of(source: str, dtype: str, revision: str | None, settings: Settings) -> Outline:
-    """Of a model folder, a checkpoint's folder, a GGUF file, a config.json or a hub id. Raises what `potatod prepare` raises for it."""
+def of(source: str, dtype: str, revision: str | None, settings: Settings, ram: int | None = None) -> Outline:
+    """Of a model folder, a checkpoint's folder, a GGUF file, a config.json or a hub id, prepared with so many bytes of RAM, None for what is available
+    here. Raises what `potatod prepare` raises for it."""
     folder = Path(source)
     if dtype == "auto" and (folder / manifest.NAME).is_file():
         index = manifest.load(folder)
@@ -51,5 +52,6 @@ def of(source: str, dtype: str, revision: str | None, settings: Settings) -> Out
     environment = process.environment()
     if "HF_HUB_OFFLINE" not in os.environ:
         del environment["HF_HUB_OFFLINE"]  # a hub id's config is fetched
-    said = errand.run("worker.outline", source, dtype, *([revision] if revision else []), limit_s=_LIMIT_S, environment=environment)
+    arguments = (source, dtype, "" if ram is None else str(ram), *([revision] if revision else []))
+    said = errand.run("worker.outline", *arguments, limit_s=_LIMIT_S, environment=environment)
     return Outline(manifest=manifest.parse(said.pop("manifest")), kv=KvLayout.from_json(said.pop("kv")), worker_bytes=_WORKER_BYTES, **said)

@@ -125,16 +125,16 @@ class Planner:
 
     def __init__(
         self, source: str, settings: Settings, *, dtype: str = "auto", revision: str | None = None, anew: bool = False,
-        notice: rates.Notice = lambda _: None,
+        notice: rates.Notice = lambda _: None, ram: int | None = None,
     ) -> None:  # fmt: skip
-        """``dtype``: as `prepare` takes it; ``notice`` is told what takes a while. Raises what `prepare` raises for a
-        source that is none."""
+        """``dtype``: as `prepare` takes it, where there are ``ram`` bytes of RAM (None: what is available here); ``notice`` is told what takes a while.
+        Raises what `prepare` raises for a source that is none."""
         self._name = Path(source).name or source
         self._source = Path(source)
         self._settings = settings
         self._anew = anew
         self._notice = notice
-        self._known = outline.of(source, dtype, revision, settings)
+        self._known = outline.of(source, dtype, revision, settings, ram)
         self._draft = self._draft_model(revision)
         self._needs: Needs = self._known if self._draft is None else drafts.Both(self._known, self._draft.manifest, self._draft)
         self._dtype = stored_as(self._known.manifest)

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from potatod import manifest as manifests
-from potatod.dtypes import KEEP, RAW
+from potatod.dtypes import AUTO, KEEP, RAW
 from potatod.errors import UsageError
 from potatod.json_file import read_json
 from potatod.manifest import FORMAT, Manifest, Part, Shard
@@ -23,21 +23,22 @@ from .checkpoint import PLAIN
 from .convert import Converter, stored
 from .skeleton import Skeleton
 from .source import Source, config_and_method, open_source
-from .storing import Storing, wish
+from .storing import Storing, settled, wish
 
 _CONFIG: Final = "config.json"
 _NO_CHECKSUM: Final = "0" * 16
 
 
-def outline(source: str, dtype: str = "auto", revision: str | None = None) -> tuple[Manifest, PreTrainedConfig]:
-    """Of a model folder, a checkpoint's folder, a GGUF file, a config.json, or a hub id; ``dtype`` as `prepare` takes it.
+def outline(source: str, dtype: str = "auto", ram: int | None = None, revision: str | None = None) -> tuple[Manifest, PreTrainedConfig]:
+    """Of a model folder, a checkpoint's folder, a GGUF file, a config.json, or a hub id; ``dtype`` as `prepare` takes it where there are ``ram`` bytes
+    of RAM, None for what is available here.
 
     Raises what :func:`prepare.prepare` raises for it.
     """
     path = hub.fetch_config(source, revision) if hub.looks_like_id(source) else Path(source)
     asked = wish(dtype)
     opened: Source | None = None
-    if (path / manifests.NAME).is_file() and asked.scheme == RAW and not asked.patterns:
+    if (path / manifests.NAME).is_file() and asked.scheme in (AUTO, RAW) and not asked.patterns:
         if asked.dtype is not None:
             raise UsageError(f"{path} is a model folder already: its dtype is in its files")
         return manifests.load(path), skeleton.load_config(path)
@@ -50,6 +51,7 @@ def outline(source: str, dtype: str = "auto", revision: str | None = None) -> tu
         config, own = opened.config, opened.default_dtype()
     chosen = asked.dtype or own
     built = skeleton.build(config, chosen)
+    asked = settled(asked, chosen, stored(built.model, chosen).values(), ram, lambda _: None)
     kept = Converter(built, opened.tensors(built, chosen), chosen).kept() if opened and asked.scheme == KEEP else {}
     return _manifest(built, Storing(asked, built, kept), chosen, path), config
 

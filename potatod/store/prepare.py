@@ -26,7 +26,7 @@ from .layout import Layout, matrix_layout
 from .shards import Error, Stored, encoded, group_values, in_scheme, make_room, value_of, write_group
 from .skeleton import Skeleton
 from .source import Source, open_source
-from .storing import Storing, wish
+from .storing import Storing, settled, wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ def prepare(
         return False
     chosen = asked.dtype or opened.default_dtype()
     built, converter = _fitted(opened, chosen)
+    asked = settled(asked, chosen, converter.wanted.values(), None, notice)
     storing = Storing(asked, built, converter.kept() if asked.scheme == KEEP else {})
     with Journal(out, key) as journal:
         _Preparation(opened, built, converter, storing, journal, out, chosen, key, band_bytes, progress, notice).run()

@@ -9,22 +9,25 @@ cannot take gets the next better one that can, and that is said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final
 
 import torch
 from torch import nn
 
-from potatod import forms
+from potatod import forms, memory
 from potatod.dtypes import AUTO, CHOICES, FLOATS, KEEP, PACKED, RAW, SCHEMES
 from potatod.errors import UsageError
+from potatod.sizes import human_size
 
 from .skeleton import Skeleton
 
 #: What routes tokens to experts: few weights that decide which others are used.
 _ROUTERS: Final = ("gate", "router")
+#: RAM that weights do not get: the processes and a little KV.
+_BESIDE: Final = 800 << 20
 #: A matrix of fewer rows is not worth it.
 _FEW_ROWS: Final = 64
 #: What is tried where a scheme cannot take a width.
@@ -37,7 +40,7 @@ class Wish:
 
     #: of the values: None for the checkpoint's own
     dtype: torch.dtype | None
-    #: of matrices: "raw", one of SCHEMES, or "keep"
+    #: of matrices: "auto" until it is settled(), "raw", one of SCHEMES, or "keep"
     scheme: str
     #: (pattern of names, scheme); the first that fits counts
     patterns: tuple[tuple[str, str], ...]
@@ -60,7 +63,25 @@ def wish(dtype: str) -> Wish:
             own = scheme
         else:
             chosen = scheme
-    return Wish(getattr(torch, own) if own else None, RAW if chosen == AUTO else chosen, tuple(patterns))
+    return Wish(getattr(torch, own) if own else None, RAW if own and chosen == AUTO else chosen, tuple(patterns))
+
+
+def settled(asked: Wish, dtype: torch.dtype, weights: Iterable[torch.Tensor], ram: int | None, notice: Callable[[str], None]) -> Wish:
+    """What `auto` comes to: packed where the weights in bf16 would not fit into the RAM, and so come from the disk for every token; else as they are.
+
+    ``weights``: of this dtype, on meta; ``ram``: bytes, None for what is available here; ``notice`` is told of packed.
+    """
+    if asked.scheme != AUTO:
+        return asked
+    nbytes = sum(each.numel() * each.element_size() for each in weights)
+    room = (memory.available().spare_bytes if ram is None else ram) - _BESIDE
+    if dtype != torch.bfloat16 or nbytes <= room:
+        return replace(asked, scheme=RAW)
+    notice(
+        f"{human_size(nbytes)} of weights in bfloat16 do not fit into the RAM here: they are stored packed, the same bits in 0.70 of the bytes "
+        "(--dtype bfloat16 stores them as they are)"
+    )
+    return replace(asked, scheme=PACKED)
 
 
 class Storing:

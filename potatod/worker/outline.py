@@ -1,4 +1,4 @@
-"""``python -m potatod.worker.outline SOURCE DTYPE [REVISION]``: a model that need not be here, as one line of JSON. Then it ends.
+"""``python -m potatod.worker.outline SOURCE DTYPE [RAM [REVISION]]``: a model that need not be here, as one line of JSON. Then it ends.
 
 Its manifest as `prepare` would write it, and what a sequence of it keeps: from its config and the heads of its files. A short process, since
 building a model loads torch, and whoever asks does not want to carry that.
@@ -28,9 +28,9 @@ def main(argv: list[str]) -> int:
     return errand.answer(lambda: find(*argv))
 
 
-def find(source: str, dtype: str, revision: str | None = None) -> dict[str, Any]:
+def find(source: str, dtype: str, ram: str = "", revision: str | None = None) -> dict[str, Any]:
     """The fields of outline.Outline."""
-    manifest, config = outline(source, dtype, revision)
+    manifest, config = outline(source, dtype, int(ram) if ram else None, revision)
     return {
         "manifest": json.dumps(dataclasses.asdict(manifest)),
         "kv": _kept(config, getattr(torch, manifest.dtype)).to_json(),

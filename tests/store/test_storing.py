@@ -11,7 +11,9 @@ from factories import checkpoint, contents, tensors_of
 from ggufs import write_gguf
 
 from potatod import manifest as manifests
+from potatod import memory
 from potatod.errors import ModelDataError, UsageError
+from potatod.memory import Available
 from potatod.store.outline import outline
 from potatod.store.prepare import prepare
 from potatod.store.verify import verify
@@ -40,6 +42,29 @@ def test_matrices_get_the_scheme_and_what_is_small_or_decides_much_does_not(tmp_
     assert found["lm_head.weight"] == "int8", "as elsewhere in the field"
     assert manifests.stored_as(manifests.load(tmp_path / "out")) == "int4 of bfloat16"
     verify(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "ram", "scheme"),
+    [
+        (torch.bfloat16, "auto", 800 << 20, "packed"),
+        (torch.bfloat16, "auto", 810 << 20, "raw"),
+        (torch.bfloat16, "bfloat16", 800 << 20, "raw"),
+        (torch.bfloat16, "int4", 800 << 20, "int4"),
+        (torch.float16, "auto", 800 << 20, "raw"),
+        (torch.float16, "bfloat16,packed", 810 << 20, "packed"),
+    ],
+)
+def test_what_is_bf16_and_would_stream_is_packed_by_itself_and_that_is_said(tmp_path, monkeypatch, dtype, asked, ram, scheme):
+    source = wide(tmp_path / "source", dtype)
+    monkeypatch.setattr(memory, "available", lambda: Available(ram, 0))
+    said: list[str] = []
+    prepare(source, tmp_path / "out", dtype=asked, notice=said.append)
+    assert schemes(tmp_path / "out")["mlp.down_proj.weight"] == scheme
+    assert any("are stored packed" in sentence for sentence in said) == (asked == "auto" and scheme == "packed")
+    assert manifests.stored_as(outline(str(source), asked)[0]) == manifests.stored_as(manifests.load(tmp_path / "out"))
+    monkeypatch.setattr(memory, "available", lambda: Available(1 << 50, 0))
+    assert manifests.stored_as(outline(str(source), asked, ram)[0]) == manifests.stored_as(manifests.load(tmp_path / "out"))
 
 
 def test_modules_can_differ(tmp_path):
