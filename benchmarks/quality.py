@@ -25,6 +25,7 @@ from potatod import manifest as manifests
 from potatod.store import skeleton
 from potatod.store.prepare import prepare
 from potatod.worker.banded import Banded
+from potatod.worker.kv import rounded
 from potatod.worker.weights import read_parts
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -34,6 +35,8 @@ TEXT: Final = [ROOT / "docs" / name for name in ("PROTOCOL.md", "OPERATIONS.md",
 #: Tokens of each window of the text, and windows.
 WINDOW, WINDOWS = 512, 5
 NOISE: Final = 0.08
+#: What is said of weights in bf16 whose KV is rounded.
+KV: Final = "bfloat16, KV in float8"
 
 
 def filled(folder: Path) -> PreTrainedModel:
@@ -66,13 +69,21 @@ def windows(folder: Path) -> list[torch.Tensor]:
     return [ids[at : at + WINDOW] for at in range(0, min(len(ids), WINDOW * WINDOWS) - WINDOW + 1, WINDOW)]
 
 
+class Rounding(transformers.DynamicCache):  # type: ignore[misc]  # transformers is untyped to mypy
+    """Keys and values as `[kv] dtype = "float8"` keeps them."""
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *arguments: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        kept = (rounded(each, torch.float8_e4m3fn).to(each.dtype) for each in (keys, values))
+        return super().update(*kept, *arguments, **named)  # type: ignore[no-any-return]
+
+
 @torch.inference_mode()
-def judged(folder: Path, likeliest: list[torch.Tensor] | None) -> tuple[float, float, list[torch.Tensor]]:
+def judged(folder: Path, likeliest: list[torch.Tensor] | None, cache: type[transformers.DynamicCache]) -> tuple[float, float, list[torch.Tensor]]:
     """Perplexity, share of positions with the likeliest tokens that are given, and its own."""
     model = filled(folder)
     loss, count, own = 0.0, 0, []
     for window in windows(folder):
-        logits = model(window[None]).logits[0, :-1]
+        logits = model(window[None], past_key_values=cache(config=model.config), use_cache=True).logits[0, :-1]
         loss += float(torch.nn.functional.cross_entropy(logits, window[1:], reduction="sum"))
         count += len(window) - 1
         own.append(logits.argmax(-1))
@@ -97,10 +108,11 @@ def with_noise(folder: Path, out: Path, noise: float = NOISE) -> Path:
 def table(source: Path, forms: tuple[str, ...], place: Path) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     likeliest = None
-    for form in forms:
-        out = place / form
-        prepare(source, out, dtype=form, notice=lambda _: None)
-        perplexity, same, own = judged(out, likeliest)
+    for form in (*forms, KV):
+        out = place / (form if form != KV else "bfloat16")
+        if form != KV:
+            prepare(source, out, dtype=form, notice=lambda _: None)
+        perplexity, same, own = judged(out, likeliest, Rounding if form == KV else transformers.DynamicCache)
         likeliest = likeliest or own
         weights = sum(p.length for s in manifests.load(out).shards if s.kind in ("layer", "head") for p in s.parts)
         click.echo(f"{source.name} as {form}: perplexity {perplexity:.3f}, the same token at {same:.1%}", err=True)

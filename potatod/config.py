@@ -78,6 +78,11 @@ class Kv:
         "Memory for the KV cache of all texts, running or kept for the next turn of a chat. auto takes a tenth at most, and no more than "
         "max_sequences texts of max_context tokens.",
     )  # fmt: skip
+    dtype: Literal["auto", "bfloat16", "float8"] = _key(
+        "auto", Choice(("auto", "bfloat16", "float8")),
+        "What keys and values are kept as. auto: in the model's own dtype, exactly. float8 holds twice the tokens of bf16 in the same memory and "
+        "rounds each number to four bits, so that answers may differ.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

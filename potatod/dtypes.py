@@ -19,3 +19,5 @@ ROUNDED: Final = ("int8", "int4")
 #: A quantised checkpoint's matrices as they are.
 KEEP: Final = "keep"
 CHOICES: Final = (AUTO, *FLOATS, *SCHEMES, KEEP)
+#: torch's names of what `[kv] dtype` says; None: the model's own.
+KV_DTYPES: Final = {"auto": None, "bfloat16": "bfloat16", "float8": "float8_e4m3fn"}

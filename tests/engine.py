@@ -58,9 +58,9 @@ class Engine:
 
     def __init__(
         self, folder: Path, pool_bytes: int, *, kernels: str = "invariant", batching: str = "packed", tile: int = 8, device: str = "cpu",
-        max_sequences: int = 8, card_bytes: int | None = None,
+        max_sequences: int = 8, card_bytes: int | None = None, kv: str | None = None,
     ) -> None:  # fmt: skip
-        """``card_bytes``: of the memory of a ``device`` that is not the cpu, for weights."""
+        """``card_bytes``: of the memory of a ``device`` that is not the cpu, for weights; ``kv``: what keys and values are kept as."""
         manifest = manifests.load(folder)
         manifests.check_files(folder, manifest)
         self.plan = plans.make(manifest, pool_bytes, card_bytes)
@@ -70,7 +70,7 @@ class Engine:
         directory = Path(self._directory.name)
         verdict = {
             "batching": batching,
-            "arithmetic": arithmetic_for(manifest, kernels, batching, tile, torch_device(device)).to_json(),
+            "arithmetic": arithmetic_for(manifest, kernels, batching, tile, torch_device(device)).keeping(kv).to_json(),
             "vocabulary": vocabulary_of(manifest),
             "device": device,
             "verify": "always",

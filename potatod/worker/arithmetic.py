@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -35,6 +35,8 @@ class Arithmetic:
     product: Product | None = None
     #: attention of all sequences at once; None where none of ours runs
     attention: NativeAttention | None = None
+    #: what keys and values are kept as, torch's name; None: as they come
+    kv: str | None = None
     #: what computes decoder layers whose code is known; None where none of ours runs
     steps: StepsCode | None = None
 
@@ -43,12 +45,17 @@ class Arithmetic:
         torch's those that become values a few rows at a time."""
         return _together(stored, self.product is not None and self.product.most_rows is None)
 
+    def keeping(self, kv: str | None) -> Arithmetic:
+        """The same with keys and values that are kept as ``kv``."""
+        return replace(self, kv=kv, attention=self.attention and _attention(self.attention.dtype, kv))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "groupings": [[*shape, grouping.rows, grouping.fixed] for shape, grouping in self.groupings.items()],
             "tile": self.tile,
             "codes": {scheme: base64.b64encode(code).decode() for scheme, code in self.product.codes.items()} if self.product else {},
             "dtype": str(self.product.dtype).removeprefix("torch.") if self.product else "",
+            "kv": self.kv,
             "most_rows": self.product.most_rows if self.product else None,
             "steps": [base64.b64encode(self.steps.code).decode(), str(self.steps.dtype).removeprefix("torch.")] if self.steps else [],
             "attention": [base64.b64encode(self.attention.code).decode(), str(self.attention.dtype).removeprefix("torch.")] if self.attention else [],
@@ -61,7 +68,7 @@ class Arithmetic:
         product = Product(codes, getattr(torch, page["dtype"]), page["most_rows"]) if codes else None
         attention = NativeAttention(base64.b64decode(page["attention"][0]), getattr(torch, page["attention"][1])) if page["attention"] else None
         steps = StepsCode(base64.b64decode(page["steps"][0]), getattr(torch, page["steps"][1])) if page["steps"] else None
-        return cls(groupings, page["tile"], product, attention, steps)
+        return cls(groupings, page["tile"], product, attention, page["kv"], steps)
 
 
 #: torch's own, however the rows come.
@@ -78,7 +85,7 @@ def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.d
     product = _product(dtype, sorted(stored), _MANY if name == "fast" and _torch_has_instructions(dtype) else None) if here else None
     others = [shape for shape in shapes if product is None or not product.takes(shape)]
     groupings = find_groupings(others, dtype, device) if name == "invariant" else {}
-    return Arithmetic(groupings, find_tile(dtype, device), product, _attention(dtype) if here else None, _steps(dtype) if here else None)
+    return Arithmetic(groupings, find_tile(dtype, device), product, _attention(dtype) if here else None, steps=_steps(dtype) if here else None)
 
 
 def would_put_together(stored: Collection[str]) -> Together:
@@ -96,10 +103,10 @@ def _torch_has_instructions(dtype: torch.dtype) -> bool:
     return dtype is not torch.float32 and cpu.multiplies(dtype)
 
 
-def _attention(dtype: torch.dtype) -> NativeAttention:
+def _attention(dtype: torch.dtype, kv: str | None = None) -> NativeAttention:
     from . import attention_code  # as below
 
-    return NativeAttention(attention_code.compiled(str(dtype).removeprefix("torch.")), dtype)
+    return NativeAttention(attention_code.compiled(str(dtype).removeprefix("torch."), kv), dtype)
 
 
 def _steps(dtype: torch.dtype) -> StepsCode:

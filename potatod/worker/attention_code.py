@@ -29,7 +29,7 @@ from .emit import FLOAT, FLOATS, INT32, INT64, INTS, VOID, alike, least, load, l
 from .exponential import Exponential
 from .native import LANES
 from .native_attention import ITEM, KEYS, QUERIES, Attend
-from .numbers import NUMBERS
+from .numbers import NUMBERS, READ
 
 _ENTRY: Final = "attend"
 #: Queries of a tile, and vectors of keys or of dimensions that it takes at a time: their sums, and what they are made of, fit sixteen registers.
@@ -37,14 +37,16 @@ TILES: Final = ((6, 2), (4, 2), (2, 4), (1, 8))
 
 
 @cache
-def compiled(dtype: str) -> bytes:
-    """Machine code for this processor: one function, ``void attend(Attend *)``, for KV and results of ``dtype``."""
-    return microkernel.assembled(_Code(dtype).module)
+def compiled(dtype: str, kv: str | None = None) -> bytes:
+    """Machine code for this processor: one function, ``void attend(Attend *)``, for queries and results of ``dtype``, and for KV of ``kv``, None for
+    the same."""
+    return microkernel.assembled(_Code(dtype, kv or dtype).module)
 
 
 class _Code:
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, kv: str) -> None:
         number = self._number = NUMBERS[dtype]
+        self._kept, self._as_floats = READ[kv]
         self.module = ir.Module(_ENTRY)
         self.module.triple = llvm.get_process_triple()
         self._fma = ir.Function(self.module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fma.v{LANES}f32")
@@ -59,7 +61,7 @@ class _Code:
     def _score_tile(self, queries: int, vectors: int) -> ir.Function:
         """``scores[q][j] = Σ q[d] · keys[d][j]`` for ``vectors`` × LANES keys; rows of queries are ``depth`` long, of keys BLOCK, of scores
         ``room``."""
-        signature = [FLOAT.as_pointer(), self._number.kind.as_pointer(), FLOAT.as_pointer(), INT64, INT64]
+        signature = [FLOAT.as_pointer(), self._kept.as_pointer(), FLOAT.as_pointer(), INT64, INT64]
         function = self._internal(f"scores_{queries}", signature)
         q, keys, scores, depth, room = function.args
         before, inside, after = (function.append_basic_block(name) for name in ("before", "loop", "after"))
@@ -70,7 +72,7 @@ class _Code:
         d = b.phi(INT64)
         sums = [[b.phi(FLOATS) for _ in range(vectors)] for _ in rows]
         line = b.gep(keys, [b.mul(d, INT64(BLOCK))])
-        values = [self._number.as_floats(b, b.gep(line, [INT64(LANES * vector)])) for vector in range(vectors)]
+        values = [self._as_floats(b, b.gep(line, [INT64(LANES * vector)])) for vector in range(vectors)]
         added = []
         for row, totals in zip(rows, sums, strict=True):
             one = splat(b, b.load(b.gep(row, [d])))
@@ -92,7 +94,7 @@ class _Code:
     def _value_tile(self, queries: int, vectors: int) -> ir.Function:
         """``sums[q][d] += Σ weights[q][j] · values[j][d]`` for ``vectors`` × LANES dimensions and ``count`` keys; rows of weights are ``room`` long, of
         values and sums ``width``."""
-        signature = [FLOAT.as_pointer(), self._number.kind.as_pointer(), FLOAT.as_pointer(), INT64, INT64, INT64]
+        signature = [FLOAT.as_pointer(), self._kept.as_pointer(), FLOAT.as_pointer(), INT64, INT64, INT64]
         function = self._internal(f"values_{queries}x{vectors}", signature)
         weights, values, sums, count, width, room = function.args
         before, inside, after = (function.append_basic_block(name) for name in ("before", "loop", "after"))
@@ -108,7 +110,7 @@ class _Code:
         j = b.phi(INT64)
         totals = [[b.phi(FLOATS) for _ in range(vectors)] for _ in rows]
         line = b.gep(values, [b.mul(j, width)])
-        some = [self._number.as_floats(b, b.gep(line, [INT64(LANES * vector)])) for vector in range(vectors)]
+        some = [self._as_floats(b, b.gep(line, [INT64(LANES * vector)])) for vector in range(vectors)]
         added = []
         for row, of_row in zip(rows, totals, strict=True):
             one = splat(b, b.load(b.gep(row, [j])))
@@ -209,7 +211,7 @@ class _Code:
 
     def _score(self, size: int, query: Value, item: dict[str, Value], head: Value, whole: Value) -> None:
         b, given = self._b, self._given
-        kind = self._number.kind.as_pointer()
+        kind = self._kept.as_pointer()
         step = LANES * dict(TILES)[size]
 
         def some(key: Value) -> None:
@@ -223,7 +225,7 @@ class _Code:
 
     def _value(self, size: int, query: Value, item: dict[str, Value], head: Value, whole: Value) -> None:
         b, given = self._b, self._given
-        kind = self._number.kind.as_pointer()
+        kind = self._kept.as_pointer()
         wide = max(self._values[size])
 
         def block(key: Value) -> Value:

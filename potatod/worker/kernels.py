@@ -103,7 +103,7 @@ def choose(
         return Kernels(Abreast(device, config, CUTS[batching]), linear)
     if name == "reference":
         return Kernels(Packed(device, packed, partial(attention.attend_whole, attention.as_family), lambda: AsTransformers(config)), linear)
-    new_kv = partial(Paged, across=arithmetic.attention is not None)
+    new_kv = partial(Paged, arithmetic.attention is not None, getattr(torch, arithmetic.kv) if arithmetic.kv else None)
     layers = _layers(arithmetic, packed)
     if name == "fast":
         batching_ = Packed(device, packed, partial(attention.attend_whole, attention.grouped), new_kv, arithmetic.attention)

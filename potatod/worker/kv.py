@@ -56,9 +56,11 @@ class Paged(PackedKV):
     A whole block may belong to several sequences, and nobody writes into it any more; the last one belongs to one. What nobody refers to is freed.
     """
 
-    def __init__(self, across: bool = False) -> None:
-        """``across``: a block's keys lie dimension by dimension, (kv_heads, head_dim, BLOCK), as native_attention.py reads them."""
+    def __init__(self, across: bool = False, dtype: torch.dtype | None = None) -> None:
+        """``across``: a block's keys lie dimension by dimension, (kv_heads, head_dim, BLOCK), as native_attention.py reads them; ``dtype``: what is
+        kept is rounded to it, None: nothing is."""
         self._across = across
+        self._dtype = dtype
         #: of each layer: its window, and its blocks from the first token on, None where the window has left one behind
         self._layers: dict[int, tuple[int | None, list[Block | None]]] = {}
         #: of each layer where keys lie across: where each of its blocks' keys and values lie
@@ -76,6 +78,8 @@ class Paged(PackedKV):
         """Behind what is there, and nothing is left behind for it."""
         kept = self._layers[layer][1]
         at, end = self.length, self.length + key.shape[2]
+        if self._dtype is not None:
+            key, value = (rounded(each, self._dtype) for each in (key, value))
         while at < end:
             if at // BLOCK == len(kept):
                 self._begin(layer, kept, (_empty_block(key.transpose(2, 3) if self._across else key, self._across), _empty_block(value)))
@@ -125,7 +129,7 @@ class Paged(PackedKV):
 
     def fork(self, length: int) -> Paged:
         """A sequence that begins with the first ``length`` tokens of this one."""
-        other = Paged(self._across)
+        other = Paged(self._across, self._dtype)
         other.length = length
         for layer in self._layers:
             other._fork_layer(layer, self, length)
@@ -176,7 +180,7 @@ class Branch(Paged):
 
     def __init__(self, of: Paged, length: int) -> None:
         """It follows the first ``length`` tokens of the sequence or branch ``of``, which comes before it in the pack."""
-        super().__init__(of._across)
+        super().__init__(of._across, of._dtype)
         self.of = of
         self.length = self.follows = length
         self._own: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -211,6 +215,14 @@ class Branch(Paged):
     def root(self) -> Paged:
         """The sequence that it belongs to."""
         return self.of.root if isinstance(self.of, Branch) else self.of
+
+
+def rounded(new: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Held back where the dtype ends: torch would make what lies behind it no number."""
+    if new.dtype == dtype:
+        return new
+    most = torch.finfo(dtype).max
+    return new.clamp(-most, most).to(dtype)
 
 
 def _empty_block(new: torch.Tensor, across: bool = False) -> torch.Tensor:

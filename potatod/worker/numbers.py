@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +27,18 @@ def _fp16(b: Builder, pointer: Value, count: int = LANES) -> Value:
 
 def _fp32(b: Builder, pointer: Value, count: int = LANES) -> Value:
     return load(b, pointer, FLOAT, count)
+
+
+def _float8(b: Builder, pointer: Value, count: int = LANES) -> Value:
+    """e4m3: sign, four bits of exponent, three of mantissa, which are fp16's, 256 times as small; what is no number stays none."""
+    words = ir.VectorType(INT16, count)
+    bits = b.zext(load(b, pointer, emit.INT8, count), words)
+    size = b.and_(bits, emit.alike(INT16, 0x7F, count))
+    sign = b.shl(b.and_(bits, emit.alike(INT16, 0x80, count)), emit.alike(INT16, 8, count))
+    halves = b.or_(sign, b.shl(size, emit.alike(INT16, 7, count)))
+    halves = b.select(b.icmp_unsigned("==", size, emit.alike(INT16, 0x7F, count)), emit.alike(INT16, 0x7E00, count), halves)
+    floats = b.fpext(b.bitcast(halves, ir.VectorType(HALF, count)), ir.VectorType(FLOAT, count))
+    return b.fmul(floats, emit.alike(FLOAT, 256.0, count))
 
 
 def _rounded_bf16(b: Builder, value: Value) -> Value:
@@ -79,3 +91,7 @@ NUMBERS: Final = {
     "float16": Number(HALF, _fp16, _rounded_fp16, lambda b, values: b.fpext(_halves(b, values), FLOATS), _halves),
     "float32": Number(FLOAT, _fp32, _as_it_is, _as_it_is, _as_it_is),
 }
+#: What is only read: its kind in memory, and how it becomes fp32.
+READ: Final[Mapping[str, tuple[ir.Type, Callable[..., Value]]]] = {
+    **{name: (number.kind, number.as_floats) for name, number in NUMBERS.items()}, "float8_e4m3fn": (emit.INT8, _float8),
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""``python -m potatod.worker.outline SOURCE DTYPE [RAM [REVISION]]``: a model that need not be here, as one line of JSON. Then it ends.
+"""``python -m potatod.worker.outline SOURCE DTYPE [RAM [KV [REVISION]]]``: a model that need not be here, as one line of JSON. Then it ends.
 
 Its manifest as `prepare` would write it, and what a sequence of it keeps: from its config and the heads of its files. A short process, since
 building a model loads torch, and whoever asks does not want to carry that.
@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from potatod import errand
 from potatod import manifest as manifests
+from potatod.dtypes import KV_DTYPES
 from potatod.kv_layout import KvLayout
 from potatod.store.outline import outline
 
@@ -28,20 +29,20 @@ def main(argv: list[str]) -> int:
     return errand.answer(lambda: find(*argv))
 
 
-def find(source: str, dtype: str, ram: str = "", revision: str | None = None) -> dict[str, Any]:
+def find(source: str, dtype: str, ram: str = "", kv: str = "auto", revision: str | None = None) -> dict[str, Any]:
     """The fields of outline.Outline."""
     manifest, config = outline(source, dtype, int(ram) if ram else None, revision)
     return {
         "manifest": json.dumps(dataclasses.asdict(manifest)),
-        "kv": _kept(config, getattr(torch, manifest.dtype)).to_json(),
+        "kv": _kept(config, getattr(torch, manifest.dtype), KV_DTYPES[kv]).to_json(),
         "max_positions": max_positions(config),
         "together": would_put_together(manifests.schemes_of(manifest)),
     }
 
 
-def _kept(config: PreTrainedConfig, dtype: torch.dtype) -> KvLayout:
+def _kept(config: PreTrainedConfig, dtype: torch.dtype, kv: str | None) -> KvLayout:
     """Packed, as most families are served; those that attend in modules of their own leave nothing there."""
-    packed = kept(config, dtype, "fast", "packed", PackedAttention())
+    packed = kept(config, dtype, "fast", "packed", PackedAttention(), kv)
     return packed if packed.groups else kept(config, dtype, "fast", "sequences", PackedAttention())
 
 

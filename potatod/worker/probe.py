@@ -9,6 +9,7 @@ import contextlib
 import copy
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potatod import errand
 from potatod import manifest as manifests
 from potatod.config import Settings
+from potatod.dtypes import KV_DTYPES
+from potatod.errors import ConfigError
 from potatod.kv_layout import BLOCK, KvGroup, KvLayout
 from potatod.machine import cores
 from potatod.manifest import Manifest
@@ -54,14 +57,20 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     attention = PackedAttention()
     batching, checked = selfcheck.check(config, kernels, attention, find_tile(dtype, where))
     stored = manifests.schemes_of(manifest)
-    found = arithmetic.find(kernels, weight_shapes(manifest) if batching == "packed" else [], dtype, where, stored)
+    shapes, kv = weight_shapes(manifest) if batching == "packed" else [], KV_DTYPES[settings.kv.dtype]
+    if kv is not None and (kernels == "reference" or batching != "packed"):
+        why = 'with kernels = "reference"' if kernels == "reference" else f"by {config.model_type}, whose KV is its own"
+        raise ConfigError(f'[kv] dtype = "{settings.kv.dtype}" is not kept {why}: leave it at "auto"')
+    found = arithmetic.find(kernels, shapes, dtype, where, stored)
     selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, found, where)
+    if kv is not None:
+        found = found.keeping(kv)
     return {
         "device": device.describe(name),
         "batching": batching,
         "arithmetic": found.to_json(),
         "together": "layer" if kernels == "reference" else found.together(stored),
-        "kv": kept(config, dtype, kernels, batching, attention).to_json(),
+        "kv": kept(config, dtype, kernels, batching, attention, kv).to_json(),
         "max_positions": max_positions(config),
         "rope_border": rope_border(config),
         "worker_bytes": worker_bytes + _touched_bytes(),
@@ -98,8 +107,10 @@ def weight_shapes(manifest: Manifest) -> list[tuple[int, int]]:
     return sorted({(shape[-2], shape[-1]) for shape in (*layers, *head.values()) if len(shape) >= 2})
 
 
-def kept(config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batching: str, attention: PackedAttention) -> KvLayout:
-    """What the worker keeps of a sequence.
+def kept(
+    config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batching: str, attention: PackedAttention, kv: str | None = None
+) -> KvLayout:  # fmt: skip
+    """What the worker keeps of a sequence, its keys and values as ``kv``.
 
     Found by running the model where tensors have shapes and no values. How a text is cut into passes and tiles changes nothing, so it is not cut.
     """
@@ -109,7 +120,7 @@ def kept(config: PreTrainedConfig, dtype: torch.dtype, kernels: str, batching: s
     plain = copy.deepcopy(config)
     plain.pad_token_id = None  # or some families look for it among the tokens
     model = skeletons.build(plain, dtype).model.to("meta")
-    chosen = choose(kernels, batching, model.config, torch.device("meta"), attention, PLAIN)
+    chosen = choose(kernels, batching, model.config, torch.device("meta"), attention, replace(PLAIN, kv=kv))
     chosen.prepare(model)
     with torch.inference_mode(), _without_experts(model):
         few, many = (_kept_after(tokens, model, chosen.batching) for tokens in (BLOCK, 2 * BLOCK))

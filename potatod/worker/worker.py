@@ -100,7 +100,8 @@ class Worker:
         self._said = 0.0
         name = config.architectures[0] if config.architectures else config.model_type
         products = "compiled here" if arithmetic.product else "torch's"
-        stage.ready(f"{name} built in {time.monotonic() - began:.1f} s, {torch.get_num_threads()} threads, products {products}")
+        kept = f", keys and values rounded to {arithmetic.kv}" if arithmetic.kv else ""
+        stage.ready(f"{name} built in {time.monotonic() - began:.1f} s, {torch.get_num_threads()} threads, products {products}{kept}")
 
     def run(self) -> None:
         while not self._stage.stopping:

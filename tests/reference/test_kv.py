@@ -12,6 +12,8 @@ from families import by_name
 
 from potatod.front.ledger import Ledger
 from potatod.kv_layout import BLOCK, KvGroup, KvLayout, first_kept
+from potatod.worker import probe
+from potatod.worker.attention import PackedAttention
 from potatod.worker.kv import Branch, Paged
 
 TEXT = [3 + (7 * at + at // 5) % 80 for at in range(3 * BLOCK)]
@@ -103,6 +105,37 @@ def test_front_and_worker_agree_on_what_can_be_gone_on_from(seed: int) -> None:
     assert adopted > 3
 
 
+#: A model's dtype, and what its keys and values are kept as.
+KEPT = [(torch.float32, None), (torch.bfloat16, None), (torch.float32, "bfloat16"), (torch.bfloat16, "float8_e4m3fn")]
+
+
+def test_what_the_dtype_cannot_hold_is_held_back_and_not_lost() -> None:
+    kv = Paged(dtype=torch.float8_e4m3fn)
+    new = torch.tensor([500.0, -1e9, 448.0, 1e-9, 0.0, 0.3]).view(1, 1, 1, 6)
+    kv.append(0, new, -new, None)
+    kv.length = 1
+    keys, values = kv.read(0, 0, 1, torch.float32)
+    assert keys.flatten().tolist() == [448.0, -448.0, 448.0, 0.0, 0.0, 0.3125]
+    assert torch.equal(values, -keys)
+    assert sum(tensor.nbytes for tensor in kv.tensors()) == 2 * BLOCK * 6
+
+
+@pytest.mark.parametrize("name", ["Llama 3", "Gemma 3"])
+def test_rounded_keys_and_values_change_logits_a_little(folders: dict[str, Path], name: str) -> None:
+    found = []
+    for kept in (None, "float8_e4m3fn"):
+        with Engine(folders[f"{name} {torch.bfloat16}"], 1 << 22, tile=1, kv=kept) as engine:
+            found.append(engine.sweep({1: TEXT[:100]})[1].float())
+            nbytes = sum(tensor.nbytes for tensor in engine.worker._sequences[1].tensors())
+            assert nbytes == layout_of(name, kept).bytes_of(100, 100)
+    distance = (found[0] - found[1]).norm() / found[0].norm()
+    assert 0 < distance < 0.1
+
+
+def layout_of(name: str, kept: str | None) -> KvLayout:
+    return probe.kept(by_name(name).config(), torch.bfloat16, "invariant", "packed", PackedAttention(), kept)
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from .conftest import make_tiny
@@ -116,12 +149,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("dtype", "kept"), KEPT)
 @pytest.mark.parametrize("name", ["Llama 3", "Gemma 3"])
-def test_whoever_goes_on_from_another_s_kv_has_the_bits_of_a_text_computed_alone(folders: dict[str, Path], name: str, dtype: torch.dtype) -> None:
+def test_whoever_goes_on_from_another_s_kv_has_the_bits_of_a_text_computed_alone(
+    folders: dict[str, Path], name: str, dtype: torch.dtype, kept: str | None
+) -> None:
     """Forks at, before and behind the border of a block, some of a fork, beside others."""
     folder = folders[f"{name} {dtype}"]
-    with Engine(folder, 1 << 22, kernels="invariant", tile=1 if dtype == torch.bfloat16 else 8) as engine:
+    with Engine(folder, 1 << 22, kernels="invariant", tile=1 if dtype == torch.bfloat16 else 8, kv=kept) as engine:
         engine.sweep({1: TEXT[:250]}, "nothing")
         lengths = {2: 250, 3: 249, 4: 2 * BLOCK - 16, 5: BLOCK + 100}
         for sequence, length in lengths.items():
@@ -137,9 +172,11 @@ def test_whoever_goes_on_from_another_s_kv_has_the_bits_of_a_text_computed_alone
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("dtype", "kept"), KEPT)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_a_text_is_the_same_whoever_shares_its_sweeps(folders: dict[str, Path], dtype: torch.dtype, temperature: float) -> None:
+def test_a_text_is_the_same_whoever_shares_its_sweeps(
+    folders: dict[str, Path], dtype: torch.dtype, kept: str | None, temperature: float
+) -> None:
     """Sampled token by token, alone and among twelve that join and leave, some of them beginning alike."""
     from potatod.sampling.params import Sampling
     from potatod.sampling.sampler import sample
@@ -151,7 +188,7 @@ def test_a_text_is_the_same_whoever_shares_its_sweeps(folders: dict[str, Path], 
 
     prompts = {number: (TEXT[: 20 + 9 * number] if number % 2 else PROMPT[: 3 + number]) for number in range(1, 13)}
     alone: dict[int, list[int]] = {}
-    with Engine(folders[f"Llama 3 {dtype}"], 1 << 22, tile=1 if dtype == torch.bfloat16 else 8, max_sequences=12) as engine:
+    with Engine(folders[f"Llama 3 {dtype}"], 1 << 22, tile=1 if dtype == torch.bfloat16 else 8, max_sequences=12, kv=kept) as engine:
         for number, prompt in prompts.items():
             tokens = list(prompt)
             new = tokens

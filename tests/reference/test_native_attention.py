@@ -36,9 +36,9 @@ def drawn(heads: int, kv_heads: int, depth: int, dtype: torch.dtype) -> list[tup
     ]  # type: ignore[misc]  # three of them
 
 
-def appended(keys: torch.Tensor, values: torch.Tensor, window: int | None, *cuts: int) -> Paged:
+def appended(keys: torch.Tensor, values: torch.Tensor, window: int | None, *cuts: int, dtype: torch.dtype | None = None) -> Paged:
     """KV that has come in pieces; the last one is not counted yet."""
-    kv = Paged(across=True)
+    kv = Paged(across=True, dtype=dtype)
     for first, end in zip((0, *cuts), (*cuts, keys.shape[2]), strict=True):
         kv.length = first
         kv.append(0, keys[:, :, first:end], values[:, :, first:end], window)
@@ -88,6 +88,39 @@ def test_a_row_has_the_same_bits_alone_beside_others_and_however_its_text_came(h
             kv = appended(key[:, :, :end], value[:, :, :end], window, *range(max(1, end - 3), end))
             (alone,) = together(attention, [(query, kv, end - 1, end)], window, kv_heads)
             assert torch.equal(alone[0, 0], out[0, row])
+
+
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize(("heads", "kv_heads", "depth"), SHAPES)
+def test_keys_and_values_that_are_kept_in_eight_bits_are_what_they_are(heads: int, kv_heads: int, depth: int, window: int | None) -> None:
+    """bf16 holds every float8."""
+    from potatod.worker import attention_code
+
+    rounding = NativeAttention(attention_code.compiled("bfloat16", "float8_e4m3fn"), torch.bfloat16)
+    found = []
+    for attention, kept in ((ours(torch.bfloat16), None), (rounding, torch.float8_e4m3fn)):
+        steps = []
+        for (before, new), (query, key, value) in zip(SEQUENCES, drawn(heads, kv_heads, depth, torch.bfloat16), strict=True):
+            if kept is None:
+                key, value = (each.to(torch.float8_e4m3fn).bfloat16() for each in (key, value))
+            steps.append((query, appended(key, value, window, *([before] if before else []), dtype=kept), before, before + new))
+        found.append(together(attention, steps, window, kv_heads))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_all_numbers_of_eight_bits_are_read_as_they_are() -> None:
+    from potatod.worker import attention_code
+
+    every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    kv = Paged(across=True, dtype=torch.float8_e4m3fn)
+    value = every.view(1, 1, 1, 256)
+    kv.append(0, value, value, None)
+    zeros = torch.zeros(1, 1, 1, 256, dtype=torch.bfloat16)
+    attention = NativeAttention(attention_code.compiled("bfloat16", "float8_e4m3fn"), torch.bfloat16)
+    kv._layers[0][1][0][0].zero_()  # type: ignore[index]  # keys of nought: the value is all that is looked at
+    out = attention(zeros, Batch([Piece(kv, 0, 1, 0, 1)], lambda *_: zeros), 0, None, 1.0, 1, 256).flatten()
+    expected = every.bfloat16()
+    assert torch.equal(out.isnan(), expected.isnan()) and torch.equal(out.nan_to_num(0), expected.nan_to_num(0))
 
 
 def test_what_it_cannot_attend_with_is_left_to_others() -> None:

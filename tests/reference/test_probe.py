@@ -11,11 +11,13 @@ from engine import Engine
 from families import by_name
 
 from potatod import manifest as manifests
-from potatod.errors import ModelDataError
+from potatod.config import keys
+from potatod.errors import ConfigError, ModelDataError
+from potatod.sources import gather
 from potatod.store import skeleton as skeletons
 from potatod.worker.attention import PackedAttention
 from potatod.worker.model import conform
-from potatod.worker.probe import kept, max_positions, rope_border
+from potatod.worker.probe import find, kept, max_positions, rope_border
 
 from .conftest import make_tiny
 from .test_families import PROMPT
@@ -61,3 +63,11 @@ def test_what_a_sequence_keeps_is_known_before_it_is_there(tmp_path, name, kerne
         engine.sweep({1: tokens})
         found = sum(tensor.numel() * tensor.itemsize for tensor in engine.worker._sequences[1].tensors())
     assert found == layout.bytes_of(len(tokens), len(tokens))
+
+
+@pytest.mark.parametrize(("family", "kernels", "said"), [("Llama 3", "reference", 'kernels = "reference"'), ("Mamba 2", "invariant", "mamba2")])
+def test_keys_and_values_that_are_not_ours_to_keep_are_not_rounded(tmp_path, family, kernels, said):
+    folder = make_tiny(by_name(family), torch.bfloat16, tmp_path).folder
+    settings = gather(None, {}, {key: text for key in keys() if (text := {"[kv] dtype": "float8", "[worker] kernels": kernels}.get(key.label))})
+    with pytest.raises(ConfigError, match=said):
+        find(folder, settings.settings)
