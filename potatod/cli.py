@@ -221,7 +221,7 @@ def plan(
         planners = [planner(name, _BOUNDLESS) for name in (AUTO, *SCHEMES)]
         click.echo(plan_grid.as_text(Path(source).name or source, [(each.dtype, each) for each in planners]), nl=False)
         return
-    planned = planner(",".join(dtypes) or AUTO, ram).plan(planning.Machine(ram, vram, disk, pcie))
+    planned = planner(",".join(dtypes) or AUTO, ram if vram is None else _BOUNDLESS).plan(planning.Machine(ram, vram, disk, pcie))
     click.echo((plan_page.as_json if as_json else plan_page.as_text)(planned), nl=False)
 
 

@@ -53,6 +53,8 @@ class KvLayout:
     state_bytes: int = 0
     #: whether a sequence may go on from another one's KV
     forks: bool = True
+    #: so many times as large as it is kept a token is where it is computed with; of the model's, not of its draft's
+    widened: int = 1
 
     @property
     def bytes_per_token(self) -> int:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 _ROOT: Final = Path("/")
+#: What a processor must say of itself for that, as Linux calls it.
+_OURS: Final = frozenset({"avx2", "fma", "f16c"})
 
 
 def cores() -> int:
@@ -31,6 +33,11 @@ def processor() -> str:
 def flags(root: Path = _ROOT) -> frozenset[str]:
     """What the processor says it can do, in Linux's words (and whatever else stands beside them)."""
     return frozenset(_first_processor(root).split())
+
+
+def runs_our_code() -> bool:
+    """Whether this processor has the instructions that our machine code is made of."""
+    return flags() >= _OURS
 
 
 def cache_bytes(root: Path = _ROOT) -> int:

@@ -52,6 +52,6 @@ def of(source: str, dtype: str, revision: str | None, settings: Settings, ram: i
     environment = process.environment()
     if "HF_HUB_OFFLINE" not in os.environ:
         del environment["HF_HUB_OFFLINE"]  # a hub id's config is fetched
-    arguments = (source, dtype, "" if ram is None else str(ram), settings.kv.dtype, *([revision] if revision else []))
+    arguments = (source, dtype, "" if ram is None else str(ram), settings.kv.dtype, settings.worker.kernels, *([revision] if revision else []))
     said = errand.run("worker.outline", *arguments, limit_s=_LIMIT_S, environment=environment)
     return Outline(manifest=manifest.parse(said.pop("manifest")), kv=KvLayout.from_json(said.pop("kv")), worker_bytes=_WORKER_BYTES, **said)

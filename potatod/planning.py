@@ -18,7 +18,7 @@ from . import draft_forecast, drafts, memory, outline, rates
 from . import manifest as manifests
 from . import room as rooms
 from .arrangement import CHUNKS, Arrangement, arrange
-from .config import Kv, Settings
+from .config import Settings
 from .draft_forecast import Guessing
 from .errors import DoesNotFit
 from .forecast import Forecast, Rates, forecast
@@ -189,7 +189,7 @@ class Planner:
             return arrange(settings, known.manifest, larger, needs, self._tokenizer, here, card=None if vram is None else vram + more_vram)
 
         now = arranged_for(settings)
-        fixed = dataclasses.replace(_with_front(settings, max_context=now.room.context), kv=Kv(now.room.kv_bytes))
+        fixed = dataclasses.replace(_with_front(settings, max_context=now.room.context), kv=dataclasses.replace(settings.kv, size=now.room.kv_bytes))
         outlooks = tuple(Outlook(each.disk, self._forecasts(now, each, fixed, arranged_for)) for each in every)
         advice = _advice(known.manifest.layers, now.plan, lambda ram, vram: arranged_for(fixed, ram, vram).plan, every[0], outlooks[0].forecasts[0])
         draft = self._drafted(machine, now, every[0], arranged_for(_without_draft(settings), needs=known))

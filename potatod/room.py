@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
+from . import forms
 from .config import Settings
 from .dtypes import RAW
 from .errors import ConfigError, DoesNotFit
@@ -61,9 +62,9 @@ _BRANCH_BLOCKS: Final = 2
 _LOOKED_UP: Final = 2
 
 
-#: What is put together to be multiplied with: matrices that lie in several places; and all of a layer that is stored in another scheme than its dtype's
-#: own.
-Together = Literal["nothing", "bands", "layer"]
+#: What is put together to be multiplied with: matrices that lie in several places; and what is bf16 written in another way, a matrix at a time; and all
+#: of a layer that is stored in another scheme than its dtype's own.
+Together = Literal["nothing", "bands", "matrix", "layer"]
 
 
 class Needs(Protocol):
@@ -114,7 +115,7 @@ def share(
     sequences = settings.front.max_sequences
     context, kv = _kv(settings, available.size_bytes if taken is None else taken, needs, chunk)
     rows = sequences + min(chunk, context * sequences)
-    computing = activation_bytes(manifest, rows) + context * needs.kv.bytes_per_token // manifest.layers * _ATTENDED
+    computing = activation_bytes(manifest, rows) + context * needs.kv.bytes_per_token * needs.kv.widened // manifest.layers * _ATTENDED
     computing += guessed_rows(settings) * vocabulary_of(manifest) * _PER_GUESS
     computing += needs.draft_bytes if taken is None else needs.draft_on_card[0]
     computing += _branches(settings) * _BRANCH_BLOCKS * BLOCK * needs.kv.bytes_per_token // manifest.layers
@@ -221,9 +222,9 @@ def put_together_bytes(manifest: Manifest, what: Together) -> int:
         """By name: a matrix may come in bands."""
         sizes: dict[str, int] = {}
         for tensor in tensors:
-            if what == "layer" and tensor.scheme != RAW:
+            if forms.exact(tensor.scheme) if what == "matrix" else what == "layer" and tensor.scheme != RAW:
                 sizes[tensor.name] = sizes.get(tensor.name, 0) + values_bytes(tensor)
-        return sum(sizes.values())
+        return max(sizes.values(), default=0) if what == "matrix" else sum(sizes.values())
 
     most = 0
     for shard in (shard for shard in manifest.shards if shard.kind == "layer"):

@@ -72,6 +72,8 @@ class Journal:
         self._path = out / _NAME
         self._key = key
         self._upgrading = upgrading
+        #: what an earlier run settled `auto` to; empty where there was none
+        self.scheme = ""
         #: of the manifest, as JSON has them
         self.shards: list[dict[str, Any]] = []
         self.files: dict[str, int] = {}
@@ -103,6 +105,12 @@ class Journal:
         self.shards += entry["shards"]  # type: ignore[arg-type]
         self.files |= files
 
+    def settle(self, scheme: str) -> None:
+        """What `auto` comes to, also where this is gone on with on another day: it depends on the RAM."""
+        if scheme != self.scheme:
+            self.scheme = scheme
+            self._rewrite()
+
     def close(self) -> None:
         """The manifest is written: nothing is left to resume."""
         self._path.unlink(missing_ok=True)
@@ -113,7 +121,8 @@ class Journal:
         self._file.seek(0)
         lines = self._file.read().split(b"\n")
         whole = [page for line in lines[:-1] if (page := _parsed(line)) is not None]
-        if whole and whole[0] == {"key": self._key} and (self._out / manifests.NAME).exists() is self._upgrading:
+        if whole and whole[0].get("key") == self._key and (self._out / manifests.NAME).exists() is self._upgrading:
+            self.scheme = str(whole[0].get("scheme", ""))
             for entry in whole[1:]:
                 if all(_has_size(self._out / name, size) for name, size in entry["files"].items()):
                     self.shards += entry["shards"]
@@ -129,7 +138,7 @@ class Journal:
             self._file.truncate(0)
         except OSError as error:
             raise explained(error, self._path) from None
-        self._append({"key": self._key})
+        self._append({"key": self._key} | ({"scheme": self.scheme} if self.scheme else {}))
         if kept:
             self._append({"files": files, "shards": kept})
         self.shards = kept
@@ -148,7 +157,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         page = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return page if isinstance(page, dict) and (page.keys() == {"key"} or page.keys() == {"files", "shards"}) else None
+    return page if isinstance(page, dict) and page.keys() in ({"key"}, {"key", "scheme"}, {"files", "shards"}) else None
 
 
 def _has_size(path: Path, size: int) -> bool:

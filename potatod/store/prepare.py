@@ -69,9 +69,10 @@ def prepare(
         return False
     chosen = asked.dtype or opened.default_dtype()
     built, converter = _fitted(opened, chosen)
-    asked = settled(asked, chosen, converter.wanted.values(), None, notice)
-    storing = Storing(asked, built, converter.kept() if asked.scheme == KEEP else {})
     with Journal(out, key) as journal:
+        asked = replace(asked, scheme=journal.scheme) if journal.scheme else settled(asked, chosen, converter.wanted.values(), None, notice)
+        journal.settle(asked.scheme)
+        storing = Storing(asked, built, converter.kept() if asked.scheme == KEEP else {})
         _Preparation(opened, built, converter, storing, journal, out, chosen, key, band_bytes, progress, notice).run()
         journal.close()
     return True

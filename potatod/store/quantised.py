@@ -4,14 +4,15 @@ transformers' own code.
 fp8     DeepSeek-V3 and its kin: NAME.weight in float8, NAME.weight_scale_inv per block of 128 × 128
 mxfp4   gpt-oss: NAME_blocks, two fp4 values a byte, and NAME_scales, an exponent for 32 of them
 
-Integers in groups (GPTQ, AWQ, compressed-tensors) are grouped.py's.
+Integers in groups are gptq.py's and compressed_tensors.py's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import EllipsisType
+from types import EllipsisType, ModuleType
 from typing import Any, Final
 
 import torch
@@ -21,11 +22,12 @@ from transformers.integrations.mxfp4 import dequantize_convertops
 
 from potatod.errors import ModelDataError, UnsupportedModel
 
-from . import grouped
+from . import compressed_tensors, gptq
 from .checkpoint import PLAIN, Lazy
+from .grouped import Found
 
 _NAMES: Final = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_READABLE: Final = ("fp8", "mxfp4", *grouped.METHODS)
+_READABLE: Final = ("fp8", "mxfp4", *gptq.METHODS, *compressed_tensors.METHODS)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class Mxfp4Tensor:
         return _NAMES[self.dtype]
 
 
+def _others(method: Mapping[str, Any]) -> ModuleType | None:
+    """Who reads what is not read here."""
+    return next((each for each in (gptq, compressed_tensors) if method.get("quant_method") in each.METHODS), None)
+
+
 def check(method: dict[str, Any] | None, where: Path) -> None:
     """Refuses what cannot be dequantised on import; ``method`` is the config's quantization_config."""
     name = None if method is None else method.get("quant_method", "a method without a name")
@@ -105,14 +112,16 @@ def check(method: dict[str, Any] | None, where: Path) -> None:
             f"{where}: its weights are quantised ({name}), and only {', '.join(_READABLE)} can be read; take the original bf16 or fp16 "
             "checkpoint, or a GGUF file"
         )
-    if method is not None and name in grouped.METHODS:
-        grouped.check(method, where)
+    if method is not None and (others := _others(method)) is not None:
+        others.check(method, where)
 
 
 def dequantised(tensors: dict[str, Lazy], method: dict[str, Any] | None, dtype: torch.dtype) -> dict[str, Lazy]:
     """The same checkpoint as if it had been stored in ``dtype``."""
-    if method is not None and method.get("quant_method") in grouped.METHODS:
-        return grouped.dequantised(tensors, method, dtype)
+    if method is not None and (others := _others(method)) is not None:
+        found: Found = others.found(tensors, method, dtype)
+        matrices, taken = found
+        return {name: lazy for name, lazy in tensors.items() if name not in taken} | matrices
     block = None if method is None else method.get("weight_block_size")
     out: dict[str, Lazy] = {}
     for name, lazy in tensors.items():

@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from potatod import forms, memory
+from potatod import forms, machine, memory
 from potatod.dtypes import AUTO, CHOICES, FLOATS, KEEP, PACKED, RAW, SCHEMES
 from potatod.errors import UsageError
 from potatod.sizes import human_size
@@ -68,6 +68,7 @@ def wish(dtype: str) -> Wish:
 
 def settled(asked: Wish, dtype: torch.dtype, weights: Iterable[torch.Tensor], ram: int | None, notice: Callable[[str], None]) -> Wish:
     """What `auto` comes to: packed where the weights in bf16 would not fit into the RAM, and so come from the disk for every token; else as they are.
+    So they are too where no code of ours runs, or a card computes: elsewhere than on such a processor packed weights are decoded more slowly.
 
     ``weights``: of this dtype, on meta; ``ram``: bytes, None for what is available here; ``notice`` is told of packed.
     """
@@ -75,11 +76,11 @@ def settled(asked: Wish, dtype: torch.dtype, weights: Iterable[torch.Tensor], ra
         return asked
     nbytes = sum(each.numel() * each.element_size() for each in weights)
     room = (memory.available().spare_bytes if ram is None else ram) - _BESIDE
-    if dtype != torch.bfloat16 or nbytes <= room:
+    if dtype != torch.bfloat16 or nbytes <= room or not machine.runs_our_code() or torch.cuda.is_available():
         return replace(asked, scheme=RAW)
     notice(
-        f"{human_size(nbytes)} of weights in bfloat16 do not fit into the RAM here: they are stored packed, the same bits in 0.70 of the bytes "
-        "(--dtype bfloat16 stores them as they are)"
+        f"{human_size(nbytes)} of weights in bfloat16 do not fit into the RAM here: their matrices are stored packed, the same bits in 0.70 of the "
+        "bytes (--dtype bfloat16 stores them as they are; keep, where the checkpoint is quantised, as it has them)"
     )
     return replace(asked, scheme=PACKED)
 

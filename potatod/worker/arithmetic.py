@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 
+from potatod import forms
 from potatod.dtypes import RAW
 from potatod.room import Together
 
@@ -43,7 +44,8 @@ class Arithmetic:
     def together(self, stored: Collection[str]) -> Together:
         """What of matrices ``stored`` in these schemes is put together to be multiplied with: our own product takes any of them piece by piece, and
         torch's those that become values a few rows at a time."""
-        return _together(stored, self.product is not None and self.product.most_rows is None)
+        product = self.product
+        return _together(stored if product is None else () if product.most_rows is None else {RAW}, stored)
 
     def keeping(self, kv: str | None) -> Arithmetic:
         """The same with keys and values that are kept as ``kv``."""
@@ -88,13 +90,19 @@ def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.d
     return Arithmetic(groupings, find_tile(dtype, device), product, _attention(dtype) if here else None, steps=_steps(dtype) if here else None)
 
 
-def would_put_together(stored: Collection[str]) -> Together:
-    """What :func:`find` would find for a cpu and `invariant`, as :meth:`Arithmetic.together` says it."""
-    return _together(stored, native.runs_here())
+def would_put_together(name: str, stored: Collection[str], dtype: torch.dtype) -> Together:
+    """What :func:`find` would find for a cpu and the kernels ``name``, as :meth:`Arithmetic.together` says it."""
+    if name == "reference":
+        return "layer"
+    return _together(stored if not native.runs_here() else {RAW} if name == "fast" and _torch_has_instructions(dtype) else (), stored)
 
 
-def _together(stored: Collection[str], ours: bool) -> Together:
-    return "bands" if RAW in stored and not ours else "nothing"
+def _together(torchs: Collection[str], stored: Collection[str]) -> Together:
+    """``torchs``: schemes whose matrices torch multiplies with."""
+    theirs = set(torchs) & set(stored)
+    if any(forms.exact(scheme) for scheme in theirs):
+        return "matrix"
+    return "bands" if RAW in theirs else "nothing"
 
 
 def _torch_has_instructions(dtype: torch.dtype) -> bool:

@@ -39,8 +39,6 @@ GROUP: Final = 32
 ROUNDING: Final = "rows"
 #: Columns of a row that are rounded to 16 bits of the largest of them.
 ALIKE: Final = 128
-#: What a processor must say of itself to run the code, as Linux calls it.
-FLAGS: Final = frozenset({"avx2", "fma", "f16c"})
 
 
 class Call(ctypes.Structure):
@@ -214,7 +212,7 @@ def runs_here() -> bool:
         executable(b"\xc3").close()
     except (InternalError, OSError):  # or a system that lets nobody run what it has made
         return False
-    return machine.flags() >= FLAGS
+    return machine.runs_our_code()
 
 
 @cache

@@ -1,7 +1,7 @@
 """Runs attention_code.py's machine code: attention of all sequences of a sweep in one call for each layer.
 
-For families that attend as Llama does, in layers where a token sees everything before it or a window of that, on processors for which torch's own
-products are slow. Where it is used, blocks of KV hold their keys dimension by dimension.
+For families that attend as Llama does, in layers where a token sees everything before it or a window of that, on processors with AVX2. Where it is
+used, blocks of KV hold their keys dimension by dimension.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potatod import errand
 from potatod import manifest as manifests
 from potatod.config import Settings
-from potatod.dtypes import KV_DTYPES
+from potatod.dtypes import AUTO, KV_DTYPES
 from potatod.errors import ConfigError
 from potatod.kv_layout import BLOCK, KvGroup, KvLayout
 from potatod.machine import cores
@@ -58,9 +58,7 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     batching, checked = selfcheck.check(config, kernels, attention, find_tile(dtype, where))
     stored = manifests.schemes_of(manifest)
     shapes, kv = weight_shapes(manifest) if batching == "packed" else [], KV_DTYPES[settings.kv.dtype]
-    if kv is not None and (kernels == "reference" or batching != "packed"):
-        why = 'with kernels = "reference"' if kernels == "reference" else f"by {config.model_type}, whose KV is its own"
-        raise ConfigError(f'[kv] dtype = "{settings.kv.dtype}" is not kept {why}: leave it at "auto"')
+    check_kv(settings.kv.dtype, kernels, batching, config)
     found = arithmetic.find(kernels, shapes, dtype, where, stored)
     selfcheck.check_layer(config, manifest, folder, kernels, batching, attention, found, where)
     if kv is not None:
@@ -76,6 +74,13 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
         "worker_bytes": worker_bytes + _touched_bytes(),
         "checked": checked,
     }
+
+
+def check_kv(kv: str, kernels: str, batching: str, config: PreTrainedConfig) -> None:
+    """Raises ConfigError where ``[kv] dtype`` is not ours to choose."""
+    if kv != AUTO and (kernels == "reference" or batching != "packed"):
+        why = 'with kernels = "reference"' if kernels == "reference" else f"by {config.model_type}, whose KV is its own"
+        raise ConfigError(f'[kv] dtype = "{kv}" is not kept {why}: leave it at "auto"')
 
 
 def _private_bytes() -> int:
@@ -125,7 +130,8 @@ def kept(
     with torch.inference_mode(), _without_experts(model):
         few, many = (_kept_after(tokens, model, chosen.batching) for tokens in (BLOCK, 2 * BLOCK))
     if isinstance(few, Paged):
-        return KvLayout(tuple(KvGroup(window, size) for window, size in sorted(few.bytes_per_token().items(), key=lambda item: item[0] or 0)))
+        groups = tuple(KvGroup(window, size) for window, size in sorted(few.bytes_per_token().items(), key=lambda item: item[0] or 0))
+        return KvLayout(groups, widened=dtype.itemsize // getattr(torch, kv).itemsize if kv else 1)
     grown = max(0, _bytes_of(many) - _bytes_of(few)) // BLOCK
     return KvLayout((KvGroup(None, grown),), max(0, _bytes_of(few) - grown * BLOCK), forks=False)
 

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from potatod import manifest as manifests
 from potatod import schemes
-from potatod.errors import ModelDataError, UnsupportedModel
+from potatod.errors import ModelDataError, PotatoError, UnsupportedModel
+from potatod.store.checkpoint import open_folder
 from potatod.store.prepare import prepare
+from potatod.store.quantised import dequantised
 from potatod.worker.weights import read_parts
 
 #: Where AWQ puts eight outputs into a word.
@@ -30,7 +32,7 @@ def packed(integers: torch.Tensor, bits: int, order: list[int] | None = None) ->
         for place in range(count):
             column = word * count + (order[place] if order else place)
             if column < integers.shape[1]:
-                words[:, word] |= integers[:, column].long() << bits * place
+                words[:, word] |= (integers[:, column].long() & (1 << bits) - 1) << bits * place
     return torch.where(words >= 1 << 31, words - (1 << 32), words).int()
 
 
@@ -43,7 +45,7 @@ def drawn(shape: torch.Size, bits: int, group: int, seed: int, *, zeros: int | N
     scales = (torch.rand(outputs, groups, generator=generator) * 0.01 + 0.001).to(scale_dtype)
     found = torch.full((outputs, groups), zeros or 0)
     if not zeros:
-        found = torch.randint(1, 8 if zeros == 0 else 1 << bits, (outputs, groups), generator=generator)
+        found = torch.randint(0, 8 if zeros == 0 else 1 << bits, (outputs, groups), generator=generator)
     return integers, scales, found
 
 
@@ -158,6 +160,9 @@ def test_and_are_kept_as_they_are_where_a_scheme_holds_exactly_that(tmp_path, na
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "gemv"),
         ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "nvfp4"),
         (compressed(4) | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse-24"),
+        (compressed(4) | {"transform_config": {"config_groups": {"R4": {}}}}, "transform_config"),
+        (compressed(3), "num_bits"),
+        ({"quant_method": "gptq", "bits": 4, "dynamic": {"-:head": {}}}, "dynamic"),
         ({"quant_method": "bitsandbytes"}, "bitsandbytes"),
         ({"bits": 4}, "without a name"),
     ],
@@ -186,6 +191,24 @@ def test_a_part_that_is_missing_or_of_another_shape_is_said(tmp_path, name):
             prepare(source, tmp_path / f"without{end}")
 
 
+@pytest.mark.parametrize("name", ["GPTQ, symmetric", "AWQ", "compressed, zeros", "compressed, int8 by rows"])
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(()), torch.zeros(0, 4, dtype=torch.int32), torch.zeros(4, dtype=torch.int32), torch.zeros(2, 2, 2, dtype=torch.int8),
+            torch.zeros(8, 8, dtype=torch.uint8), torch.ones(3, 5, dtype=torch.float16), torch.ones(128, 0, dtype=torch.bfloat16)],
+    ids=lambda bad: f"{list(bad.shape)} {bad.dtype}",
+)  # fmt: skip
+def test_whatever_a_part_is_it_is_said_in_a_sentence(tmp_path, name, bad):
+    source, _ = made(tmp_path, name)
+    whole = load_file(source / "model.safetensors")
+    for key in [key for key in whole if ".0.self_attn.q_proj." in key and not key.endswith(".input_scale")]:
+        if bad.dim() == 0 and key.endswith("_scale"):
+            continue  # one for all is a scale
+        if whole[key].shape != bad.shape or whole[key].dtype != bad.dtype:
+            save_file(whole | {key: bad}, source / "model.safetensors")
+            with pytest.raises(PotatoError, match="q_proj"):
+                prepare(source, tmp_path / f"out{key.rpartition('.')[2]}")
+
+
 def test_a_group_that_is_not_there_is_said(tmp_path):
     source, _ = made(tmp_path, "GPTQ, symmetric")
     whole = load_file(source / "model.safetensors")
@@ -211,6 +234,41 @@ def test_float8_with_a_scale_for_each_row(tmp_path):
     prepare(source, tmp_path / "out")
     found = tensors_of(tmp_path / "out")
     assert not [name for name, value in meant.items() if name in found and not torch.equal(found[name], value)]
+
+
+def test_float8_in_blocks_is_not_taken_for_rows(tmp_path):
+    """Of a matrix with as many blocks as rows, too."""
+    source = checkpoint(tmp_path / "source", "Llama 3", "bfloat16", hidden_size=64, intermediate_size=96)
+    whole = load_file(source / "model.safetensors")
+    name = next(name for name in whole if name.endswith("0.mlp.down_proj.weight"))
+    whole |= {name: whole[name].to(torch.float8_e4m3fn), f"{name}_scale": torch.ones(2, 32)}
+    save_file(whole, source / "model.safetensors")
+    page = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(page | {"quantization_config": compressed(8, "float-quantized")}))
+    with pytest.raises(UnsupportedModel, match="of blocks"):
+        prepare(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("kind", "columns"), [("packed", 96), ("awq", 96)])
+def test_a_last_group_may_be_shorter_where_the_config_says_how_long_they_are(tmp_path, kind, columns):
+    method = {"quant_method": "awq", "bits": 4, "group_size": 64}
+    if kind == "packed":
+        method = compressed(4)
+        method["config_groups"]["group_0"]["weights"]["group_size"] = 64
+    source = checkpoint(tmp_path / "source", "Llama 3", "float16", hidden_size=64, intermediate_size=columns)
+    meant = quantise(source, kind, method, torch.float16, group=64, zeros=None)
+    prepare(source, tmp_path / "out")
+    found = tensors_of(tmp_path / "out")
+    assert not [name for name, value in meant.items() if name in found and not torch.equal(found[name], value)]
+
+
+def test_rows_are_those_of_the_whole(tmp_path):
+    for kind, method in (("gptq", KINDS["GPTQ, zeros"][1]), ("awq", KINDS["AWQ"][1]), ("packed", compressed(4))):
+        source = checkpoint(tmp_path / kind, "Llama 3", "float16", hidden_size=64, intermediate_size=96)
+        quantise(source, kind, method, torch.float16, zeros=None)
+        for name, lazy in dequantised(open_folder(source), method, torch.float16).items():
+            if name.endswith("up_proj.weight"):
+                assert torch.equal(torch.cat([lazy.rows(first, min(first + 7, 96)) for first in range(0, 96, 7)]), lazy[...])
 
 
 def test_every_scheme_that_keeps_them_is_one_of_ggufs():

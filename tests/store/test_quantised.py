@@ -92,6 +92,6 @@ def test_scales_of_another_shape_are_refused_by_name(tmp_path):
 
 def test_a_method_that_cannot_be_read_is_refused_with_its_name(tmp_path):
     source = checkpoint(tmp_path / "source")
-    with_method(source, {"quant_method": "awq", "bits": 4})
-    with pytest.raises(UnsupportedModel, match=r"\(awq\).*take the original bf16"):
+    with_method(source, {"quant_method": "bitsandbytes", "bits": 4})
+    with pytest.raises(UnsupportedModel, match=r"\(bitsandbytes\).*take the original bf16"):
         prepare(source, tmp_path / "out")

@@ -10,8 +10,8 @@ import transformers
 from factories import checkpoint, contents, tensors_of
 from ggufs import write_gguf
 
+from potatod import machine, memory
 from potatod import manifest as manifests
-from potatod import memory
 from potatod.errors import ModelDataError, UsageError
 from potatod.memory import Available
 from potatod.store.outline import outline
@@ -58,6 +58,7 @@ def test_matrices_get_the_scheme_and_what_is_small_or_decides_much_does_not(tmp_
 def test_what_is_bf16_and_would_stream_is_packed_by_itself_and_that_is_said(tmp_path, monkeypatch, dtype, asked, ram, scheme):
     source = wide(tmp_path / "source", dtype)
     monkeypatch.setattr(memory, "available", lambda: Available(ram, 0))
+    monkeypatch.setattr(machine, "runs_our_code", lambda: True)
     said: list[str] = []
     prepare(source, tmp_path / "out", dtype=asked, notice=said.append)
     assert schemes(tmp_path / "out")["mlp.down_proj.weight"] == scheme
@@ -65,6 +66,42 @@ def test_what_is_bf16_and_would_stream_is_packed_by_itself_and_that_is_said(tmp_
     assert manifests.stored_as(outline(str(source), asked)[0]) == manifests.stored_as(manifests.load(tmp_path / "out"))
     monkeypatch.setattr(memory, "available", lambda: Available(1 << 50, 0))
     assert manifests.stored_as(outline(str(source), asked, ram)[0]) == manifests.stored_as(manifests.load(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("stops", [1, 2])
+def test_what_was_begun_packed_is_gone_on_with_packed_whatever_the_ram_is_then(tmp_path, monkeypatch, tied, stops):
+    source = wide(tmp_path / "source", tie_word_embeddings=tied)
+    monkeypatch.setattr(memory, "available", lambda: Available(0, 0))
+
+    class Stopped(Exception):
+        pass
+
+    told = []
+
+    def stop(progress):
+        told.append(progress)
+        if len(told) > stops:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        prepare(source, tmp_path / "out", progress=stop)
+    monkeypatch.setattr(memory, "available", lambda: Available(1 << 50, 0))
+    prepare(source, tmp_path / "out")
+    prepare(source, tmp_path / "packed", dtype="packed")
+    assert schemes(tmp_path / "out") == schemes(tmp_path / "packed")
+    assert manifests.stored_as(manifests.load(tmp_path / "out")) == "packed of bfloat16"
+    assert not prepare(source, tmp_path / "out"), "it is finished, whatever the RAM"
+
+
+@pytest.mark.parametrize(("ours", "card"), [(False, False), (True, True)])
+def test_where_nothing_decodes_packed_weights_quickly_they_stay_as_they_are(tmp_path, monkeypatch, ours, card):
+    source = wide(tmp_path / "source")
+    monkeypatch.setattr(memory, "available", lambda: Available(0, 0))
+    monkeypatch.setattr(machine, "runs_our_code", lambda: ours)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+    prepare(source, tmp_path / "out")
+    assert manifests.stored_as(manifests.load(tmp_path / "out")) == "bfloat16"
 
 
 def test_modules_can_differ(tmp_path):

@@ -173,7 +173,18 @@ def test_matrices_in_other_schemes_have_room_for_their_values():
     shards = [Shard("layer", 0, tuple(parts))]
     stored = SimpleNamespace(shards=shards)
     assert put_together_bytes(stored, "layer") == 3 << 20
-    assert [put_together_bytes(stored, what) for what in ("bands", "nothing")] == [0, 0], "what is rounded becomes values row by row"
+    assert [put_together_bytes(stored, what) for what in ("matrix", "bands", "nothing")] == [0, 0, 0], "what is rounded becomes values row by row"
+
+
+def test_what_is_bf16_in_another_way_has_room_for_a_matrix_at_a_time():
+    def part(file: str, at: int, rows: int, name: str, first_row: int | None = None) -> Part:
+        return Part(file, at, rows * 1416, "0" * 16, (Tensor(name, "bfloat16", (rows, 1024), "packed", 0, rows * 1416, first_row),))
+
+    layer = Shard("layer", 0, (part("f", 0, 1024, "w"), part("f", 1 << 21, 512, "v")))
+    small, large = (Shard("head", None, (part("h", 0, rows, "head", 0), part("h", 1 << 23, rows, "head", rows))) for rows in (256, 1024))
+    for head, most in ((small, 2 << 20), (large, 2 << 20)):
+        assert put_together_bytes(SimpleNamespace(layers=1, shards=[layer, head]), "matrix") == most
+    assert put_together_bytes(SimpleNamespace(layers=1, shards=[layer, small]), "layer") == 3 << 20
 
 
 def test_where_matrices_are_put_together_two_of_a_layer_have_room_once_more():
