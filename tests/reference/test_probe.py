@@ -69,5 +69,9 @@ def test_what_a_sequence_keeps_is_known_before_it_is_there(tmp_path, name, kerne
 def test_keys_and_values_that_are_not_ours_to_keep_are_not_rounded(tmp_path, family, kernels, said):
     folder = make_tiny(by_name(family), torch.bfloat16, tmp_path).folder
     settings = gather(None, {}, {key: text for key in keys() if (text := {"[kv] dtype": "float8", "[worker] kernels": kernels}.get(key.label))})
-    with pytest.raises(ConfigError, match=said):
-        find(folder, settings.settings)
+    threads = torch.get_num_threads()
+    try:
+        with pytest.raises(ConfigError, match=said):
+            find(folder, settings.settings)
+    finally:  # or every test behind this one would compute with as many threads as there are cores, beside another process of tests
+        torch.set_num_threads(threads)
