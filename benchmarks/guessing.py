@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from potatod import drafts
 from potatod import manifest as manifests
 from potatod.config import Settings
-from potatod.front.scheduler import LONGEST_DRAFTS
+from potatod.front.guessing import LONGEST_DRAFTS
 from potatod.front.speculation import Speculation
 from potatod.messages import DraftText, Drawn
 from potatod.sampling.params import Sampling

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from potatod.front.cost import CostModel
+from potatod.front.guessing import Drafter
 from potatod.front.ledger import Ledger
-from potatod.front.scheduler import Drafter, Scheduler
+from potatod.front.scheduler import Scheduler
 from potatod.kv_layout import KvGroup, KvLayout
 from potatod.messages import Drop
 

@@ -13,15 +13,16 @@ same rule prefills prompt and answer again; who begins like another one starts w
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from potatod.kv_layout import BLOCK
-from potatod.messages import Cut, Draft, Drafted, DraftText, Drop, Fork, Row, Step, Sweep
+from potatod.messages import Cut, Draft, Drafted, Drop, Fork, Row, Step, Sweep
 from potatod.trees import ROOT, Tree
 
 from .cost import CostModel
+from .guessing import Drafter, Guessing
 from .ledger import Ledger
 from .prefixes import common
 from .sequence import Sequence, step_of
@@ -29,8 +30,6 @@ from .sequence import Sequence, step_of
 #: A card's memory may be too small for a prompt's share of a sweep; it is halved down to this, and doubled again after so many sweeps that were not.
 LEAST_CHUNK: Final = 16
 GOOD_SWEEPS: Final = 64
-#: Guesses in a sweep, of all sequences together. With what prompts take they are no more than a prompt's share, for which memory is planned.
-LONGEST_DRAFTS: Final = 64
 #: So many may go before one for whom there is no room yet.
 MOST_PASSED: Final = 32
 #: Who begins like a sequence that is being prefilled waits for it where that spares so many tokens.
@@ -50,18 +49,6 @@ class Reuse:
     reused_tokens: int = 0
     #: how often a sequence was set aside
     set_aside: int = 0
-
-
-class Drafter(Protocol):
-    """Whoever guesses: see speculation.py."""
-
-    def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: Callable[[int], float]) -> dict[int, Tree]: ...
-    def verified(self, id: int, guesses: Tree, accepted: list[int]) -> dict[str, tuple[int, int]]: ...
-    def forget(self, id: int) -> None: ...
-    def said(self, tokens: list[int]) -> None: ...
-    def ask(self, epoch: int, texts: list[DraftText], nodes: int, sweep_s: float) -> Draft | None: ...
-    def told(self, drafted: Drafted) -> None: ...
-    def restarted(self) -> None: ...
 
 
 class Scheduler:
@@ -84,12 +71,9 @@ class Scheduler:
         self._prefill_chunk = self._planned_chunk = prefill_chunk
         self._prefill_share = prefill_share
         self._good_sweeps = 0
-        #: sweeps in which nothing is guessed, since a card had no memory for it
-        self._no_guesses_for = 0
         self._rope_border = rope_border
         self._may_cut = may_cut
-        self._drafter = drafter if ledger.forks else None
-        self._logits_rows = logits_rows
+        self._guessing = Guessing(drafter if ledger.forks else None, costs, rope_border, logits_rows)
         #: both by their turns
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
@@ -97,9 +81,6 @@ class Scheduler:
         self._leaving: dict[int, tuple[Sequence, bool]] = {}
         self._in_flight: Sweep | None = None
         self._number = 0
-        #: what the draft model is busy with, and whether it has been asked since the last sweep
-        self._drafting: Draft | None = None
-        self._consulted = False
 
     # the queue
 
@@ -135,7 +116,7 @@ class Scheduler:
         for sequence in self._waiting:
             if sequence.id == sequence_id:
                 self._waiting.remove(sequence)
-                self._drafted_no_more(sequence_id)
+                self._guessing.forget(sequence_id)
                 if not keep:
                     self.ledger.forget(sequence_id)  # where it was set aside
                 return
@@ -166,35 +147,21 @@ class Scheduler:
 
     def consult(self, epoch: int) -> Draft | None:
         """What the draft model is to guess before the next sweep is composed; None where it is not worth it, or has been asked."""
-        if self._drafter is None or self._consulted or self._in_flight is not None or self._no_guesses_for > 0:
-            return None
-        begun = [sequence for sequence in self._running if sequence.held]
-        texts = [
-            DraftText(s.id, tuple(s.tokens), self._room_for_guesses(s, self._logits_rows) if s.pending == 1 else 0, s.drawn) for s in begun
-        ]
-        if not texts:
-            return None
-        self._consulted = True
-        decoding = [sequence for sequence in begun if sequence.pending == 1]
-        sweep_s = self._costs.sweep_s(max(1, len(decoding)), sum(len(sequence.tokens) for sequence in decoding))
-        self._drafting = self._drafter.ask(epoch, texts, LONGEST_DRAFTS, sweep_s)
-        return self._drafting
+        return None if self._in_flight is not None else self._guessing.consult(epoch, self._running)
 
     def told(self, drafted: Drafted) -> None:
         """The draft model has answered."""
-        if self._drafting is not None and self._drafting.number == drafted.number and self._drafter is not None:
-            self._drafting = None
-            self._drafter.told(drafted)
+        self._guessing.told(drafted)
 
     def compose(self, epoch: int) -> Sweep | None:
         """The next sweep, now under way; None while one is or the draft model is busy, or while there is nothing to compute."""
-        if self._in_flight is not None or self._drafting is not None:
+        if self._in_flight is not None or self._guessing.busy:
             return None
         self._promote(may_put_aside=True)
         steps = tuple(self._steps())
         if not steps:
             return None
-        self._consulted = False
+        self._guessing.composed()
         self._number += 1
         self._in_flight = Sweep(epoch, self._number, steps)
         return self._in_flight
@@ -238,7 +205,7 @@ class Scheduler:
         self._in_flight = None
         self._good_sweeps = 0
         for id in self._leaving:
-            self._drafted_no_more(id)
+            self._guessing.forget(id)
         self._leaving.clear()
         parts = {step.sequence for step in sweep.steps}
         taken = [sequence for sequence in self._running if sequence.id in parts]
@@ -249,7 +216,7 @@ class Scheduler:
         if self.ledger.forget_kept():
             return None
         if any(step.drafted for step in sweep.steps):
-            self._no_guesses_for = GOOD_SWEEPS
+            self._guessing.rest(GOOD_SWEEPS)
             return None
         longest = max(len(step.tokens) for step in sweep.steps)
         if longest > LEAST_CHUNK and self._may_cut:
@@ -278,17 +245,15 @@ class Scheduler:
     def verified(self, sequence_id: int, step: Step, accepted: list[int]) -> dict[str, tuple[int, int]]:
         """Of this sequence's guesses in the last sweep these were right, one after the other. Returns of each source how many it had guessed, and how
         many of them were right."""
-        return {} if self._drafter is None else self._drafter.verified(sequence_id, Tree.of(step), accepted)
+        return self._guessing.verified(sequence_id, step, accepted)
 
     def restarted(self) -> None:
         """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
-        if self._drafter is not None:
-            self._drafter.restarted()
-        self._in_flight = self._drafting = None
-        self._consulted = False
+        self._guessing.restarted()
+        self._in_flight = None
         self._prefill_chunk, self._good_sweeps = self._planned_chunk, 0
         for id in self._leaving:
-            self._drafted_no_more(id)
+            self._guessing.forget(id)
         self._leaving.clear()
         self.ledger.reset()
         for sequence in self._running:
@@ -343,14 +308,10 @@ class Scheduler:
         sequence.guesses, sequence.at = Tree(), ROOT
         self.ledger.cut(sequence.id, sequence.held, run - 1 if run else None)
 
-    def _drafted_no_more(self, sequence_id: int) -> None:
-        if self._drafter is not None:
-            self._drafter.forget(sequence_id)
-
     def _over(self, sequence: Sequence, keep: bool) -> None:
-        self._drafted_no_more(sequence.id)
-        if self._drafter is not None and keep:
-            self._drafter.said(sequence.tokens)
+        self._guessing.forget(sequence.id)
+        if keep:
+            self._guessing.said(sequence.tokens)
         if sequence.held:
             self._forget_guesses(sequence)
         if keep:
@@ -370,7 +331,7 @@ class Scheduler:
     def _steps(self) -> Iterator[Step]:
         """In turn, so that whoever must be set aside for another has no step yet."""
         budget = self._prefill_tokens()
-        drafts = self._drafts(budget)
+        drafts = self._guessing.drafts(self._running, budget, self._prefill_chunk)
         for sequence in list(self._running):
             if sequence not in self._running or (sequence.pending > 1 and budget <= 0) or (sequence.held == 0 and not self._begin(sequence)):
                 continue
@@ -394,34 +355,6 @@ class Scheduler:
         inside = -(held + 1) % BLOCK
         draft = draft.only([node for node in range(len(draft)) if draft.depth(node) <= inside])
         return draft if draft and self.ledger.grow(sequence.id, held, held + 1 + len(draft.trunk()), self._is_long(sequence)) else None
-
-    def _drafts(self, prefill: int) -> dict[int, Tree]:
-        """Guesses for those that decode, beside so many tokens of prompts."""
-        if self._drafter is None or self._no_guesses_for > 0:
-            self._no_guesses_for -= 1
-            return {}
-        decoding = [sequence for sequence in self._running if sequence.held and sequence.pending == 1]
-        prefill = min(prefill, sum(sequence.pending for sequence in self._running) - len(decoding))
-        keys = sum(len(sequence.tokens) for sequence in decoding)
-        rows = self._logits_rows - sum(sequence.needs_logits for sequence in self._running)  # for guesses of those whose logits are needed
-
-        def sweep_s(more: int) -> float:
-            each = keys / max(1, len(decoding))
-            return self._costs.sweep_s(len(decoding) + prefill + more, int(keys + (prefill + more) * each))
-
-        texts = [(s.id, s.tokens, room) for s in decoding if (room := self._room_for_guesses(s, rows)) > 0]
-        drafts = self._drafter.draft(texts, min(LONGEST_DRAFTS, self._prefill_chunk - prefill), sweep_s) if texts else {}
-        for sequence in decoding:
-            if sequence.needs_logits and (draft := drafts.get(sequence.id)):
-                if len(draft) > rows:
-                    drafts[sequence.id] = draft.only(draft.likeliest()[:rows])
-                rows -= len(drafts[sequence.id])
-        return drafts
-
-    def _room_for_guesses(self, sequence: Sequence, rows: int) -> int:
-        """How far guesses may go; ``rows`` of logits are left where it needs those."""
-        least = min(sequence.most, sequence.most if self._rope_border is None or self._is_long(sequence) else self._rope_border)
-        return max(0, min(least - len(sequence.tokens) - 1, rows if sequence.needs_logits else LONGEST_DRAFTS))
 
     def _prefill_tokens(self) -> int:
         """Tokens of prompts that the next sweep may take."""
@@ -468,7 +401,7 @@ class Scheduler:
 
     def _is_long(self, sequence: Sequence) -> bool:
         """Whether it is computed as longrope computes long texts: its KV is no beginning of a short one."""
-        return self._rope_border is not None and len(sequence.tokens) > self._rope_border
+        return self._rope_border is not None and sequence.is_long(self._rope_border)
 
     def _takes_part(self, sequence_id: int) -> bool:
         return self._in_flight is not None and any(step.sequence == sequence_id for step in self._in_flight.steps)

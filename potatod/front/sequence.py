@@ -45,6 +45,10 @@ class Sequence:
         """Who has the smaller one comes first."""
         return self.rank, self.id
 
+    def is_long(self, rope_border: int) -> bool:
+        """Whether it is computed as longrope computes long texts."""
+        return len(self.tokens) > rope_border
+
     def anew(self) -> None:
         """Its KV is gone."""
         self.held = 0
