@@ -20,7 +20,8 @@ from torch.nn import functional
 from potato_client import Client
 from potatod import manifest as manifests
 from potatod.sizes import parse_size
-from potatod.worker import microkernel, native
+from potatod.worker import native
+from potatod.worker.machine_code import microkernel
 
 #: Answers at once; of as many tokens, prompts of a few.
 COUNTS = (1, 2, 4, 8, 16, 32, 64)

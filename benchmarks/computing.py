@@ -21,9 +21,10 @@ from potato_client import Client
 from potatod import manifest as manifests
 from potatod import pool, schemes
 from potatod.store import skeleton as skeletons
-from potatod.worker import arithmetic, kernels, microkernel, native
+from potatod.worker import arithmetic, kernels, native
 from potatod.worker.attention import PackedAttention
 from potatod.worker.banded import Piece
+from potatod.worker.machine_code import microkernel
 from potatod.worker.selfcheck import Runner
 
 #: Tokens of a long prompt.

@@ -112,18 +112,18 @@ def _torch_has_instructions(dtype: torch.dtype) -> bool:
 
 
 def _attention(dtype: torch.dtype, kv: str | None = None) -> NativeAttention:
-    from . import attention_code  # as below
+    from .machine_code import attention_code  # as below
 
     return NativeAttention(attention_code.compiled(str(dtype).removeprefix("torch."), kv), dtype)
 
 
 def _steps(dtype: torch.dtype) -> StepsCode:
-    from . import steps_code  # as below
+    from .machine_code import steps_code  # as below
 
     return StepsCode(steps_code.compiled(str(dtype).removeprefix("torch.")), dtype)
 
 
 def _product(dtype: torch.dtype, schemes: Sequence[str], most_rows: int | None) -> Product:
-    from . import microkernel  # only processes that end carry LLVM
+    from .machine_code import microkernel  # only processes that end carry LLVM
 
     return Product(microkernel.codes(str(dtype).removeprefix("torch."), schemes), dtype, most_rows)

@@ -69,7 +69,7 @@ def make_tiny(family: Family, dtype: torch.dtype, place: Path) -> Tiny:
 @pytest.fixture(params=["SIXTEEN", "THIRTY_TWO"])
 def own_registers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Machine code for registers of either kind, where this processor has them."""
-    from potatod.worker import registers
+    from potatod.worker.machine_code import registers
 
     chosen = getattr(registers, request.param)
     if chosen.lanes > registers.here().lanes:

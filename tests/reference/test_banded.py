@@ -57,7 +57,7 @@ def test_memory_is_used_again_for_the_next_layer():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("rows", [1, 7, 64])
 def test_our_own_product_multiplies_piece_by_piece_with_the_same_bits(dtype, rows):
-    from potatod.worker import microkernel
+    from potatod.worker.machine_code import microkernel
 
     product = native.Product({"raw": microkernel.compiled(dtype)}, getattr(torch, dtype))
     whole, pieces = _matrix(product.dtype)

@@ -13,9 +13,10 @@ from torch.nn import functional
 from potatod import forms, schemes
 from potatod.errors import ModelDataError
 from potatod.schemes import GGML
-from potatod.worker import elf, microkernel, native
+from potatod.worker import native
 from potatod.worker.banded import Banded, Piece, Scratch, linear
 from potatod.worker.kernels import linear_by
+from potatod.worker.machine_code import elf, microkernel
 from potatod.worker.native import Product
 
 pytestmark = [

@@ -9,8 +9,9 @@ import torch
 
 from potatod import forms, schemes
 from potatod.schemes import GGML
-from potatod.worker import codings, microkernel, native
+from potatod.worker import native
 from potatod.worker.banded import Piece
+from potatod.worker.machine_code import codings, microkernel
 from potatod.worker.native import ALIKE, GROUP, Product
 
 pytestmark = [

@@ -22,7 +22,7 @@ SCALING = 0.1
 
 
 def ours(dtype: torch.dtype) -> NativeAttention:
-    from potatod.worker import attention_code
+    from potatod.worker.machine_code import attention_code
 
     return NativeAttention(attention_code.compiled(str(dtype).removeprefix("torch.")), dtype)
 
@@ -94,7 +94,7 @@ def test_a_row_has_the_same_bits_alone_beside_others_and_however_its_text_came(h
 @pytest.mark.parametrize(("heads", "kv_heads", "depth"), SHAPES)
 def test_keys_and_values_that_are_kept_in_eight_bits_are_what_they_are(heads: int, kv_heads: int, depth: int, window: int | None) -> None:
     """bf16 holds every float8."""
-    from potatod.worker import attention_code
+    from potatod.worker.machine_code import attention_code
 
     rounding = NativeAttention(attention_code.compiled("bfloat16", "float8_e4m3fn"), torch.bfloat16)
     found = []
@@ -109,7 +109,7 @@ def test_keys_and_values_that_are_kept_in_eight_bits_are_what_they_are(heads: in
 
 
 def test_all_numbers_of_eight_bits_are_read_as_they_are() -> None:
-    from potatod.worker import attention_code
+    from potatod.worker.machine_code import attention_code
 
     every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
     kv = Paged(across=True, dtype=torch.float8_e4m3fn)

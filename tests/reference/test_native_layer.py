@@ -17,10 +17,11 @@ from transformers.models.llama import modeling_llama as llama
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, apply_rotary_pos_emb
 
 from potatod import schemes
-from potatod.worker import arithmetic, kernels, microkernel, native, steps_code
+from potatod.worker import arithmetic, kernels, native
 from potatod.worker.arithmetic import Arithmetic
 from potatod.worker.attention import PackedAttention
 from potatod.worker.banded import Banded, Piece, Scratch
+from potatod.worker.machine_code import microkernel, steps_code
 from potatod.worker.native import Product
 from potatod.worker.native_layer import NativeLayer, Parts
 from potatod.worker.selfcheck import Runner

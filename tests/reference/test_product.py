@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from potatod.worker import arithmetic, cpu, kernels, microkernel, native, registers, walk
+from potatod.worker import arithmetic, cpu, kernels, native
 from potatod.worker.arithmetic import Arithmetic
 from potatod.worker.attention import PackedAttention
+from potatod.worker.machine_code import microkernel, registers, walk
 from potatod.worker.native import Product
 
 pytestmark = [

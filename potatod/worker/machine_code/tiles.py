@@ -7,10 +7,10 @@ from typing import Final
 from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 
+from ..native import CHUNK, LANES
 from . import emit
 from .codings import Shared
 from .emit import BYTES, FLOAT, INT32, INT64, VOID, load
-from .native import CHUNK, LANES
 from .numbers import Number
 from .registers import Registers
 from .spot import GROUP, PARAMETERS

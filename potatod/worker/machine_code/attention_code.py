@@ -24,11 +24,11 @@ from llvmlite.ir import Value
 
 from potatod.kv_layout import BLOCK
 
+from ..native import LANES
+from ..native_attention import ITEM, KEYS, QUERIES, Attend
 from . import emit, microkernel
 from .emit import FLOAT, FLOATS, INT32, INT64, INTS, VOID, alike, least, load, loop, splat
 from .exponential import Exponential
-from .native import LANES
-from .native_attention import ITEM, KEYS, QUERIES, Attend
 from .numbers import NUMBERS, READ
 
 _ENTRY: Final = "attend"

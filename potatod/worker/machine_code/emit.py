@@ -9,7 +9,7 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
-from .native import LANES
+from ..native import LANES
 
 FLOAT, HALF, VOID = ir.FloatType(), ir.HalfType(), ir.VoidType()
 INT8, INT16, INT32, INT64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)

@@ -14,8 +14,8 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
+from ..native import LANES
 from .emit import FLOAT, FLOATS, HALF, INT8, INT16, INT32, INT64, INTS, alike, at, load, loop, scalar, splat
-from .native import LANES
 from .spot import GROUP, Decode, Spot
 from .unpacking import unpack
 

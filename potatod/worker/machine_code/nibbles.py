@@ -17,8 +17,8 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
+from ..native import ALIKE, LANES
 from .emit import BYTES, INT8, INT16, INT32, INT64, alike, at, load, splat
-from .native import ALIKE, LANES
 from .registers import Registers
 from .spot import GROUP
 

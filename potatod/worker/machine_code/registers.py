@@ -9,8 +9,8 @@ from typing import Final
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from ..native import LANES
 from .emit import FLOAT, INT16, INT32
-from .native import LANES
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
+from ..native import CHUNK, LANES, Call
 from . import emit, spot
 from .codings import Shared
 from .emit import FLOAT, FLOATS, INT16, INT32, INT64, each, least, load, loop, steps
-from .native import CHUNK, LANES, Call
 from .numbers import Number
 from .registers import Registers
 from .spot import GROUP, PARAMETERS, Decode

@@ -15,10 +15,10 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
+from ..native import ALIKE, CHUNK, LANES
 from . import emit, spot
 from .codings import HalvesAt, Integers
 from .emit import BYTES, FLOAT, FLOATS, INT16, INT32, INT64, VOID, alike, at, joined, least, load, loop, splat, steps
-from .native import ALIKE, CHUNK, LANES
 from .nibbles import Multiply, Nibbles
 from .numbers import Number
 from .registers import Registers

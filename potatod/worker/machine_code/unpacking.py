@@ -9,9 +9,9 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
+from ..native import LANES
 from . import emit
 from .emit import FLOATS, INT8, INT16, INT32, INT64, INTS, alike, at, load, loop, scalar, splat
-from .native import LANES
 from .spot import Spot, put
 
 #: Of a row of `packed`: bytes that it begins with, words that hold 16 weights, columns of a block.

@@ -16,12 +16,12 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
+from ..native import LANES
+from ..steps import Op, Step, Steps
 from . import emit, microkernel
 from .emit import BYTES, FLOAT, FLOATS, INT32, INT64, VOID, alike, loop, splat
 from .exponential import Exponential
-from .native import LANES
 from .numbers import NUMBERS
-from .steps import Op, Step, Steps
 
 _ENTRY: Final = "steps"
 

@@ -12,9 +12,9 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
+from ..native import ALIKE, LANES
 from . import emit
 from .emit import BYTES, FLOAT, FLOATS, INT8, INT16, INT32, INT64, INTS, alike, at, least, load, loop, splat, steps
-from .native import ALIKE, LANES
 from .nibbles import BLOCK
 from .spot import GROUP
 from .walk import claims, given_in

@@ -10,9 +10,9 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
+from ..native import LANES
 from . import emit
 from .emit import FLOAT, FLOATS, HALF, INT16, INT32, load
-from .native import LANES
 
 
 def _bf16(b: Builder, pointer: Value, count: int = LANES) -> Value:

@@ -8,8 +8,8 @@ from llvmlite import ir
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
 
+from ..native import LANES
 from .emit import FLOAT, FLOATS, INT32, INTS, alike
-from .native import LANES
 
 #: Below it exp is 0 in fp32.
 _LOWEST: Final = -87.33654

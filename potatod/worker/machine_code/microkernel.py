@@ -24,11 +24,12 @@ from llvmlite.ir import Value
 
 from potatod.dtypes import RAW
 
-from . import elf, native, registers
+from .. import native
+from ..native import LANES, Call
+from . import elf, registers
 from .codings import CODINGS, Integers, Shared
 from .emit import BYTES, FLOAT, INT32, INT64, VOID, loop
 from .integer_walk import IntegerWalk
-from .native import LANES, Call
 from .numbers import NUMBERS, Number
 from .registers import Registers
 from .rounding import write_rounding
