@@ -170,7 +170,7 @@ def _kept(settings: Settings, folder: Path, manifest: Manifest) -> Kept:
     return Kept(
         "probe",
         [
-            [importlib.metadata.version(name) for name in ("torch", "transformers")],
+            [importlib.metadata.version(name) for name in ("torch", "transformers", "llvmlite")],
             processor(), settings.worker.device, settings.worker.threads, settings.worker.kernels, settings.kv.dtype,
             manifest.fingerprint, config, sorted(schemes_of(manifest)), accelerators(), [part.checksum for part in _first_layer(manifest)],
         ],
