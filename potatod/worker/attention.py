@@ -32,7 +32,8 @@ from transformers.models.llama import modeling_llama
 from potatod.kv_layout import BLOCK
 
 from . import cpu
-from .kv import AsTransformers, Batch, PackedKV, Piece
+from .caches import AsTransformers
+from .kv import Batch, PackedKV, Piece
 from .likeness import same_code
 from .rows import unwatched
 

@@ -27,7 +27,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from . import attention, banded
 from .arithmetic import Arithmetic
 from .attention import PackedAttention
-from .kv import AsTransformers, Paged
+from .caches import AsTransformers
+from .kv import Paged
 from .native_layer import NativeLayer, Parts
 from .passes import CUTS, Abreast, Batching, Pack, Packed
 from .rows import Independent, Watch

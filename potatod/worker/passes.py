@@ -28,7 +28,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .attention import NAME, PackedAttention
-from .kv import Batch, Own, PackedCache, PackedKV, Piece, SequenceKV
+from .caches import Own, PackedCache
+from .kv import Batch, PackedKV, Piece, SequenceKV
 from .native_attention import NativeAttention
 
 #: A forward pass that is ready to run: returns the logits (wanted rows, vocabulary).

@@ -55,6 +55,7 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     _count_touched_anew()
     kernels = settings.worker.kernels
     attention = PackedAttention()
+    check_kv(settings.kv.dtype, kernels, "packed", config)  # before what takes a minute
     batching, checked = selfcheck.check(config, kernels, attention, find_tile(dtype, where))
     stored = manifests.schemes_of(manifest)
     shapes, kv = weight_shapes(manifest) if batching == "packed" else [], KV_DTYPES[settings.kv.dtype]
