@@ -90,7 +90,7 @@ def products_s(model: Path, rows: int) -> dict[str, float]:
     whole = sum(out * columns for out, columns in shapes) / sum(out * columns for out, columns in some)
     weights = [torch.randn(out, columns) for out, columns in some]
     halves = [weight.bfloat16() for weight in weights]
-    product = native.Product({"raw": microkernel.compiled("bfloat16")}, torch.bfloat16)
+    product = native.Product(microkernel.codes("bfloat16", ["raw"]), torch.bfloat16)
     ways: dict[str, Callable[[], object]] = {
         "torch": lambda: [functional.linear(torch.ones(rows, weight.shape[1]), weight) for weight in weights],
         "our": lambda: [product(torch.ones(rows, weight.shape[1], dtype=torch.bfloat16), weight) for weight in halves],

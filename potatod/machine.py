@@ -1,10 +1,11 @@
 """What Linux shows of this machine: its processor, its cores, the nodes of its accelerators, the disk below a folder.
 
-Only reads; what cannot be read is nothing. ``root`` is where /proc and /sys lie.
+Only reads, but that Linux wants to be asked for AMX; what cannot be read is nothing. ``root`` is where /proc and /sys lie.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from typing import Final
 _ROOT: Final = Path("/")
 #: What a processor must say of itself for that, as Linux calls it.
 _OURS: Final = frozenset({"avx2", "fma", "f16c"})
+_AMX: Final = frozenset({"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl"})
+#: Of Linux, x86-64: arch_prctl, "may this process use a part of the processor's state that is large", the tiles of AMX.
+_ARCH_PRCTL, _ASK, _TILES = 158, 0x1023, 18
 
 
 def cores() -> int:
@@ -38,6 +42,12 @@ def flags(root: Path = _ROOT) -> frozenset[str]:
 def runs_our_code() -> bool:
     """Whether this processor has the instructions that our machine code is made of."""
     return flags() >= _OURS
+
+
+@cache
+def lets_us_use_amx() -> bool:
+    """Whether this processor multiplies bf16 by AMX, which our machine code does together with AVX-512, and Linux lets this process."""
+    return flags() >= _AMX and ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ASK, _TILES) == 0
 
 
 def cache_bytes(root: Path = _ROOT) -> int:

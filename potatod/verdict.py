@@ -21,7 +21,7 @@ from .forecast import Rates
 from .json_file import MAX_CONFIG_BYTES, read_text
 from .kept import Kept
 from .kv_layout import KvLayout
-from .machine import accelerators, processor
+from .machine import accelerators, lets_us_use_amx, processor
 from .manifest import Manifest, Part, schemes_of, stored_as
 from .plan import Plan
 from .room import Needs, Together, tokenizer_bytes, vocabulary_of
@@ -171,7 +171,7 @@ def _kept(settings: Settings, folder: Path, manifest: Manifest) -> Kept:
         "probe",
         [
             [importlib.metadata.version(name) for name in ("torch", "transformers", "llvmlite")],
-            processor(), settings.worker.device, settings.worker.threads, settings.worker.kernels, settings.kv.dtype,
+            processor(), lets_us_use_amx(), settings.worker.device, settings.worker.threads, settings.worker.kernels, settings.kv.dtype,
             manifest.fingerprint, config, sorted(schemes_of(manifest)), accelerators(), [part.checksum for part in _first_layer(manifest)],
         ],
     )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 
-from potatod import forms
+from potatod import forms, machine
 from potatod.dtypes import RAW
 from potatod.room import Together
 
@@ -84,8 +84,8 @@ def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.d
     if name == "reference":
         return PLAIN
     here = device.type == "cpu" and native.runs_here()
-    product = _product(dtype, sorted(stored), _MANY if name == "fast" and _torch_has_instructions(dtype) else None) if here else None
-    others = [shape for shape in shapes if product is None or not product.takes(shape)]
+    product = _product(dtype, sorted(stored), name) if here else None
+    others = [shape for shape in shapes if product is None or not all(product.takes(shape, scheme) for scheme in stored)]
     groupings = find_groupings(others, dtype, device) if name == "invariant" else {}
     return Arithmetic(groupings, find_tile(dtype, device), product, _attention(dtype) if here else None, steps=_steps(dtype) if here else None)
 
@@ -94,7 +94,8 @@ def would_put_together(name: str, stored: Collection[str], dtype: torch.dtype) -
     """What :func:`find` would find for a cpu and the kernels ``name``, as :meth:`Arithmetic.together` says it."""
     if name == "reference":
         return "layer"
-    return _together(stored if not native.runs_here() else {RAW} if name == "fast" and _torch_has_instructions(dtype) else (), stored)
+    ours = () if not _leaves(name, dtype, by_amx=machine.lets_us_use_amx() and dtype == torch.bfloat16) else {RAW}
+    return _together(ours if native.runs_here() else stored, stored)
 
 
 def _together(torchs: Collection[str], stored: Collection[str]) -> Together:
@@ -105,10 +106,10 @@ def _together(torchs: Collection[str], stored: Collection[str]) -> Together:
     return "bands" if RAW in theirs else "nothing"
 
 
-def _torch_has_instructions(dtype: torch.dtype) -> bool:
-    """For numbers of a dtype that our own product makes fp32 of. Where torch has none for bf16 ours takes two thirds of its time for one row, a fifth
-    for 64; and fp32 is no slower in ours."""
-    return dtype is not torch.float32 and cpu.multiplies(dtype)
+def _leaves(name: str, dtype: torch.dtype, *, by_amx: bool) -> bool:
+    """Whether our own product leaves many rows to torch's: in `fast`, where torch has instructions for numbers of which ours makes fp32. Where it has
+    none for bf16 ours takes two thirds of its time for one row, a fifth for 64; and fp32 is no slower in ours."""
+    return name == "fast" and dtype is not torch.float32 and cpu.multiplies(dtype) and not by_amx
 
 
 def _attention(dtype: torch.dtype, kv: str | None = None) -> NativeAttention:
@@ -123,7 +124,8 @@ def _steps(dtype: torch.dtype) -> StepsCode:
     return StepsCode(steps_code.compiled(str(dtype).removeprefix("torch.")), dtype)
 
 
-def _product(dtype: torch.dtype, schemes: Sequence[str], most_rows: int | None) -> Product:
+def _product(dtype: torch.dtype, schemes: Sequence[str], name: str) -> Product:
     from .machine_code import microkernel  # only processes that end carry LLVM
 
-    return Product(microkernel.codes(str(dtype).removeprefix("torch."), schemes), dtype, most_rows)
+    codes = microkernel.codes(str(dtype).removeprefix("torch."), schemes)
+    return Product(codes, dtype, _MANY if _leaves(name, dtype, by_amx=native.PAIRED in codes) else None)

@@ -28,17 +28,25 @@ from .rows import unwatched
 CHUNK: Final = 48
 #: Outputs in a multiple of which every kind of tile is whole.
 WHOLE_TILES: Final = 12
+#: The same of AMX: what lies in its registers is sixteen outputs at a time.
+BLOCK_OUTPUTS: Final = 64
+WHOLE_BLOCKS: Final = 16
 #: fp32 in a register of AVX2.
 LANES: Final = 8
-#: A row has a multiple of so many columns: a register of AVX-512.
-WHOLE_COLUMNS: Final = 16
-#: Schemes whose weights are multiplied as integers, with rows that are rounded first: see integer_walk.py. A row has a multiple of GROUP columns.
+#: Schemes whose weights are multiplied as integers, with rows that are rounded first: see integer_walk.py.
 INTEGERS: Final = frozenset({"int8", "int4", "q4_k", "q5_k", "q6_k"})
+#: Columns that share a scale.
 GROUP: Final = 32
-#: What the code that rounds rows is called among the schemes' codes.
-ROUNDING: Final = "rows"
+#: Schemes whose weights are multiplied by AMX where there is code that makes PAIRED rows: see amx_walk.py.
+IN_PAIRS: Final = frozenset({RAW, "packed"})
+#: Forms of rows: fp32, and what becomes of that in rounding.py and pairs.py. The code that makes them is called so among the schemes' codes.
+PLAIN, ROUNDED, PAIRED = "", "rounded", "paired"
 #: Columns of a row that are rounded to 16 bits of the largest of them.
 ALIKE: Final = 128
+
+
+#: A row has a multiple of so many columns: a register of AVX-512, a group, a tile's row of AMX.
+_COLUMNS: Final = {PLAIN: 16, ROUNDED: GROUP, PAIRED: 32}
 
 
 class Call(ctypes.Structure):
@@ -80,14 +88,25 @@ class Product:
         self.dtype = dtype
         self.most_rows = most_rows
         self.codes = codes
+        if PAIRED in codes and not machine.lets_us_use_amx():
+            raise InternalError("this process may not use the processor's AMX, which the one that tried it out could")
         self._memory = {scheme: executable(code) for scheme, code in codes.items()}
         self.addresses = {scheme: address(memory) for scheme, memory in self._memory.items()}
         self._team = team()
 
-    @staticmethod
-    def takes(shape: Sequence[int]) -> bool:
+    def takes(self, shape: Sequence[int], scheme: str = RAW) -> bool:
         """Whether weights of this shape can be multiplied with."""
-        return len(shape) == 2 and shape[1] % WHOLE_COLUMNS == 0
+        return len(shape) == 2 and shape[1] % _COLUMNS[self.form(scheme)] == 0
+
+    def form(self, scheme: str) -> str:
+        """What rows are multiplied with weights of this scheme: ROUNDED, PAIRED, or PLAIN ones."""
+        if scheme in INTEGERS:
+            return ROUNDED
+        return PAIRED if scheme in IN_PAIRS and PAIRED in self.codes else PLAIN
+
+    def forms(self, pieces: Iterable[Piece]) -> list[str]:
+        """Those that are not PLAIN and have to be made of rows first, to multiply them with all pieces: codes' names."""
+        return sorted({self.form(piece.scheme) for piece in pieces} - {PLAIN})
 
     def suits(self, x: torch.Tensor, piece: Piece) -> bool:
         """Whether it can give this product."""
@@ -100,8 +119,8 @@ class Product:
     def has(self, piece: Piece) -> bool:
         """Whether there is code for such weights."""
         return (
-            piece.scheme in self.codes and piece.dtype is self.dtype and self.takes(piece.shape) and piece.lies.is_cpu and holds(piece)
-            and (piece.scheme not in INTEGERS or piece.shape[1] % GROUP == 0)
+            piece.scheme in self.codes and piece.dtype is self.dtype and self.takes(piece.shape, piece.scheme) and piece.lies.is_cpu
+            and holds(piece)
         )  # fmt: skip
 
     def attempt(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -127,29 +146,31 @@ class Product:
             bias = bias.float()
         out = torch.empty(*x.shape[:-1], sum(piece.shape[0] for piece in pieces), dtype=self.dtype)
         threads, width = torch.get_num_threads(), rows.shape[-1]
-        count, at = rows.numel() // width, 0
-        if rounds(pieces):
-            rounded = torch.empty(count * rounded_bytes(width), dtype=torch.uint8)
-            at = rounded.data_ptr()
-            self._take(ROUNDING, rounding(rows.data_ptr(), count, width, at), threads)
-        for scheme, call in self.calls(rows.data_ptr(), at, count, pieces, bias, out.data_ptr()):
+        count = rows.numel() // width
+        made = {form: torch.empty(count * row_bytes(form, width), dtype=torch.uint8) for form in self.forms(pieces)}
+        for form, lies in made.items():
+            self._take(form, making(rows.data_ptr(), count, width, lies.data_ptr()), threads)
+        at = {PLAIN: rows.data_ptr(), **{form: lies.data_ptr() for form, lies in made.items()}}
+        for scheme, call in self.calls(at, count, pieces, bias, out.data_ptr()):
             self._take(scheme, call, threads)
         return out
 
     def _take(self, code: str, call: Call, threads: int) -> None:
         self._team(self.addresses[code], ctypes.byref(call), threads, 0)
 
-    def calls(self, x: int, rounded: int, rows: int, pieces: Sequence[Piece], bias: torch.Tensor | None, out: int) -> Iterator[tuple[str, Call]]:
-        """What the code of each scheme is told to multiply ``rows`` rows with the pieces of a matrix: ``x``, ``rounded`` and ``out`` are addresses of
-        rows in fp32, of the same as :func:`rounding` leaves them (where a piece :func:`rounds` them), and of what is given; the bias is in fp32."""
+    def calls(self, x: Mapping[str, int], rows: int, pieces: Sequence[Piece], bias: torch.Tensor | None, out: int) -> Iterator[tuple[str, Call]]:
+        """What the code of each scheme is told to multiply ``rows`` rows with the pieces of a matrix. ``x``: addresses of the rows in each form that
+        the pieces need, PLAIN ones in fp32; ``out``: of what is given; the bias is in fp32."""
         threads = torch.get_num_threads()
         outputs = sum(piece.shape[0] for piece in pieces)
         first = 0
         for piece in pieces:
             count, width = piece.shape
-            chunk = min(CHUNK, max(WHOLE_TILES, count // (2 * threads) // WHOLE_TILES * WHOLE_TILES))
+            form = self.form(piece.scheme)
+            most, whole = (BLOCK_OUTPUTS, WHOLE_BLOCKS) if form == PAIRED else (CHUNK, WHOLE_TILES)
+            chunk = min(most, max(whole, count // (2 * threads) // whole * whole))
             yield piece.scheme, Call(
-                rounded if piece.scheme in INTEGERS else x, piece.lies.data_ptr(), 0 if bias is None else bias.data_ptr() + first * bias.itemsize,
+                x[form], piece.lies.data_ptr(), 0 if bias is None else bias.data_ptr() + first * bias.itemsize,
                 out + first * self.dtype.itemsize, rows, width, count, outputs,
                 forms.record_bytes(piece.scheme, width) if piece.scheme != RAW else width * self.dtype.itemsize,
                 piece.lies.nbytes, chunk, threads * chunk, 0, 0,
@@ -157,20 +178,20 @@ class Product:
             first += count
 
 
-def rounds(pieces: Iterable[Piece]) -> bool:
-    """Whether any of them is multiplied with rows that are rounded."""
-    return any(piece.scheme in INTEGERS for piece in pieces)
+def row_bytes(form: str, width: int) -> int:
+    """Of a row in this form, which is not PLAIN.
 
-
-def rounded_bytes(width: int) -> int:
-    """Of a rounded row: its integers; of each 64 of them their higher bytes, then their lower ones; the scale of each ALIKE of them, the sum of each
-    GROUP of them; whole lines of a cache."""
+    ROUNDED: its integers; of each 64 of them their higher bytes, then their lower ones; the scale of each ALIKE of them, the sum of each GROUP of them;
+    whole lines of a cache. PAIRED: bf16.
+    """
+    if form == PAIRED:
+        return 2 * width
     numbers = 2 * width + 2 * 64 * (width // 64) + 4 * -(-width // ALIKE) + 4 * -(-width // (GROUP * LANES)) * LANES
     return -(-numbers // 64) * 64
 
 
-def rounding(x: int, rows: int, width: int, out: int) -> Call:
-    """What the code that rounds ``rows`` rows of fp32 at the address ``x`` is told; ``out``: so many times :func:`rounded_bytes`."""
+def making(x: int, rows: int, width: int, out: int) -> Call:
+    """What the code that makes a form of ``rows`` rows of fp32 at the address ``x`` is told; ``out``: so many times :func:`row_bytes`."""
     return Call(x, 0, 0, out, rows, width, 0, 0, 0, 0, 1, 0, 0, 0)
 
 

@@ -247,12 +247,15 @@ class _ByOurProduct(_Program):
         self._product = product
         self._added_to = [None if bias is None else bias.float() for bias in self._biases]
         outputs = [weight.shape[0] for weight in self._weights]
-        rounded = [weight.shape[1] for weight in self._weights if native.rounds(pieces_of(weight))]
+        made = {  # of the widest row
+            form: max(native.row_bytes(form, weight.shape[1]) for weight in self._weights if form in product.forms(pieces_of(weight)))
+            for form in product.forms(piece for weight in self._weights for piece in pieces_of(weight))
+        }  # fmt: skip
         self._widths = {  # what attention has done with is memory for what comes behind it, and so is what the gate has
             "x32": max(weight.shape[1] for weight in self._weights[: _LINEARS - 1]), "wide32": self._wide,
             "q": max(outputs[0], self._hidden), "k": outputs[1], "v": outputs[2],
             "gate": max(self._wide, self._hidden), "up": max(self._wide, self._hidden),
-            "rounded32": native.rounded_bytes(max(rounded, default=0)) // 4,
+            **{_desk_name(form): nbytes // 4 for form, nbytes in made.items()},
         }  # fmt: skip
         self._grown = -1
 
@@ -296,9 +299,15 @@ class _ByOurProduct(_Program):
         """Of the same rows with several matrices."""
         at = self._desk.address
         pieces = {number: pieces_of(self._weights[number]) for number in outs}
-        if native.rounds(piece for some in pieces.values() for piece in some):
-            call = native.rounding(at(x), 0, self._weights[min(outs)].shape[1], at("rounded32"))
-            listing.product(self._product.addresses[native.ROUNDING], call)
+        rows = {native.PLAIN: at(x)}
+        for form in self._product.forms(piece for some in pieces.values() for piece in some):
+            rows[form] = at(_desk_name(form))
+            listing.product(self._product.addresses[form], native.making(at(x), 0, self._weights[min(outs)].shape[1], rows[form]))
         for number, out in outs.items():
-            for scheme, call in self._product.calls(at(x), at("rounded32"), 0, pieces[number], self._added_to[number], at(out)):
+            for scheme, call in self._product.calls(rows, 0, pieces[number], self._added_to[number], at(out)):
                 listing.product(self._product.addresses[scheme], call)
+
+
+def _desk_name(form: str) -> str:
+    """Of rows in this form, whose bytes are whole fp32."""
+    return f"{form}32"

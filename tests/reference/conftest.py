@@ -66,12 +66,12 @@ def make_tiny(family: Family, dtype: torch.dtype, place: Path) -> Tiny:
     return Tiny(family, model, place)
 
 
-@pytest.fixture(params=["SIXTEEN", "THIRTY_TWO"])
+@pytest.fixture(params=["SIXTEEN", "THIRTY_TWO", "WITH_AMX"])
 def own_registers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Machine code for registers of either kind, where this processor has them."""
+    """Machine code for registers of each kind, where this processor has them."""
     from potatod.worker.machine_code import registers
 
-    chosen = getattr(registers, request.param)
-    if chosen.lanes > registers.here().lanes:
-        pytest.skip("a processor without AVX-512")
+    chosen, here = getattr(registers, request.param), registers.here()
+    if chosen.lanes > here.lanes or chosen.amx > here.amx:
+        pytest.skip(f"a processor without {'AMX' if chosen.amx else 'AVX-512'}")
     monkeypatch.setattr(registers, "here", lambda: chosen)

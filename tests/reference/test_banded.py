@@ -59,7 +59,7 @@ def test_memory_is_used_again_for_the_next_layer():
 def test_our_own_product_multiplies_piece_by_piece_with_the_same_bits(dtype, rows):
     from potatod.worker.machine_code import microkernel
 
-    product = native.Product({"raw": microkernel.compiled(dtype)}, getattr(torch, dtype))
+    product = native.Product(microkernel.codes(dtype, ["raw"]), getattr(torch, dtype))
     whole, pieces = _matrix(product.dtype)
     banded = Banded.of(pieces, Scratch())
     x = torch.randn(1, rows, 64, generator=torch.Generator().manual_seed(3)).to(product.dtype)

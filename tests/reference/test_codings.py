@@ -68,6 +68,9 @@ def test_packed_weights_give_the_bits_of_bf16(columns, count):
     piece = matrix("packed", 101, columns)
     x = rows_of(count, columns)
     ours = product("packed", "raw")
+    if not ours.takes(piece.shape, "packed"):
+        assert columns % 32 and not ours.has(piece)
+        return
     assert torch.equal(ours.by_pieces(x, [piece]), ours(x, piece.values()))
 
 
@@ -201,9 +204,9 @@ def test_more_exceptions_than_there_are_bytes_are_refused_before_there_is_memory
 
 def test_constants_are_found_wherever_the_code_lies():
     """The same code from two places: what it refers to is relative to itself."""
-    code = microkernel.compiled("bfloat16", "q4_0")
+    codes = microkernel.codes("bfloat16", ["q4_0"])
     piece, x = matrix("q4_0", 20, 64), rows_of(1, 64)
-    one, other = (Product({"q4_0": each}, torch.bfloat16).by_pieces(x, [piece]) for each in (code, code))
+    one, other = (Product(codes, torch.bfloat16).by_pieces(x, [piece]) for _ in range(2))
     exact = x.double() @ schemes.get("q4_0").view(piece.lies, "float32", piece.shape).double().T
     assert torch.equal(one, other) and (one.double() - exact).abs().max() <= 0.006 * exact.abs().max()
 

@@ -30,10 +30,10 @@ def product(scheme: str, dtype: str = "bfloat16") -> Product:
 def rounded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of (rows, width): the integers, the scale of each ALIKE, the sum of each GROUP, as our code leaves them."""
     rows, width = x.shape
-    record = native.rounded_bytes(width)
+    record = native.row_bytes(native.ROUNDED, width)
     lies = torch.full((rows, record), 0xAA, dtype=torch.uint8)
     x = x.float().contiguous()
-    product("int8")._take(native.ROUNDING, native.rounding(x.data_ptr(), rows, width, lies.data_ptr()), torch.get_num_threads())
+    product("int8")._take(native.ROUNDED, native.making(x.data_ptr(), rows, width, lies.data_ptr()), torch.get_num_threads())
     scales = 2 * width + 128 * (width // 64)
     sums = scales + 4 * math.ceil(width / ALIKE)
     integers, planes = lies[:, : 2 * width].contiguous().view(torch.int16), lies[:, 2 * width : scales]

@@ -25,7 +25,7 @@ from .registers import Registers
 from .rounding import RoundedRow, planes
 from .spot import GROUP
 from .tiles import READ_AND_KEEP
-from .walk import DECODED, LINE, Walk
+from .walk import DECODED, LINE, LaneWalk
 
 #: Columns of a panel where nothing is decoded, and room for the scales and the steps of a panel's columns.
 _ALONE: Final = 2048
@@ -53,7 +53,7 @@ def _multiply_and_add(module: ir.Module, registers: Registers) -> Multiply:
     return multiply
 
 
-class IntegerWalk(Walk):
+class IntegerWalk(LaneWalk):
     """Of weights that are small integers times steps; ``x`` are rounded rows."""
 
     def __init__(

@@ -13,7 +13,7 @@ runs it is native.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Final
 
@@ -27,15 +27,17 @@ from potatod.dtypes import RAW
 from .. import native
 from ..native import LANES, Call
 from . import elf, registers
+from .amx_walk import AmxWalk
 from .codings import CODINGS, Integers, Shared
-from .emit import BYTES, FLOAT, INT32, INT64, VOID, loop
+from .emit import BYTES, FLOAT, INT16, INT32, INT64, VOID, loop
+from .float_walk import FloatWalk, Weights
 from .integer_walk import IntegerWalk
 from .numbers import NUMBERS, Number
+from .pairs import write_pairs
 from .registers import Registers
 from .rounding import write_rounding
 from .spot import GROUP, Decode, Spot, put
 from .tiles import fused_tiles, tile
-from .walk import FloatWalk, Weights
 
 _ENTRY: Final = "product"
 
@@ -49,15 +51,19 @@ def _weights(dtype: str, scheme: str) -> Weights:
 
 
 def codes(dtype: str, schemes: Iterable[str]) -> dict[str, bytes]:
-    """By name: what a native.Product needs for weights that are stored in these schemes."""
-    made = {scheme: compiled(dtype, scheme) for scheme in schemes}
-    return made | ({native.ROUNDING: _rounding()} if made.keys() & native.INTEGERS else {})
+    """By name: what a native.Product needs to multiply with weights that are stored in these schemes and to give ``dtype``, which is what `raw` ones
+    are of. Machine code for this processor, each one function, ``void product(Call *)``, that needs nothing outside of itself."""
+    own = registers.here()
+    made = {scheme: _compiled(dtype, scheme, own) for scheme in schemes}
+    if made.keys() & native.INTEGERS:
+        made[native.ROUNDED] = _of_rows(write_rounding)
+    if any(_by_amx(dtype, scheme, own) for scheme in made):
+        made[native.PAIRED] = _of_rows(write_pairs)
+    return made
 
 
-def compiled(dtype: str, scheme: str = RAW) -> bytes:
-    """Machine code for this processor: one function, ``void product(Call *)``, that needs nothing outside of itself. It multiplies with weights of
-    ``dtype`` that are stored as ``scheme`` and gives ``dtype``."""
-    return _compiled(dtype, scheme, registers.here())
+def _by_amx(dtype: str, scheme: str, own: Registers) -> bool:
+    return own.amx and dtype == "bfloat16" and scheme in native.IN_PAIRS
 
 
 @cache
@@ -65,6 +71,8 @@ def _compiled(dtype: str, scheme: str, own: Registers) -> bytes:
     integers = CODINGS.get(scheme)
     if isinstance(integers, Integers):
         return assembled(_integer_module(NUMBERS[dtype], integers, own))
+    if _by_amx(dtype, scheme, own):
+        return assembled(_amx_module(NUMBERS[dtype], _weights(dtype, scheme)))
     return assembled(_module(NUMBERS[dtype], _weights(dtype, scheme), own))
 
 
@@ -110,12 +118,22 @@ def _integer_module(number: Number, integers: Integers, own: Registers) -> ir.Mo
     return module
 
 
+def _amx_module(number: Number, weights: Weights) -> ir.Module:
+    module, function, _, prefetch = _empty(number)
+    decoder = None
+    if weights.decode is not None:
+        assert not isinstance(weights.decode, Shared)
+        decoder = _decoder(module, weights.decode, narrow=True)
+    AmxWalk(module, function, number, decoder, prefetch).write()
+    return module
+
+
 @cache
-def _rounding() -> bytes:
-    """Machine code for ``void product(Call *)`` that multiplies nothing: it rounds rows."""
+def _of_rows(write: Callable[[ir.Module, ir.Function], None]) -> bytes:
+    """Machine code for ``void product(Call *)`` that multiplies nothing: what becomes of rows before."""
     module = ir.Module(_ENTRY)
     module.triple = llvm.get_process_triple()
-    write_rounding(module, _entry(module, NUMBERS["float32"]))
+    write(module, _entry(module, NUMBERS["float32"]))
     return assembled(module)
 
 
@@ -141,10 +159,10 @@ def _call_type(number: Number) -> ir.LiteralStructType:
     return ir.LiteralStructType([kinds.get(name, INT64) for name, *_ in Call._fields_])
 
 
-def _decoder(module: ir.Module, decode: Decode | Shared) -> ir.Function:
+def _decoder(module: ir.Module, decode: Decode | Shared, *, narrow: bool = False) -> ir.Function:
     """``decode(row, band, band_bytes, column, columns, width, out, state)``; of a :class:`Shared` scheme also ``scales`` and ``minima``, which it
     fills with those of the columns, and ``whole``: nought, where the weights themselves are not needed."""
-    signature = [BYTES, BYTES, INT64, INT64, INT64, INT64, FLOAT.as_pointer(), INT64.as_pointer()]
+    signature = [BYTES, BYTES, INT64, INT64, INT64, INT64, (INT16 if narrow else FLOAT).as_pointer(), INT64.as_pointer()]
     shared = isinstance(decode, Shared)
     more = [FLOAT.as_pointer(), FLOAT.as_pointer(), INT64] if shared else []
     function = ir.Function(module, ir.FunctionType(VOID, signature + more), "decode")
@@ -152,7 +170,7 @@ def _decoder(module: ir.Module, decode: Decode | Shared) -> ir.Function:
     for number in (0, 1, 6, 7, *((8, 9) if shared else ())):
         function.args[number].add_attribute("noalias")
     b = Builder(function.append_basic_block())
-    spot = Spot(*function.args[: len(signature)])
+    spot = Spot(*function.args[: len(signature)], narrow=narrow)
     if not isinstance(decode, Shared):
         decode(b, spot)
         b.ret_void()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+
+from potatod import machine
 
 from ..native import LANES
 from .emit import FLOAT, INT16, INT32
@@ -19,6 +21,8 @@ class Registers:
     lanes: int
     #: (rows, outputs) of the tiles, largest first: their sums and what they are made of fit the registers
     tiles: tuple[tuple[int, int], ...]
+    #: whether bf16 is multiplied by AMX
+    amx: bool = False
 
     @property
     def floats(self) -> ir.VectorType:
@@ -36,6 +40,7 @@ class Registers:
 #: Sixteen of AVX2, and thirty-two of AVX-512.
 SIXTEEN: Final = Registers(LANES, ((6, 2), (3, 4), (2, 6), (1, 6)))
 THIRTY_TWO: Final = Registers(2 * LANES, ((6, 4), (3, 6), (2, 6), (1, 6)))
+WITH_AMX: Final = replace(THIRTY_TWO, amx=True)
 #: What a processor must have for the latter, as LLVM calls it.
 _WIDE: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 
@@ -43,4 +48,6 @@ _WIDE: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 @cache
 def here() -> Registers:
     features = llvm.get_host_cpu_features()
-    return THIRTY_TWO if all(features.get(name) for name in _WIDE) else SIXTEEN
+    if not all(features.get(name) for name in _WIDE):
+        return SIXTEEN
+    return WITH_AMX if machine.lets_us_use_amx() else THIRTY_TWO

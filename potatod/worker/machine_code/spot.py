@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from llvmlite.ir import IRBuilder as Builder
 from llvmlite.ir import Value
-
-from .emit import FLOATS
 
 #: Columns that are decoded at a time; fewer that would be left are decoded with the last ones.
 PANEL: Final = 512
@@ -35,10 +33,12 @@ class Spot:
     columns: Value
     #: of the whole row
     width: Value
-    #: fp32, ``columns`` long
+    #: fp32, ``columns`` long, or where bf16 will do the same in bf16
     out: Value
     #: two INT64 that are the row's own from its first columns to its last
     state: Value
+    #: whether bf16 will do
+    narrow: bool = field(default=False, kw_only=True)
 
 
 Decode = Callable[[Builder, Spot], None]
@@ -46,4 +46,4 @@ Decode = Callable[[Builder, Spot], None]
 
 def put(b: Builder, spot: Spot, column: Value, values: Value) -> None:
     """``column``: from the first that is decoded."""
-    b.store(values, b.bitcast(b.gep(spot.out, [column]), FLOATS.as_pointer()), align=4)
+    b.store(values, b.bitcast(b.gep(spot.out, [column]), values.type.as_pointer()), align=2 if spot.narrow else 4)

@@ -1,4 +1,4 @@
-"""How `packed` weights become fp32: see schemes/packed.py, which draws their bytes. LLVM's intermediate code."""
+"""How `packed` weights become fp32, or bf16 again: see schemes/packed.py, which draws their bytes. LLVM's intermediate code."""
 
 from __future__ import annotations
 
@@ -32,9 +32,12 @@ def unpack(b: Builder, spot: Spot) -> None:
     def block(i: Value) -> None:
         words = [load(b, at(b, words_of(i), 32 * n, INT16), INT16, 16) for n in range(_WORDS)]
         for segment, bits in enumerate(_codes(b, words, 16)):
-            value = b.add(bits, splat(b, base, 16))
+            value, column = b.add(bits, splat(b, base, 16)), b.add(i, INT64(16 * segment))
+            if spot.narrow:
+                put(b, spot, column, _in_order(b, value))
+                continue
             for half in (0, 1):
-                put(b, spot, b.add(i, INT64(16 * segment + LANES * half)), _upper_halves(b, value, half))
+                put(b, spot, b.add(column, INT64(LANES * half)), _upper_halves(b, value, half))
 
     left = loop(b, INT64(0), spot.columns, _BLOCK, block)
     lanes = b.lshr(b.sub(spot.columns, left), INT64(4))
@@ -43,8 +46,10 @@ def unpack(b: Builder, spot: Spot) -> None:
         """Eight lanes of the last block from i on; those that it has not come after it and are written over, or left."""
         words = [load(b, at(b, words_of(left), b.mul(b.add(b.mul(lanes, INT64(n)), i), INT64(2)), INT16), INT16) for n in range(_WORDS)]
         for segment, bits in enumerate(_codes(b, words, LANES)):
-            floats = b.bitcast(b.shl(b.zext(b.add(bits, splat(b, base)), INTS), alike(INT32, 16)), FLOATS)
-            put(b, spot, b.add(left, b.add(b.mul(lanes, INT64(segment)), i)), floats)
+            value = b.add(bits, splat(b, base))
+            if not spot.narrow:
+                value = b.bitcast(b.shl(b.zext(value, INTS), alike(INT32, 16)), FLOATS)
+            put(b, spot, b.add(left, b.add(b.mul(lanes, INT64(segment)), i)), value)
 
     with b.if_then(b.icmp_signed(">", lanes, INT64(0))):
         several = b.icmp_signed(">", lanes, INT64(LANES))
@@ -66,10 +71,18 @@ def _codes(b: Builder, words: list[Value], lanes: int) -> Iterator[Value]:
         yield b.or_(b.or_(low, middle), sign)
 
 
+def _lanes(half: int) -> list[int]:
+    """Where eight columns of 16 lie."""
+    return [lane for start in (4 * half, 8 + 4 * half) for lane in range(start, start + 4)]
+
+
+def _in_order(b: Builder, values: Value) -> Value:
+    return b.shuffle_vector(values, values, ir.Constant(ir.VectorType(INT32, 16), _lanes(0) + _lanes(1)))
+
+
 def _upper_halves(b: Builder, values: Value, half: int) -> Value:
     """Eight of 16 bf16 as fp32, with nought below: what one instruction puts there."""
-    lanes = [lane for start in (4 * half, 8 + 4 * half) for lane in range(start, start + 4)]
-    mask = [index for lane in lanes for index in (16, lane)]
+    mask = [index for lane in _lanes(half) for index in (16, lane)]
     noughts = ir.Constant(ir.VectorType(INT16, 16), [0] * 16)
     return b.bitcast(b.shuffle_vector(values, noughts, ir.Constant(ir.VectorType(INT32, 16), mask)), FLOATS)
 
@@ -99,8 +112,9 @@ def _lower(b: Builder, spot: Spot) -> None:
     following = b.add(b.add(column, gap), b.select(only_on, INT64(0), INT64(1)))
     b.cbranch(b.icmp_signed("<", following, end), fix, after)
     b.position_at_end(fix)
-    weight = b.bitcast(b.gep(spot.out, [b.sub(following, spot.column)]), INT32.as_pointer())  # what was reached lies before `column`
-    b.store(b.sub(b.load(weight), b.select(only_on, INT32(0), INT32(8 << 23))), weight)
+    kind, mantissa = (INT16, 7) if spot.narrow else (INT32, 23)
+    weight = b.bitcast(b.gep(spot.out, [b.sub(following, spot.column)]), kind.as_pointer())  # what was reached lies before `column`
+    b.store(b.sub(b.load(weight), b.select(only_on, kind(0), kind(8 << mantissa))), weight)
     emit.flows(i, (before, first), (fix, b.add(i, INT64(1))))
     emit.flows(column, (before, at_first), (fix, following))
     b.branch(head)
@@ -120,7 +134,9 @@ def _elsewhere(b: Builder, spot: Spot) -> None:
         column = b.sub(b.zext(scalar(b, at(b, spot.band, i, INT16)), INT64), spot.column)
         here = b.icmp_unsigned("<", column, spot.columns)
         with b.if_then(here):
-            bits = b.shl(b.zext(scalar(b, at(b, spot.band, b.add(i, INT64(2)), INT16)), INT32), INT32(16))
-            b.store(bits, b.bitcast(b.gep(spot.out, [column]), INT32.as_pointer()))
+            bits = scalar(b, at(b, spot.band, b.add(i, INT64(2)), INT16))
+            if not spot.narrow:
+                bits = b.shl(b.zext(bits, INT32), INT32(16))
+            b.store(bits, b.bitcast(b.gep(spot.out, [column]), bits.type.as_pointer()))
 
     loop(b, start, stop, 4, one)
