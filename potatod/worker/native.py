@@ -238,13 +238,12 @@ def runs_here() -> bool:
 
 @cache
 def team() -> Any:
-    """``GOMP_parallel(function, data, threads, flags)`` of the OpenMP runtime that torch has loaded."""
-    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "omp" in line.rpartition("/")[2]}
-    for path in sorted(loaded):
-        library = ctypes.CDLL(path) if path.startswith("/") else None
-        if hasattr(library, "GOMP_parallel"):
-            function: Any = library.GOMP_parallel  # type: ignore[union-attr]
-            function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-            function.restype = None
-            return function
-    raise InternalError("torch has no OpenMP runtime here that programs can use")
+    """``GOMP_parallel(function, data, threads, flags)`` of the OpenMP runtime that torch itself uses: others that are loaded, as sentencepiece's own, have
+    threads of their own, and those of both would wait for work at the same time."""
+    try:
+        function: Any = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
+    except (OSError, AttributeError) as error:
+        raise InternalError("torch has no OpenMP runtime here that programs can use") from error
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    function.restype = None
+    return function

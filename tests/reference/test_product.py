@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy
 import pytest
@@ -192,6 +193,18 @@ def test_linear_layers_that_compute_otherwise_keep_their_own_forward():
 class _NoBatching:
     def prepare(self, model: nn.Module) -> None:
         pass
+
+
+def test_it_runs_on_torchs_own_threads_whatever_other_runtimes_are_loaded():
+    pytest.importorskip("sentencepiece", reason="it brings an OpenMP runtime of its own")
+    where = ctypes.cast(native.team(), ctypes.c_void_p).value
+    assert where is not None
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, _, last = line.split()[0].partition("-")
+        if int(first, 16) <= where < int(last, 16):
+            assert "/torch/lib/" in line
+            return
+    raise AssertionError("it lies nowhere")
 
 
 def test_what_was_found_survives_the_way_to_the_worker():
