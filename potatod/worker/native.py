@@ -238,8 +238,8 @@ def runs_here() -> bool:
 
 @cache
 def team() -> Any:
-    """``GOMP_parallel(function, data, threads, flags)`` of the OpenMP runtime that torch itself uses: others that are loaded, as sentencepiece's own, have
-    threads of their own, and those of both would wait for work at the same time."""
+    """``GOMP_parallel(function, data, threads, flags)`` of the OpenMP runtime that torch itself uses: others that are loaded, as sentencepiece's own,
+    have threads of their own, and those of both would wait for work at the same time."""
     try:
         function: Any = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
     except (OSError, AttributeError) as error:
