@@ -56,11 +56,11 @@ class Arithmetic:
             "groupings": [[*shape, grouping.rows, grouping.fixed] for shape, grouping in self.groupings.items()],
             "tile": self.tile,
             "codes": {scheme: base64.b64encode(code).decode() for scheme, code in self.product.codes.items()} if self.product else {},
-            "dtype": str(self.product.dtype).removeprefix("torch.") if self.product else "",
+            "dtype": _name(self.product.dtype) if self.product else "",
             "kv": self.kv,
             "most_rows": self.product.most_rows if self.product else None,
-            "steps": [base64.b64encode(self.steps.code).decode(), str(self.steps.dtype).removeprefix("torch.")] if self.steps else [],
-            "attention": [base64.b64encode(self.attention.code).decode(), str(self.attention.dtype).removeprefix("torch.")] if self.attention else [],
+            "steps": [base64.b64encode(self.steps.code).decode(), _name(self.steps.dtype)] if self.steps else [],
+            "attention": [*(base64.b64encode(code).decode() for code in self.attention.codes), _name(self.attention.dtype)] if self.attention else [],
         }
 
     @classmethod
@@ -68,7 +68,10 @@ class Arithmetic:
         groupings = {(out, width): Grouping(rows, fixed) for out, width, rows, fixed in page["groupings"]}
         codes = {scheme: base64.b64decode(code) for scheme, code in page["codes"].items()}
         product = Product(codes, getattr(torch, page["dtype"]), page["most_rows"]) if codes else None
-        attention = NativeAttention(base64.b64decode(page["attention"][0]), getattr(torch, page["attention"][1])) if page["attention"] else None
+        attention = None
+        if page["attention"]:
+            *attends, name = page["attention"]
+            attention = NativeAttention([*map(base64.b64decode, attends)], getattr(torch, name), page["kv"] and getattr(torch, page["kv"]))
         steps = StepsCode(base64.b64decode(page["steps"][0]), getattr(torch, page["steps"][1])) if page["steps"] else None
         return cls(groupings, page["tile"], product, attention, page["kv"], steps)
 
@@ -113,19 +116,24 @@ def _leaves(name: str, dtype: torch.dtype, *, by_amx: bool) -> bool:
 
 
 def _attention(dtype: torch.dtype, kv: str | None = None) -> NativeAttention:
-    from .machine_code import attention_code  # as below
+    from .machine_code import append_code, attention_code  # as below
 
-    return NativeAttention(attention_code.compiled(str(dtype).removeprefix("torch."), kv), dtype)
+    kept = dtype if kv is None else getattr(torch, kv)
+    return NativeAttention([attention_code.compiled(_name(dtype), kv), append_code.compiled(kept.itemsize)], dtype, kept)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _steps(dtype: torch.dtype) -> StepsCode:
     from .machine_code import steps_code  # as below
 
-    return StepsCode(steps_code.compiled(str(dtype).removeprefix("torch.")), dtype)
+    return StepsCode(steps_code.compiled(_name(dtype)), dtype)
 
 
 def _product(dtype: torch.dtype, schemes: Sequence[str], name: str) -> Product:
     from .machine_code import microkernel  # only processes that end carry LLVM
 
-    codes = microkernel.codes(str(dtype).removeprefix("torch."), schemes)
+    codes = microkernel.codes(_name(dtype), schemes)
     return Product(codes, dtype, _MANY if _leaves(name, dtype, by_amx=native.PAIRED in codes) else None)

@@ -107,12 +107,13 @@ class PackedAttention:
         outs = []
         with unwatched():
             window, plain = self._sees(module, attention_mask, arguments)
+            if batch.at_once and plain and _attends_as_llama(eager) and batch.at_once.takes(query, key, value):
+                batch.at_once.append(batch, layer, key, value, window)
+                return batch.at_once(query, batch, layer, window, arguments["scaling"], key.shape[1], value.shape[3]), None
             for piece in batch.pieces:
                 rows = slice(piece.first, piece.end)
                 assert isinstance(piece.kv, PackedKV)
                 piece.kv.append(layer, key[:, :, rows], value[:, :, rows], window)
-            if batch.at_once and plain and _attends_as_llama(eager) and batch.at_once.takes(query, key, value):
-                return batch.at_once(query, batch, layer, window, arguments["scaling"], key.shape[1], value.shape[3]), None
             for piece in batch.pieces:
                 rows, kv = slice(piece.first, piece.end), piece.kv
                 assert isinstance(kv, PackedKV)

@@ -65,12 +65,24 @@ class Paged(PackedKV):
         self._addresses: dict[int, list[int]] = {}
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> None:
+        self._leave_behind(layer, window)
+        self._write(layer, key, value)
+
+    def room(self, layer: int, tokens: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> list[int]:
+        """As :meth:`append`, but that whoever asks writes so many tokens, like these, where keys lie across: the :meth:`addresses` then."""
+        kept = self._leave_behind(layer, window)
+        while len(kept) * BLOCK < self.length + tokens:
+            self._begin_like(layer, kept, key, value)
+        return self._addresses[layer]
+
+    def _leave_behind(self, layer: int, window: int | None) -> list[Block | None]:
+        """What the window does; the layer's blocks."""
         kept = self._layers.setdefault(layer, (window, []))[1]
         for behind in range(first_kept(window, self.length) - 1, -1, -1):
             if kept[behind] is None:
                 break
             kept[behind] = None
-        self._write(layer, key, value)
+        return kept
 
     def _write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Behind what is there, and nothing is left behind for it."""
@@ -80,7 +92,7 @@ class Paged(PackedKV):
             key, value = (rounded(each, self._dtype) for each in (key, value))
         while at < end:
             if at // BLOCK == len(kept):
-                self._begin(layer, kept, (_empty_block(key.transpose(2, 3) if self._across else key, self._across), _empty_block(value)))
+                self._begin_like(layer, kept, key, value)
             block = kept[at // BLOCK]
             assert block is not None, "the last block is never left behind"
             taken = min(end, at - at % BLOCK + BLOCK) - at
@@ -105,6 +117,9 @@ class Paged(PackedKV):
     def _by_token(self, block: Block) -> Block:
         """Views of (kv_heads, BLOCK, head_dim) each."""
         return (block[0].transpose(1, 2), block[1]) if self._across else block
+
+    def _begin_like(self, layer: int, kept: list[Block | None], key: torch.Tensor, value: torch.Tensor) -> None:
+        self._begin(layer, kept, (_empty_block(key.transpose(2, 3) if self._across else key, self._across), _empty_block(value)))
 
     def _begin(self, layer: int, kept: list[Block | None], block: Block | None) -> None:
         kept.append(block)

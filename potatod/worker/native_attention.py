@@ -1,4 +1,5 @@
-"""Runs attention_code.py's machine code: attention of all sequences of a sweep in one call for each layer.
+"""Runs attention_code.py's and append_code.py's machine code: attention of all sequences of a sweep in one call for each layer, and their new keys and
+values in one before it.
 
 For families that attend as Llama does, in layers where a token sees everything before it or a window of that, on processors with AVX2. Where it is
 used, blocks of KV hold their keys dimension by dimension.
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from potatod.kv_layout import BLOCK
 
 from . import native
-from .kv import Batch, Paged, Piece
+from .kv import Batch, Branch, Paged, Piece, rounded
 from .native import LANES
 
 #: Queries that are computed together: rows of one sequence times the query heads of a group. At least the largest group there is.
@@ -26,6 +27,9 @@ QUERIES: Final = 16
 KEYS: Final = 64
 #: What is said of each item: see attention_code.py.
 ITEM: Final = ("row", "rows", "position", "first", "blocks")
+#: Of rows that come into the same block: the first one, how many, where the block's keys and values lie, and which of its tokens is the first: see
+#: append_code.py.
+RUN: Final = ("row", "rows", "keys", "values", "place")
 
 
 class Attend(ctypes.Structure):
@@ -61,12 +65,37 @@ class Attend(ctypes.Structure):
     ]
 
 
+class Append(ctypes.Structure):
+    """What the code is told that takes new keys and values."""
+
+    _fields_ = [  # ctypes reads it
+        #: (kv_heads, rows, depth) and (kv_heads, rows, width), of what is kept
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        #: of RUN, int64 each
+        ("runs", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("kv_heads", ctypes.c_int64),
+        ("depth", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        #: numbers from one head, and from one row, to the next
+        ("key_head", ctypes.c_int64),
+        ("key_row", ctypes.c_int64),
+        ("value_head", ctypes.c_int64),
+        ("value_row", ctypes.c_int64),
+    ]
+
+
 class NativeAttention:
-    def __init__(self, code: bytes, dtype: torch.dtype) -> None:
-        self.code = code
+    def __init__(self, codes: Sequence[bytes], dtype: torch.dtype, kv: torch.dtype | None = None) -> None:
+        """``codes``: machine code that attends, and that appends; ``dtype``: of queries and results; ``kv``: what keys and values are kept as, None for
+        the same."""
+        self.codes = codes
         self.dtype = dtype
-        self._memory = native.executable(code)
-        self._address = int(np.frombuffer(self._memory, dtype=np.uint8).ctypes.data)
+        self._kept = kv or dtype
+        self._memory = [native.executable(code) for code in codes]
+        self._address = native.address(self._memory[0])
+        self._append = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(native.address(self._memory[1]))
         self._team = native.team()
         self._scratch = torch.empty(0)
 
@@ -76,6 +105,33 @@ class NativeAttention:
             query.dtype is key.dtype is value.dtype is self.dtype and query.is_cpu and query.shape[3] % LANES == 0 == value.shape[3] % LANES
             and query.shape[1] // key.shape[1] <= QUERIES
         )  # fmt: skip
+
+    def append(self, batch: Batch, layer: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> None:
+        """(1, kv_heads, tokens, depth or width) of all pieces: each takes its own."""
+        key, value = (_inner(rounded(each, self._kept)) for each in (key, value))
+        runs: list[int] = []
+        branches = []
+        for piece in batch.pieces:
+            kv = _paged(piece)
+            if isinstance(kv, Branch):
+                branches.append(piece)  # it begins with what others take
+                continue
+            addresses = kv.room(layer, piece.end - piece.first, key, value, window)
+            at, row = kv.length, piece.first
+            while row < piece.end:
+                block, place = divmod(at, BLOCK)
+                rows = min(piece.end - row, BLOCK - place)
+                runs += (row, rows, addresses[2 * block], addresses[2 * block + 1], place)
+                at, row = at + rows, row + rows
+        table = np.array(runs, dtype=np.int64)
+        call = Append(
+            key.data_ptr(), value.data_ptr(), table.ctypes.data, len(runs) // len(RUN), key.shape[1], key.shape[3], value.shape[3],
+            key.stride(1), key.stride(2), value.stride(1), value.stride(2),
+        )  # fmt: skip
+        self._append(ctypes.byref(call))
+        for piece in branches:
+            rows_of = slice(piece.first, piece.end)
+            _paged(piece).append(layer, key[:, :, rows_of], value[:, :, rows_of], window)
 
     def __call__(
         self, query: torch.Tensor, batch: Batch, layer: int, window: int | None, scaling: float, kv_heads: int, width: int
@@ -100,6 +156,11 @@ class NativeAttention:
         )  # fmt: skip
         self._team(self._address, ctypes.byref(call), threads, 0)
         return out
+
+
+def _inner(some: torch.Tensor) -> torch.Tensor:
+    """With each head's numbers beside each other."""
+    return some if some.stride(3) == 1 else some.contiguous()
 
 
 def _paged(piece: Piece) -> Paged:

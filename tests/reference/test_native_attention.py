@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from potatod.kv_layout import BLOCK
-from potatod.worker import native
+from potatod.worker import arithmetic, native
 from potatod.worker.attention import PackedAttention
-from potatod.worker.kv import Batch, Paged, Piece
+from potatod.worker.kv import Batch, Branch, Paged, Piece
 from potatod.worker.native_attention import NativeAttention
 
 pytestmark = pytest.mark.skipif(not native.runs_here(), reason="a processor without AVX2, or a torch without OpenMP")
@@ -21,10 +21,10 @@ SEQUENCES = [(0, 150), (200, 1), (BLOCK, 17), (5, 70), (2 * BLOCK - 1, 2)]
 SCALING = 0.1
 
 
-def ours(dtype: torch.dtype) -> NativeAttention:
-    from potatod.worker.machine_code import attention_code
-
-    return NativeAttention(attention_code.compiled(str(dtype).removeprefix("torch.")), dtype)
+def ours(dtype: torch.dtype, kv: str | None = None) -> NativeAttention:
+    found = arithmetic._attention(dtype, kv)
+    assert isinstance(found, NativeAttention)
+    return found
 
 
 def drawn(heads: int, kv_heads: int, depth: int, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -94,11 +94,8 @@ def test_a_row_has_the_same_bits_alone_beside_others_and_however_its_text_came(h
 @pytest.mark.parametrize(("heads", "kv_heads", "depth"), SHAPES)
 def test_keys_and_values_that_are_kept_in_eight_bits_are_what_they_are(heads: int, kv_heads: int, depth: int, window: int | None) -> None:
     """bf16 holds every float8."""
-    from potatod.worker.machine_code import attention_code
-
-    rounding = NativeAttention(attention_code.compiled("bfloat16", "float8_e4m3fn"), torch.bfloat16)
     found = []
-    for attention, kept in ((ours(torch.bfloat16), None), (rounding, torch.float8_e4m3fn)):
+    for attention, kept in ((ours(torch.bfloat16), None), (ours(torch.bfloat16, "float8_e4m3fn"), torch.float8_e4m3fn)):
         steps = []
         for (before, new), (query, key, value) in zip(SEQUENCES, drawn(heads, kv_heads, depth, torch.bfloat16), strict=True):
             if kept is None:
@@ -108,15 +105,50 @@ def test_keys_and_values_that_are_kept_in_eight_bits_are_what_they_are(heads: in
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-def test_all_numbers_of_eight_bits_are_read_as_they_are() -> None:
-    from potatod.worker.machine_code import attention_code
+@pytest.mark.parametrize("kv", [None, "bfloat16", "float8_e4m3fn"])
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize(("heads", "kv_heads", "depth"), SHAPES)
+def test_all_sequences_take_their_keys_and_values_in_one_call_as_each_takes_its_own(
+    heads: int, kv_heads: int, depth: int, window: int | None, kv: str | None
+) -> None:  # fmt: skip
+    dtype, kept = torch.bfloat16 if kv else torch.float32, kv and getattr(torch, kv)
+    pieces, singly, keys, values, row = [], [], [], [], 0
+    for (before, new), (_, key, value) in zip(SEQUENCES, drawn(heads, kv_heads, depth, dtype), strict=True):
+        one, other = (appended(key[:, :, :before], value[:, :, :before], window, dtype=kept) if before else Paged(True, kept) for _ in range(2))
+        one.length = other.length = before
+        other.append(0, key[:, :, before:], value[:, :, before:], window)
+        pieces.append(Piece(one, row, row + new, before, before + new))
+        singly.append(other)
+        keys.append(key[:, :, before:])
+        values.append(value[:, :, before:])
+        row += new
+    branch = Branch(pieces[1].kv, 201)  # type: ignore[arg-type]  # behind the second sequence's one new token
+    pieces.append(Piece(branch, row, row + 3, 201, 204))
+    for each in (keys, values):
+        each.append(each[0][:, :, :3])
+    key, value = torch.cat(keys, 2), torch.cat(values, 2)
+    across = torch.cat([each.transpose(1, 2) for each in values], 1).transpose(1, 2)  # as a layer's products leave them
+    for given_value in (value, across):
+        ours(dtype, kv).append(Batch(pieces, lambda *_: key), 0, key, given_value, window)
+        for piece, other in zip(pieces, singly, strict=False):
+            assert isinstance(piece.kv, Paged)
+            for one_half, other_half in zip(piece.kv.tensors(), other.tensors(), strict=True):
+                assert one_half.dtype is other_half.dtype and torch.equal(one_half.float(), other_half.float())
+        beside = singly[1].fork(200)
+        beside._write(0, keys[1], values[1])
+        beside.length = 201
+        beside.append(0, keys[0][:, :, :3], values[0][:, :, :3], window)
+        end = [each.float() for kept_ in (branch, beside) for each in kept_.read(0, 160, 204, dtype)]
+        assert torch.equal(end[0], end[2]) and torch.equal(end[1], end[3])
 
+
+def test_all_numbers_of_eight_bits_are_read_as_they_are() -> None:
     every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
     kv = Paged(across=True, dtype=torch.float8_e4m3fn)
     value = every.view(1, 1, 1, 256)
     kv.append(0, value, value, None)
     zeros = torch.zeros(1, 1, 1, 256, dtype=torch.bfloat16)
-    attention = NativeAttention(attention_code.compiled("bfloat16", "float8_e4m3fn"), torch.bfloat16)
+    attention = ours(torch.bfloat16, "float8_e4m3fn")
     kv._layers[0][1][0][0].zero_()  # type: ignore[index]  # keys of nought: the value is all that is looked at
     out = attention(zeros, Batch([Piece(kv, 0, 1, 0, 1)], lambda *_: zeros), 0, None, 1.0, 1, 256).flatten()
     expected = every.bfloat16()
