@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
@@ -49,14 +49,28 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def code(dtype: torch.dtype) -> StepsCode:
-    return StepsCode(steps_code.compiled(name_of(dtype)), dtype)
+def code(dtype: torch.dtype, **large: int) -> StepsCode:
+    return StepsCode(steps_code.compiled(name_of(dtype), **large), dtype)
 
 
-def take(dtype: torch.dtype, rows: int, write: Callable[[Listing], object]) -> None:
-    listing = Listing()
-    write(listing)
-    Listed(code(dtype), listing).take(rows)
+class Taker:
+    """Takes steps one after the other: by itself, or with the team of threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._large = {"large": 1} if threads > 1 else {}
+
+    def __call__(self, dtype: torch.dtype, rows: int, write: Callable[[Listing], object]) -> None:
+        listing = Listing()
+        write(listing)
+        Listed(code(dtype, **self._large), listing).take(rows)
+
+
+@pytest.fixture(params=[1, 3], ids=["alone", "by the team"])
+def take(request: pytest.FixtureRequest) -> Iterator[Taker]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield Taker(request.param)
+    torch.set_num_threads(before)
 
 
 def near(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
@@ -69,7 +83,7 @@ def drawn(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 class TestSteps:
-    def test_norm(self, dtype):
+    def test_norm(self, dtype, take):
         norm = LlamaRMSNorm(72, eps=1e-5).to(dtype)
         norm.weight.data = 1 + drawn(72, dtype=dtype, seed=2)
         x, out = drawn(5, 72, dtype=dtype), torch.empty(5, 72)
@@ -80,7 +94,7 @@ class TestSteps:
         take(dtype, 5, lambda listing: listing.step(Op.NORM_STORED, x.data_ptr(), **at | {"out": stored.data_ptr()}))
         assert torch.equal(stored, out.to(dtype))
 
-    def test_norm_of_every_head_in_place(self, dtype):
+    def test_norm_of_every_head_in_place(self, dtype, take):
         norm = LlamaRMSNorm(16).to(dtype)
         x = drawn(3, 4, 16, dtype=dtype)
         expected = norm(x)
@@ -89,14 +103,14 @@ class TestSteps:
         ))  # fmt: skip
         assert near(x, expected, dtype)
 
-    def test_turned_bit_for_bit(self, dtype):
+    def test_turned_bit_for_bit(self, dtype, take):
         x, angles = drawn(7, 3, 32, dtype=dtype), drawn(7, 32, dtype=torch.float32, seed=1)
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         expected, _ = apply_rotary_pos_emb(x[None].transpose(1, 2), x[None].transpose(1, 2), cos[None], sin[None])
         take(dtype, 7, lambda listing: listing.step(Op.TURN, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), out=x.data_ptr(), width=32, more=3))
         assert torch.equal(x, expected.transpose(1, 2)[0])
 
-    def test_gate(self, dtype):
+    def test_gate(self, dtype, take):
         x, other, out = 6 * drawn(3, 40, dtype=dtype), drawn(3, 40, dtype=dtype, seed=1), torch.empty(3, 40)
         x[0, :4] = torch.tensor([0.0, -200.0, 60000.0, -60000.0]).to(dtype)
         x[1, 0] = float("nan")
@@ -107,7 +121,7 @@ class TestSteps:
         expected = functional.silu(x) * other
         torch.testing.assert_close(out.to(dtype), expected, rtol=ROUNDING[dtype], atol=1e-6, equal_nan=True)
 
-    def test_added_and_widened_bit_for_bit(self, dtype):
+    def test_added_and_widened_bit_for_bit(self, dtype, take):
         x, other, out, wide = (*(drawn(4, 24, dtype=dtype, seed=seed) for seed in (0, 1)), torch.empty(4, 24, dtype=dtype), torch.empty(4, 24))
 
         def write(listing: Listing) -> None:

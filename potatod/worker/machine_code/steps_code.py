@@ -1,8 +1,8 @@
 """Machine code for lists of steps: written as LLVM's intermediate code, compiled here. Run by steps.py.
 
 One function, which takes one step after the other: products, for which it calls the team of threads with microkernel.py's code, and small
-ones that it computes itself, LANES numbers at a time. They round where transformers rounds. A row's bits follow from that row alone: what is added up
-of one is added in the order of its columns. Only processes that end import this.
+ones that it computes itself, LANES numbers at a time, or has the team compute where there is enough of it. They round where transformers rounds. A
+row's bits follow from that row alone: what is added up of one is added in the order of its columns. Only processes that end import this.
 """
 
 from __future__ import annotations
@@ -24,16 +24,21 @@ from .exponential import Exponential
 from .numbers import NUMBERS
 
 _ENTRY: Final = "steps"
+#: Numbers from which calling the team is worth it, and the shares that there are for each of its threads.
+_LARGE: Final = 1 << 15
+_SHARES: Final = 2
 
 
 @cache
-def compiled(dtype: str) -> bytes:
-    """Machine code for this processor: one function, ``void steps(Steps *)``, where what lies between steps is of ``dtype`` if not of fp32."""
-    return microkernel.assembled(_Code(dtype).module)
+def compiled(dtype: str, large: int = _LARGE) -> bytes:
+    """Machine code for this processor: one function, ``void steps(Steps *)``, where what lies between steps is of ``dtype`` if not of fp32; ``large``:
+    numbers from which the team computes a step."""
+    return microkernel.assembled(_Code(dtype, large).module)
 
 
 class _Code:
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, large: int) -> None:
+        self._large = large
         self._number = NUMBERS[dtype]
         self.module = ir.Module(_ENTRY)
         self.module.triple = llvm.get_process_triple()
@@ -42,16 +47,72 @@ class _Code:
         self._root = ir.Function(self.module, ir.FunctionType(FLOAT, [FLOAT]), "llvm.sqrt.f32")
         self._exp = Exponential(self.module, self._fma)
         self._step_type = ir.LiteralStructType([FLOAT if name == "epsilon" else INT64 for name, *_ in Step._fields_])
+        self._share_type = ir.LiteralStructType([self._step_type.as_pointer(), INT64, INT64])  # a step; rows of a share; rows that have been taken
         function = ir.Function(self.module, ir.FunctionType(VOID, [ir.LiteralStructType([INT64] * len(Steps._fields_)).as_pointer()]), _ENTRY)
-        self._walk(function)
+        part = self._part()  # behind it: what is called is the first
+        self._walk(function, part, self._share(part))
 
-    def _walk(self, function: ir.Function) -> None:
-        self._b = b = Builder(function.append_basic_block())
-        self._squares = b.alloca(FLOATS)  # here and not where it is used: what lies on the stack stays there
+    def _walk(self, function: ir.Function, part: ir.Function, share: ir.Function) -> None:
+        """All steps; ``part`` and ``share`` do what is no product."""
+        b = Builder(function.append_basic_block())
+        shared = b.alloca(self._share_type)  # here and not where it is used: what lies on the stack stays there
         said = {name: b.load(b.gep(function.args[0], [INT32(0), INT32(index)])) for index, (name, *_) in enumerate(Steps._fields_)}
         first = b.inttoptr(said["first"], self._step_type.as_pointer())
+
+        def call_team(function: Value, data: Value) -> None:
+            kind = ir.FunctionType(VOID, [BYTES, BYTES, INT32, INT32]).as_pointer()
+            b.call(b.inttoptr(said["team"], kind), [function, data, b.trunc(said["threads"], INT32), INT32(0)])
+
+        def one(i: Value) -> None:
+            place = b.gep(first, [i])
+            step = self._read(b, place)
+            rows = step["rows"]
+            size = b.mul(b.mul(rows, step["width"]), step["more"])
+            large = b.and_(b.icmp_signed(">=", size, INT64(self._large)), b.icmp_signed(">", said["threads"], INT64(1)))
+            with b.if_else(b.icmp_signed("==", step["op"], INT64(Op.PRODUCT))) as (product, other):
+                with product:
+                    b.store(INT64(0), b.inttoptr(step["out"], INT64.as_pointer()))  # nobody has claimed an output yet
+                    call_team(b.inttoptr(step["x"], BYTES), b.inttoptr(step["other"], BYTES))
+                with other, b.if_else(large) as (by_all, alone):
+                    with by_all:
+                        some = b.add(b.udiv(rows, b.mul(said["threads"], INT64(_SHARES))), INT64(1))
+                        for number, value in enumerate((place, some, INT64(0))):
+                            b.store(value, b.gep(shared, [INT32(0), INT32(number)]))
+                        call_team(b.bitcast(share, BYTES), b.bitcast(shared, BYTES))
+                    with alone:
+                        b.call(part, [place, INT64(0), rows])
+
+        loop(b, INT64(0), said["count"], 1, one)
+        b.ret_void()
+
+    def _read(self, b: Builder, place: Value) -> dict[str, Value]:
+        return {name: b.load(b.gep(place, [INT32(0), INT32(index)])) for index, (name, *_) in enumerate(Step._fields_)}
+
+    def _share(self, part: ir.Function) -> ir.Function:
+        """What each thread of the team does: takes rows of a step until none are left."""
+        function = ir.Function(self.module, ir.FunctionType(VOID, [self._share_type.as_pointer()]), "share")
+        function.linkage = "internal"
+        b = Builder(function.append_basic_block())
+        place, some = (b.load(b.gep(function.args[0], [INT32(0), INT32(number)])) for number in (0, 1))
+        taken = b.gep(function.args[0], [INT32(0), INT32(2)])
+        rows = self._read(b, place)["rows"]
+
+        def take(first: Value) -> Value:
+            b.call(part, [place, first, emit.least(b, b.add(first, some), rows)])
+            return b.atomic_rmw("add", taken, some, "monotonic")
+
+        emit.walk(b, b.atomic_rmw("add", taken, some, "monotonic"), rows, take)
+        b.ret_void()
+        return function
+
+    def _part(self) -> ir.Function:
+        """``part(step, first, end)``: some rows of a step that is no product."""
+        function = ir.Function(self.module, ir.FunctionType(VOID, [self._step_type.as_pointer(), INT64, INT64]), "part")
+        function.linkage = "internal"
+        self._b = b = Builder(function.append_basic_block())
+        self._squares = b.alloca(FLOATS)
+        place, self._first, self._end = function.args
         bodies: dict[Op, Callable[[dict[str, Value]], None]] = {
-            Op.PRODUCT: lambda step: self._product(step, said),
             Op.NORM: lambda step: self._norm(step, self._put_floats),
             Op.NORM_STORED: lambda step: self._norm(step, self._put_stored),
             Op.TURN: self._turn,
@@ -60,31 +121,20 @@ class _Code:
             Op.ADD: self._add,
             Op.WIDEN: self._widen,
         }
-
-        def one(i: Value) -> None:
-            place = b.gep(first, [i])
-            step = {name: b.load(b.gep(place, [INT32(0), INT32(index)])) for index, (name, *_) in enumerate(Step._fields_)}
-            after = b.append_basic_block()
-            choice = b.switch(step["op"], after)
-            for op, body in bodies.items():
-                block = b.append_basic_block(op.name.lower())
-                choice.add_case(INT64(op), block)
-                b.position_at_end(block)
-                body(step)
-                b.branch(after)
-            b.position_at_end(after)
-
-        loop(b, INT64(0), said["count"], 1, one)
+        step = self._read(b, place)
+        after = b.append_basic_block()
+        choice = b.switch(step["op"], after)
+        for op, body in bodies.items():
+            block = b.append_basic_block(op.name.lower())
+            choice.add_case(INT64(op), block)
+            b.position_at_end(block)
+            body(step)
+            b.branch(after)
+        b.position_at_end(after)
         b.ret_void()
+        return function
 
     # a step each
-
-    def _product(self, step: dict[str, Value], said: dict[str, Value]) -> None:
-        b = self._b
-        b.store(INT64(0), b.inttoptr(step["out"], INT64.as_pointer()))  # nobody has claimed an output yet
-        kind = ir.FunctionType(VOID, [BYTES, BYTES, INT32, INT32]).as_pointer()
-        function, call = (b.inttoptr(step[name], BYTES) for name in ("x", "other"))
-        b.call(b.inttoptr(said["team"], kind), [function, call, b.trunc(said["threads"], INT32), INT32(0)])
 
     def _norm(self, step: dict[str, Value], put: Callable[[Value, Value, Value], None]) -> None:
         """``weight · (x ÷ √(mean of x² + epsilon))``, row by row."""
@@ -109,7 +159,7 @@ class _Code:
 
             loop(b, INT64(0), width, LANES, some)
 
-        loop(b, INT64(0), b.mul(step["rows"], step["more"]), 1, row)
+        self._rows(step["more"], 1, row)
 
     def _turn(self, step: dict[str, Value]) -> None:
         """``x · cos + (−x₂, x₁) · sin`` for the halves x₁ and x₂ of every head; ``other`` and ``weight``: cos and sin, (rows, width)."""
@@ -129,7 +179,7 @@ class _Code:
 
             loop(b, INT64(0), half, LANES, some)
 
-        loop(b, INT64(0), b.mul(step["rows"], heads), 1, head)
+        self._rows(heads, 1, head)
 
     def _gate(self, step: dict[str, Value], put: Callable[[Value, Value, Value], None]) -> None:
         """``x · sigmoid(x) · other``. The exponential is of no more than nought, whatever x is."""
@@ -154,7 +204,12 @@ class _Code:
     # numbers in memory
 
     def _all(self, step: dict[str, Value], some: Callable[[Value], None]) -> None:
-        loop(self._b, INT64(0), self._b.mul(step["rows"], step["width"]), LANES, some)
+        self._rows(step["width"], LANES, some)
+
+    def _rows(self, each: Value, step: int, body: Callable[[Value], None]) -> None:
+        """Through as many as there are ``each`` of in the part's rows."""
+        b = self._b
+        loop(b, b.mul(self._first, each), b.mul(self._end, each), step, body)
 
     def _at(self, address: Value, index: Value) -> Value:
         """LANES of the dtype's as fp32."""
