@@ -8,7 +8,7 @@ used, blocks of KV hold their keys dimension by dimension.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -109,29 +109,22 @@ class NativeAttention:
     def append(self, batch: Batch, layer: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> None:
         """(1, kv_heads, tokens, depth or width) of all pieces: each takes its own."""
         key, value = (_inner(rounded(each, self._kept)) for each in (key, value))
+        if "runs" not in batch.masks:  # the same in every layer
+            batch.masks["runs"] = [*_runs(batch.pieces)]
         runs: list[int] = []
-        branches = []
-        for piece in batch.pieces:
-            kv = _paged(piece)
-            if isinstance(kv, Branch):
-                branches.append(piece)  # it begins with what others take
-                continue
-            addresses = kv.room(layer, piece.end - piece.first, key, value, window)
-            at, row = kv.length, piece.first
-            while row < piece.end:
-                block, place = divmod(at, BLOCK)
-                rows = min(piece.end - row, BLOCK - place)
-                runs += (row, rows, addresses[2 * block], addresses[2 * block + 1], place)
-                at, row = at + rows, row + rows
+        for kv, tokens, row, rows, block, place in batch.masks["runs"]:
+            addresses = kv.room(layer, tokens, key, value, window)
+            runs += (row, rows, addresses[2 * block], addresses[2 * block + 1], place)
         table = np.array(runs, dtype=np.int64)
         call = Append(
             key.data_ptr(), value.data_ptr(), table.ctypes.data, len(runs) // len(RUN), key.shape[1], key.shape[3], value.shape[3],
             key.stride(1), key.stride(2), value.stride(1), value.stride(2),
         )  # fmt: skip
         self._append(ctypes.byref(call))
-        for piece in branches:
-            rows_of = slice(piece.first, piece.end)
-            _paged(piece).append(layer, key[:, :, rows_of], value[:, :, rows_of], window)
+        for piece in batch.pieces:
+            if isinstance(piece.kv, Branch):  # it begins with what others have taken
+                own = slice(piece.first, piece.end)
+                piece.kv.append(layer, key[:, :, own], value[:, :, own], window)
 
     def __call__(
         self, query: torch.Tensor, batch: Batch, layer: int, window: int | None, scaling: float, kv_heads: int, width: int
@@ -166,6 +159,19 @@ def _inner(some: torch.Tensor) -> torch.Tensor:
 def _paged(piece: Piece) -> Paged:
     assert isinstance(piece.kv, Paged)
     return piece.kv
+
+
+def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[Paged, int, int, int, int, int]]:
+    """Of those that are no branches: whose it is and the tokens that it takes in all, then the rows that come into the same block: the first one, how
+    many, which block of the sequence, and which of its tokens is the first."""
+    for piece in pieces:
+        kv = _paged(piece)
+        at, row = kv.length, piece.first
+        while row < piece.end and not isinstance(kv, Branch):
+            block, place = divmod(at, BLOCK)
+            rows = min(piece.end - row, BLOCK - place)
+            yield kv, piece.end - piece.first, row, rows, block, place
+            at, row = at + rows, row + rows
 
 
 def _items(pieces: Sequence[Piece], layer: int, group: int, window: int | None) -> tuple[NDArray[np.int64], int]:
