@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 _ROOT: Final = Path("/")
-#: What a processor must say of itself for that, as Linux calls it.
+#: What a processor must say of itself for our machine code, and for that to use AMX, as Linux calls it.
 _OURS: Final = frozenset({"avx2", "fma", "f16c"})
 _AMX: Final = frozenset({"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl"})
 #: Of Linux, x86-64: arch_prctl, "may this process use a part of the processor's state that is large", the tiles of AMX.
@@ -46,7 +46,8 @@ def runs_our_code() -> bool:
 
 @cache
 def lets_us_use_amx() -> bool:
-    """Whether this processor multiplies bf16 by AMX, which our machine code does together with AVX-512, and Linux lets this process."""
+    """Whether this processor multiplies bf16 by AMX, which our machine code does together with AVX-512, and Linux lets this process. Asking
+    is for the process's whole life, and wants stacks for signals that have room for tiles."""
     return flags() >= _AMX and ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ASK, _TILES) == 0
 
 

@@ -41,11 +41,13 @@ class Arithmetic:
     #: what computes decoder layers whose code is known; None where none of ours runs
     steps: StepsCode | None = None
 
-    def together(self, stored: Collection[str]) -> Together:
-        """What of matrices ``stored`` in these schemes is put together to be multiplied with: our own product takes any of them piece by piece, and
-        torch's those that become values a few rows at a time."""
+    def together(self, stored: Collection[str], shapes: Sequence[Shape]) -> Together:
+        """What of matrices of these (out, in) shapes, ``stored`` in these schemes, is put together to be multiplied with: our own product takes any of
+        them piece by piece, and torch's those that become values a few rows at a time."""
         product = self.product
-        return _together(stored if product is None else () if product.most_rows is None else {RAW}, stored)
+        if product is None:
+            return _together(stored, stored)
+        return _together(_torchs(product.most_rows is not None, native.PAIRED in product.codes, shapes), stored)
 
     def keeping(self, kv: str | None) -> Arithmetic:
         """The same with keys and values that are kept as ``kv``."""
@@ -93,12 +95,20 @@ def find(name: str, shapes: Sequence[Shape], dtype: torch.dtype, device: torch.d
     return Arithmetic(groupings, find_tile(dtype, device), product, _attention(dtype) if here else None, steps=_steps(dtype) if here else None)
 
 
-def would_put_together(name: str, stored: Collection[str], dtype: torch.dtype) -> Together:
+def would_put_together(name: str, stored: Collection[str], dtype: torch.dtype, shapes: Sequence[Shape]) -> Together:
     """What :func:`find` would find for a cpu and the kernels ``name``, as :meth:`Arithmetic.together` says it."""
     if name == "reference":
         return "layer"
-    ours = () if not _leaves(name, dtype, by_amx=machine.lets_us_use_amx() and dtype == torch.bfloat16) else {RAW}
-    return _together(ours if native.runs_here() else stored, stored)
+    if not native.runs_here():
+        return _together(stored, stored)
+    by_amx = dtype == torch.bfloat16 and machine.lets_us_use_amx() and not native.IN_PAIRS.isdisjoint(stored)
+    return _together(_torchs(_leaves(name, dtype, by_amx=by_amx), by_amx, shapes), stored)
+
+
+def _torchs(leaves: bool, by_amx: bool, shapes: Sequence[Shape]) -> Collection[str]:
+    """Schemes of whose matrices some are torch's to multiply with: plain numbers where many rows are left to it, and what AMX has not the width for."""
+    narrow = by_amx and any(not native.whole(shape, native.PAIRED) and native.whole(shape, native.PLAIN) for shape in shapes)
+    return native.IN_PAIRS if narrow else {RAW} if leaves else ()
 
 
 def _together(torchs: Collection[str], stored: Collection[str]) -> Together:

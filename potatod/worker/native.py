@@ -6,6 +6,7 @@ wait beside the first one, both spinning.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -96,7 +97,7 @@ class Product:
 
     def takes(self, shape: Sequence[int], scheme: str = RAW) -> bool:
         """Whether weights of this shape can be multiplied with."""
-        return len(shape) == 2 and shape[1] % _COLUMNS[self.form(scheme)] == 0
+        return whole(shape, self.form(scheme))
 
     def form(self, scheme: str) -> str:
         """What rows are multiplied with weights of this scheme: ROUNDED, PAIRED, or PLAIN ones."""
@@ -178,6 +179,11 @@ class Product:
             first += count
 
 
+def whole(shape: Sequence[int], form: str) -> bool:
+    """Whether rows in this form have whole steps in a matrix of this shape."""
+    return len(shape) == 2 and shape[1] % _COLUMNS[form] == 0
+
+
 def row_bytes(form: str, width: int) -> int:
     """Of a row in this form, which is not PLAIN.
 
@@ -239,11 +245,12 @@ def runs_here() -> bool:
 @cache
 def team() -> Any:
     """``GOMP_parallel(function, data, threads, flags)`` of the OpenMP runtime that torch itself uses: others that are loaded, as sentencepiece's own,
-    have threads of their own, and those of both would wait for work at the same time."""
-    try:
-        function: Any = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
-    except (OSError, AttributeError) as error:
-        raise InternalError("torch has no OpenMP runtime here that programs can use") from error
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    function.restype = None
-    return function
+    have threads of their own, and those of both would wait for work at the same time. It is looked for where the linker has looked: among what all
+    libraries see, which torch's is, unless one was loaded before it; then among what torch needs."""
+    for library in (None, str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")):
+        with contextlib.suppress(OSError, AttributeError):
+            function: Any = ctypes.CDLL(library).GOMP_parallel
+            function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            function.restype = None
+            return function
+    raise InternalError("torch has no OpenMP runtime here that programs can use")

@@ -22,7 +22,7 @@ from potatod.store.outline import outline
 
 from .arithmetic import would_put_together
 from .attention import PackedAttention
-from .probe import check_kv, kept, max_positions
+from .probe import check_kv, kept, max_positions, weight_shapes
 
 
 def main(argv: list[str]) -> int:
@@ -38,7 +38,7 @@ def find(
         "manifest": json.dumps(dataclasses.asdict(manifest)),
         "kv": _kept(config, getattr(torch, manifest.dtype), kv, kernels).to_json(),
         "max_positions": max_positions(config),
-        "together": would_put_together(kernels, manifests.schemes_of(manifest), getattr(torch, manifest.dtype)),
+        "together": would_put_together(kernels, manifests.schemes_of(manifest), getattr(torch, manifest.dtype), weight_shapes(manifest)),
     }
 
 

@@ -68,7 +68,7 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
         "device": device.describe(name),
         "batching": batching,
         "arithmetic": found.to_json(),
-        "together": "layer" if kernels == "reference" else found.together(stored),
+        "together": "layer" if kernels == "reference" else found.together(stored, shapes),
         "kv": kept(config, dtype, kernels, batching, attention, kv).to_json(),
         "max_positions": max_positions(config),
         "rope_border": rope_border(config),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import mmap
 
 import pytest
 import torch
 from torch.nn import functional
+from walls import before_a_wall
 
 from potatod import forms, schemes
 from potatod.errors import ModelDataError
@@ -62,8 +61,8 @@ def test_it_is_the_product_with_the_schemes_own_values(scheme, columns):
         assert (ours.by_pieces(x, [piece]).double() - exact).abs().max() <= 0.006 * exact.abs().max()
 
 
-@pytest.mark.parametrize("columns", [128, 144, 240, 256, 272, 496, 512, 576, 640, 752, 768, 784, 1008, 1536])
-@pytest.mark.parametrize("count", [1, 7])
+@pytest.mark.parametrize("columns", [128, 144, 240, 256, 272, 496, 512, 576, 640, 752, 768, 784, 1008, 1536, 2304, 2400, 4448])
+@pytest.mark.parametrize("count", [1, 7, 33, 130])
 def test_packed_weights_give_the_bits_of_bf16(columns, count):
     piece = matrix("packed", 101, columns)
     x = rows_of(count, columns)
@@ -144,15 +143,16 @@ def test_a_large_piece_is_decoded_some_rows_at_a_time(scheme, monkeypatch):
     assert torch.equal(Banded.of([piece], Scratch()).together().detach(), whole)
 
 
-def test_bytes_that_no_packing_made_are_read_and_nothing_beyond_them():
+@pytest.mark.parametrize("columns", [512, 2560])
+def test_bytes_that_no_packing_made_are_read_and_nothing_beyond_them(columns):
     """Exceptions that are said to lie anywhere in the band and beyond it: the product is that of the scheme's own values, and whoever reads behind the
     band's last byte dies of it."""
-    record = forms.record_bytes("packed", 512)
+    record = forms.record_bytes("packed", columns)
     size = 5 * record + 4096 - 5 * record % 4096
-    guarded = _before_a_wall(size)
+    guarded = before_a_wall(size)
     generator = torch.Generator().manual_seed(3)
     ours = product("packed")
-    x = rows_of(2, 512)
+    x = rows_of(2, columns)
     for _ in range(50):
         guarded[:] = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
         records = guarded[: 5 * record].view(5, record)
@@ -160,23 +160,9 @@ def test_bytes_that_no_packing_made_are_read_and_nothing_beyond_them():
         records[:, 0:4] = starts[:, None].view(torch.uint8)
         records[:, 4:6] = torch.randint(0, 50, (5, 1), dtype=torch.int16, generator=generator).view(torch.uint8)
         records[:, 6] = torch.randint(0, 12, (5,), dtype=torch.uint8, generator=generator)
-        out = ours.by_pieces(x, [Piece("packed", guarded, torch.bfloat16, (5, 512))])
+        out = ours.by_pieces(x, [Piece("packed", guarded, torch.bfloat16, (5, columns))])
         assert out.shape == (2, 5)
-        assert schemes.get("packed").view(guarded, "bfloat16", (5, 512)).shape == (5, 512)
-
-
-def _before_a_wall(size: int) -> torch.Tensor:
-    """So many bytes, whole pages, behind which nothing may be read."""
-    pages = mmap.mmap(-1, size + 4096)
-    memory = torch.frombuffer(pages, dtype=torch.uint8)
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.mprotect(ctypes.c_void_p(memory.data_ptr() + size), ctypes.c_size_t(4096), 0) == 0
-    _WALLS.append(pages)
-    return memory[:size]
-
-
-#: Kept, so that nothing is ever put where a wall stands.
-_WALLS: list[mmap.mmap] = []
+        assert schemes.get("packed").view(guarded, "bfloat16", (5, columns)).shape == (5, columns)
 
 
 def test_a_piece_whose_memory_is_not_as_large_as_its_shape_says_is_not_multiplied_with():

@@ -106,40 +106,52 @@ def test_keys_and_values_that_are_kept_in_eight_bits_are_what_they_are(heads: in
 
 
 @pytest.mark.parametrize("kv", [None, "bfloat16", "float8_e4m3fn"])
-@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize("across", [False, True])
 @pytest.mark.parametrize(("heads", "kv_heads", "depth"), SHAPES)
 def test_all_sequences_take_their_keys_and_values_in_one_call_as_each_takes_its_own(
-    heads: int, kv_heads: int, depth: int, window: int | None, kv: str | None
+    heads: int, kv_heads: int, depth: int, across: bool, kv: str | None
 ) -> None:  # fmt: skip
+    """In two layers, one of them with a window; ``across``: rows are as a layer's products leave them."""
     dtype, kept = torch.bfloat16 if kv else torch.float32, kv and getattr(torch, kv)
-    pieces, singly, keys, values, row = [], [], [], [], 0
-    for (before, new), (_, key, value) in zip(SEQUENCES, drawn(heads, kv_heads, depth, dtype), strict=True):
-        one, other = (appended(key[:, :, :before], value[:, :, :before], window, dtype=kept) if before else Paged(True, kept) for _ in range(2))
-        one.length = other.length = before
-        other.append(0, key[:, :, before:], value[:, :, before:], window)
-        pieces.append(Piece(one, row, row + new, before, before + new))
-        singly.append(other)
-        keys.append(key[:, :, before:])
-        values.append(value[:, :, before:])
-        row += new
-    branch = Branch(pieces[1].kv, 201)  # type: ignore[arg-type]  # behind the second sequence's one new token
-    pieces.append(Piece(branch, row, row + 3, 201, 204))
-    for each in (keys, values):
-        each.append(each[0][:, :, :3])
-    key, value = torch.cat(keys, 2), torch.cat(values, 2)
-    across = torch.cat([each.transpose(1, 2) for each in values], 1).transpose(1, 2)  # as a layer's products leave them
-    for given_value in (value, across):
-        ours(dtype, kv).append(Batch(pieces, lambda *_: key), 0, key, given_value, window)
-        for piece, other in zip(pieces, singly, strict=False):
-            assert isinstance(piece.kv, Paged)
-            for one_half, other_half in zip(piece.kv.tensors(), other.tensors(), strict=True):
-                assert one_half.dtype is other_half.dtype and torch.equal(one_half.float(), other_half.float())
+    windows = (None, 50)
+    pieces, singly, new, row = [], [], [], 0
+    for (before, count), (_, key, value) in zip(SEQUENCES, drawn(heads, kv_heads, depth, dtype), strict=True):
+        both = [Paged(True, kept) for _ in range(2)]
+        for layer, window in enumerate(windows):
+            for each in both if before else ():
+                each.append(layer, key[:, :, :before], value[:, :, :before, : depth // 2], window)
+        for each in both:
+            each.length = before
+        new.append((key[:, :, before:], value[:, :, before:, : depth // 2]))
+        pieces.append(Piece(both[0], row, row + count, before, before + count))
+        singly.append(both[1])
+        row += count
+    branches = [Branch(pieces[1].kv, 201)]  # type: ignore[arg-type]  # behind the second sequence's one new token
+    branches.append(Branch(branches[0], 203))
+    guesses = [tuple(each[:, :, first:end] for each in new[0]) for first, end in ((0, 3), (3, 7))]
+    for branch, guess in zip(branches, guesses, strict=True):
+        pieces.append(Piece(branch, row, row + guess[0].shape[2], branch.length, branch.length + guess[0].shape[2]))
+        row += guess[0].shape[2]
+    key, value = (torch.cat([each[which] for each in [*new, *guesses]], 2) for which in (0, 1))
+    if across:
+        key, value = (each.transpose(1, 2).contiguous().transpose(1, 2) for each in (key, value))
+    batch = Batch(pieces, lambda *_: key)
+    for layer, window in enumerate(windows):
+        ours(dtype, kv).append(batch, layer, key, value, window)
+        for other, own in zip(singly, new, strict=True):
+            other.append(layer, *own, window)
         beside = singly[1].fork(200)
-        beside._write(0, keys[1], values[1])
+        beside._write(layer, *new[1])
         beside.length = 201
-        beside.append(0, keys[0][:, :, :3], values[0][:, :, :3], window)
-        end = [each.float() for kept_ in (branch, beside) for each in kept_.read(0, 160, 204, dtype)]
-        assert torch.equal(end[0], end[2]) and torch.equal(end[1], end[3])
+        beside._write(layer, *guesses[0])
+        beside.length = 203
+        beside._write(layer, *guesses[1])
+        found, expected = (each.read(layer, 160, 207, dtype) for each in (branches[1], beside))
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    for piece, other in zip(pieces, singly, strict=False):
+        assert isinstance(piece.kv, Paged)
+        for one_half, other_half in zip(piece.kv.tensors(), other.tensors(), strict=True):
+            assert one_half.dtype is other_half.dtype and torch.equal(one_half.float(), other_half.float())
 
 
 def test_all_numbers_of_eight_bits_are_read_as_they_are() -> None:

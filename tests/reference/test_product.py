@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from llvmlite import ir
 from torch import nn
 from torch.nn import functional
+from walls import moved_before_a_wall
 
+from potatod import machine
 from potatod.worker import arithmetic, cpu, kernels, native
 from potatod.worker.arithmetic import Arithmetic
 from potatod.worker.attention import PackedAttention
@@ -72,6 +74,51 @@ def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(rows, outputs, line
     first = min(first, rows - 1)
     some = x[first : first + count]
     assert torch.equal(ours(some, weight), ours(x, weight)[first : first + count])
+
+
+@pytest.mark.parametrize(("rows", "outputs", "width"), [(40, 300, 544), (49, 257, 1056), (130, 100, 2080), (3, 259, 1120)])
+def test_and_however_many_outputs_a_thread_claims_at_a_time(rows, outputs, width):
+    """To the sign of nought. With one thread it claims the most."""
+    ours, before = product(torch.bfloat16), torch.get_num_threads()
+    x, weight = draw(rows, outputs, width, torch.bfloat16)
+    torch.set_num_threads(1)
+    whole = ours(x, weight)
+    torch.set_num_threads(before)
+    parts = [ours(x, some.clone()) for some in weight.split(13)]
+    assert torch.equal(torch.cat(parts, 1).view(torch.int16), whole.view(torch.int16))
+    assert torch.equal(torch.cat([ours(row[None], weight) for row in x[-5:]]).view(torch.int16), whole[-5:].view(torch.int16))
+
+
+def test_nought_and_what_is_no_number_have_the_same_bits_in_every_output():
+    ours = product(torch.bfloat16)
+    weight, x = torch.zeros(21, 64, dtype=torch.bfloat16), torch.zeros(2, 64, dtype=torch.bfloat16)
+    x[:, 0] = x[:, 32] = 1
+    tiny = torch.finfo(torch.bfloat16).tiny
+    weight[:, 0], weight[:, 32] = tiny, -1.5 * tiny  # what is left of it is below every normal number
+    x[1, 5], weight[:, 5] = float("inf"), float("-inf")
+    x[0, 5] = 0
+    weight[:, 6] = float("inf")
+    x[1, 6] = 1
+    bits = ours(x, weight).view(torch.int16)
+    assert all((row == row[0]).all() for row in bits)
+
+
+@pytest.mark.parametrize(("rows", "outputs", "width"), [(1, 1, 32), (17, 17, 96), (33, 129, 544), (147, 80, 32)])
+def test_nothing_behind_rows_weights_bias_or_results_is_touched(rows, outputs, width):
+    x, weight = draw(rows, outputs, width, torch.bfloat16)
+    bias = torch.randn(outputs)
+    ours = product(torch.bfloat16)
+    expected = ours(x, weight, bias)
+    plain, lies, added = moved_before_a_wall(x.float()), moved_before_a_wall(weight), moved_before_a_wall(bias)
+    at = {native.PLAIN: plain.data_ptr()}
+    for form in ours.forms(native.pieces_of(lies)):
+        made = moved_before_a_wall(torch.zeros(rows * native.row_bytes(form, width), dtype=torch.uint8))
+        ours._take(form, native.making(plain.data_ptr(), rows, width, made.data_ptr()), 2)
+        at[form] = made.data_ptr()
+    out = moved_before_a_wall(torch.zeros(rows, outputs, dtype=torch.bfloat16))
+    for scheme, call in ours.calls(at, rows, native.pieces_of(lies), added, out.data_ptr()):
+        ours._take(scheme, call, 2)
+    assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -227,6 +274,23 @@ def test_it_is_used_wherever_it_runs_and_never_in_reference():
     found = arithmetic.find("invariant", shapes, torch.bfloat16, on_cpu)
     assert found.product is not None and found.attention is not None and set(found.groupings) == {(64, 12)}
     assert arithmetic.find("reference", shapes, torch.bfloat16, on_cpu).product is None
+
+
+@pytest.mark.parametrize("stored", [["raw"], ["packed"], ["raw", "packed"], ["int8", "raw"], ["q4_0"]], ids=str)
+@pytest.mark.parametrize("width", [64, 48, 12])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["reference", "invariant", "fast"])
+def test_what_is_put_together_is_foreseen_and_is_what_it_does_not_take(monkeypatch, name, dtype, width, stored):
+    monkeypatch.setattr(machine, "lets_us_use_amx", lambda: registers.here().amx)
+    shapes = [(64, 64), (20, width)]
+    found = arithmetic.find(name, [], dtype, torch.device("cpu"), stored)
+    foreseen = arithmetic.would_put_together(name, stored, dtype, shapes)
+    if name == "reference":
+        assert foreseen == "layer"
+        return
+    assert foreseen == found.together(stored, shapes)
+    if width == 48 and not all(found.product.takes(shape, scheme) for shape in shapes for scheme in stored if scheme != "int8"):
+        assert foreseen == ("matrix" if "packed" in stored else "bands")
 
 
 @pytest.mark.parametrize("name", ["invariant", "fast"])

@@ -3,7 +3,7 @@
     for each panel of columns
       decode the weights                     of `packed`; what lies there as numbers is read where it is
       for each two blocks of SIDE rows
-        for each few blocks of SIDE outputs  their sums lie in tiles, one chain of additions each, DEPTH columns at a time
+        for each few blocks of SIDE outputs  their sums lie in tiles, to which DEPTH columns at a time are added, in their order
 
 Weights are the left factor, as they lie; the right one are rows as pairs.py leaves them, so that sums lie output by output and are turned in the end.
 """
@@ -55,7 +55,8 @@ class AmxWalk(Walk):
         self._amx.begin(self.b)
         self._kernels = {
             (wide, rows, fetches): self._kernel(module, wide, rows, fetches)
-            for rows, several in _WIDE.items() for wide in several for fetches in ({decoder is None, False})
+            for rows, several in _WIDE.items() for wide in several for fetches in (False, True)
+            if not fetches or (decoder is None and wide <= _FEW)
         }  # fmt: skip
 
     def _end(self) -> None:
@@ -129,24 +130,25 @@ class AmxWalk(Walk):
         self, first_row: Value, rows: Value, at: Value, count: Value, column: Value, columns: Value, weights: Value, stride: Value,
         coming: Value | None,
     ) -> None:  # fmt: skip
-        """Of a panel: ``count`` outputs, ``stride`` bytes apart, whose sums are the chunk's from ``at`` on. ``coming``: what is fetched meanwhile, as
-        many columns of as many rows."""
+        """Of a panel: ``count`` outputs, ``stride`` bytes apart, whose sums are the chunk's from ``at`` on. ``coming``: what is fetched beside the
+        first rows, as many columns of as many outputs; there are two blocks of them then."""
         b = self.b
 
         def pair(row: Value) -> None:
             left = least(b, b.sub(rows, row), INT64(2 * SIDE))
             blocks = partial(self._outputs, b.add(first_row, row), row, left, at, count, column, columns, weights, stride)
             with b.if_else(b.icmp_signed(">", left, INT64(SIDE))) as (two, one):
-                for way, number in ((two, 2), (one, 1)):
-                    with way:
-                        if coming is None:
-                            blocks(number, None)
-                            continue
+                with two:
+                    if coming is None:
+                        blocks(2, None)
+                    else:
                         with b.if_else(b.icmp_signed("==", b.add(first_row, row), INT64(0))) as (begins, goes_on):
                             with begins:
-                                blocks(number, coming)
+                                blocks(2, coming)
                             with goes_on:
-                                blocks(number, None)
+                                blocks(2, None)
+                with one:
+                    blocks(1, None)
 
         steps(b, INT64(0), rows, 2 * SIDE, pair)
 
@@ -170,7 +172,7 @@ class AmxWalk(Walk):
 
         self._amx.configure(b, self._sizes(blocks, INT64(SIDE), last))
         output: Value = INT64(0)
-        for wide in _WIDE[blocks]:
+        for wide in (each for each in _WIDE[blocks] if (each, blocks, coming is not None) in self._kernels):
             output = loop(b, output, count, wide * SIDE, partial(some, wide))
         with b.if_then(b.icmp_signed("<", output, count)):
             self._amx.configure(b, self._sizes(blocks, b.sub(count, output), last))
@@ -263,19 +265,20 @@ class AmxWalk(Walk):
             values = b.gep(self._turned, [b.mul(number, INT64(SIDE))])
             out = self._out(b.add(first_row, b.add(row, number)), place)
 
-            def all_of_them(bias: Callable[[int], Value | None]) -> None:
+            def all_of_them(bias: Callable[[int], Value]) -> None:
                 for lane in range(0, SIDE, LANES):
-                    some, own = load(b, b.gep(values, [INT64(lane)]), FLOAT), bias(lane)
-                    self._number.put(b, b.gep(out, [INT64(lane)]), some if own is None else b.fadd(some, own))
+                    self._number.put(b, b.gep(out, [INT64(lane)]), b.fadd(load(b, b.gep(values, [INT64(lane)]), FLOAT), bias(lane)))
 
             def one(lane: Value) -> None:
-                total = b.fadd(b.load(b.gep(values, [lane])), self._bias(b.add(place, lane)))
-                b.store(self._number.rounded(b, total), b.gep(out, [lane]))
+                """As all are: to the sign of nought, and of what is no number."""
+                total = emit.splat(b, b.fadd(b.load(b.gep(values, [lane])), self._bias(b.add(place, lane))))
+                number = b.extract_element(self._number.written(b, self._number.stored(b, total)), INT32(0))
+                b.store(number, b.gep(out, [lane]))
 
             with b.if_else(whole) as (at_once, singly):
                 with at_once, b.if_else(self._without_bias()) as (without, with_it):
                     with without:
-                        all_of_them(lambda lane: None)
+                        all_of_them(lambda lane: emit.alike(FLOAT, 0.0))
                     with with_it:
                         all_of_them(lambda lane: load(b, b.gep(self._given["bias"], [b.add(place, INT64(lane))]), FLOAT))
                 with singly:

@@ -1,13 +1,13 @@
 """Machine code for the product of rows with a weight matrix, where torch's own is slow: written as LLVM's intermediate code, compiled here.
 
 Most processors have no instructions for bf16, and what torch then does costs nearly the same again for every further row (docs/PERFORMANCE.md); where
-they have some, its sums are added up in an order that depends on how many rows there are. Here a weight is read once as it lies in memory, becomes
-fp32, and is multiplied with as many rows as registers can hold. And the order in which one row is summed with one output's weights is fixed: as many
-sums in fp32 as a register has lanes, each of every so-manieth column, added at the end. It does not depend on how many rows there are, nor on where
-they lie, nor on threads: rows are independent without being padded into groups. Nor does it depend on how the weights are stored: a scheme that holds
-bf16 exactly gives the bits of bf16.
+they have some, its sums are added up in an order that depends on how many rows there are. Here a weight is read once as it lies in memory and is
+multiplied with as many rows as registers can hold: as fp32, as an integer, or by AMX as bf16. And the order in which one row is summed with one
+output's weights is fixed: as many sums in fp32 as a register has lanes, each of every so-manieth column, added at the end; or by AMX one sum, to which
+32 columns at a time are added. It does not depend on how many rows there are, nor on where they lie, nor on threads: rows are independent without
+being padded into groups. Nor does it depend on how the weights are stored: a scheme that holds bf16 exactly gives the bits of bf16.
 
-The loops are drawn in walk.py, the innermost are in tiles.py. Only processes that end import this: LLVM takes more memory than the code is worth. What
+The loops are drawn in walk.py. Only processes that end import this: LLVM takes more memory than the code is worth. What
 runs it is native.py.
 """
 

@@ -41,8 +41,9 @@ class Registers:
 SIXTEEN: Final = Registers(LANES, ((6, 2), (3, 4), (2, 6), (1, 6)))
 THIRTY_TWO: Final = Registers(2 * LANES, ((6, 4), (3, 6), (2, 6), (1, 6)))
 WITH_AMX: Final = replace(THIRTY_TWO, amx=True)
-#: What a processor must have for the latter, as LLVM calls it.
+#: What a processor must have for the second, and besides for the third, as LLVM calls it.
 _WIDE: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
+_AMX: Final = ("amx-tile", "amx-bf16")
 
 
 @cache
@@ -50,4 +51,4 @@ def here() -> Registers:
     features = llvm.get_host_cpu_features()
     if not all(features.get(name) for name in _WIDE):
         return SIXTEEN
-    return WITH_AMX if machine.lets_us_use_amx() else THIRTY_TWO
+    return WITH_AMX if all(features.get(name) for name in _AMX) and machine.lets_us_use_amx() else THIRTY_TWO

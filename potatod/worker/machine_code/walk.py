@@ -1,14 +1,14 @@
-"""The way through a matrix: which outputs, rows and columns are multiplied when. LLVM's intermediate code.
+"""The way through a matrix: which outputs and rows are multiplied when, what all ways have in common. LLVM's intermediate code.
 
     for each chunk of outputs          claimed by whichever thread is free
       for each block of rows           as many as the second cache holds
-        for each panel of columns      where weights are decoded: for DECODED outputs at a time, as many as the nearest cache holds
+        for each panel of columns      where weights are decoded: for some outputs at a time, as many as the nearest cache holds
           decode the weights           codings.py; what lies there as numbers is read where it is
           for each tile of outputs
-            for each tile of rows      tiles.py: the product lies in registers
-        add the lanes' sums and the bias, and round
+            for each tile of rows      the product lies in registers
+        add up, add the bias, and round
 
-What is multiplied as fp32 is walked through here, and what is multiplied as integers in integer_walk.py.
+What is multiplied as fp32 is walked through in float_walk.py, as integers in integer_walk.py, and as bf16 by AMX in amx_walk.py.
 """
 
 from __future__ import annotations
