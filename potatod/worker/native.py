@@ -44,8 +44,6 @@ IN_PAIRS: Final = frozenset({RAW, "packed"})
 PLAIN, ROUNDED, PAIRED = "", "rounded", "paired"
 #: Columns of a row that are rounded to 16 bits of the largest of them.
 ALIKE: Final = 128
-
-
 #: A row has a multiple of so many columns: a register of AVX-512, a group, a tile's row of AMX.
 _COLUMNS: Final = {PLAIN: 16, ROUNDED: GROUP, PAIRED: 32}
 
@@ -168,8 +166,8 @@ class Product:
         for piece in pieces:
             count, width = piece.shape
             form = self.form(piece.scheme)
-            most, whole = (BLOCK_OUTPUTS, WHOLE_BLOCKS) if form == PAIRED else (CHUNK, WHOLE_TILES)
-            chunk = min(most, max(whole, count // (2 * threads) // whole * whole))
+            most, step = (BLOCK_OUTPUTS, WHOLE_BLOCKS) if form == PAIRED else (CHUNK, WHOLE_TILES)
+            chunk = min(most, max(step, count // (2 * threads) // step * step))
             yield piece.scheme, Call(
                 x[form], piece.lies.data_ptr(), 0 if bias is None else bias.data_ptr() + first * bias.itemsize,
                 out + first * self.dtype.itemsize, rows, width, count, outputs,
