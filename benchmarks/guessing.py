@@ -15,7 +15,7 @@ from typing import Any
 import click
 import torch
 from quality import filled
-from speculating import DRAFTED, MOST_REPEATED, NOISES, PROMPTS, TEMPERATURES, noisy, repeats
+from speculating import MOST_REPEATED, NOISES, PROMPTS, TEMPERATURES, noisy, repeats
 from transformers import AutoTokenizer, PreTrainedModel
 
 from potatod import drafts
@@ -28,7 +28,7 @@ from potatod.sampling.params import Sampling
 from potatod.sampling.sampler import sample
 from potatod.spans import Spans
 from potatod.trees import ROOT
-from potatod.worker import arithmetic, drafter
+from potatod.worker import arithmetic, candidates
 from potatod.worker.attention import PackedAttention
 from potatod.worker.drafter import Drafter
 from potatod.worker.probe import weight_shapes
@@ -36,6 +36,8 @@ from potatod.worker.probe import weight_shapes
 #: Seconds that a sweep is said to take: what SmolLM2 takes at 50 MB/s.
 SWEEP_S = 4.0
 SEED = 5
+#: Tokens of each text: several passes of whoever guesses best.
+LENGTH = 192
 
 
 def guessed(model: Path) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def _drafter(folder: Path, vocabulary: int) -> Drafter:
 def _text(target: PreTrainedModel, ids: list[int], sampling: Sampling) -> list[int]:
     """What the target says, with its prompt."""
     tokens, cache = list(ids), None
-    while len(tokens) < len(ids) + DRAFTED:
+    while len(tokens) < len(ids) + LENGTH:
         new = tokens if cache is None else tokens[-1:]
         said = target(torch.tensor([new]), past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache = said.past_key_values
@@ -94,7 +96,7 @@ def _per_pass(ours: Drafter, known: int, text: list[int], drawn: Drawn) -> float
     at, passes = known, 0
     while at < len(text):
         room = len(text) - at - 1
-        ask = speculation.ask(1, [DraftText(1, tuple(text[:at]), room, drawn)], LONGEST_DRAFTS, SWEEP_S)
+        ask = speculation.ask(1, [DraftText(1, tuple(text[:at]), room, room, drawn)], LONGEST_DRAFTS, SWEEP_S, 0.0)
         assert ask is not None, "it does not pay"
         speculation.told(ours.draft(replace(ask, reads=1 << 20), lambda: None))
         tree = speculation.draft([(1, text[:at], room)], LONGEST_DRAFTS, lambda _: SWEEP_S).get(1)
@@ -110,11 +112,11 @@ def _per_pass(ours: Drafter, known: int, text: list[int], drawn: Drawn) -> float
 @contextmanager
 def _chains() -> Iterator[None]:
     """Nobody looks at second choices: a chain as long as a sweep verifies is what is left."""
-    before, drafter.CANDIDATES = drafter.CANDIDATES, 1
+    before, candidates.CANDIDATES = candidates.CANDIDATES, 1
     try:
         yield
     finally:
-        drafter.CANDIDATES = before
+        candidates.CANDIDATES = before
 
 
 def _assisted(target: PreTrainedModel, assistant: PreTrainedModel, ids: list[int], temperature: float) -> float:
@@ -129,7 +131,7 @@ def _assisted(target: PreTrainedModel, assistant: PreTrainedModel, ids: list[int
     torch.manual_seed(SEED)
     target.forward = counted
     try:
-        out = target.generate(torch.tensor([ids]), assistant_model=assistant, max_new_tokens=DRAFTED, pad_token_id=0, **sampled)
+        out = target.generate(torch.tensor([ids]), assistant_model=assistant, max_new_tokens=LENGTH, pad_token_id=0, **sampled)
     finally:
         target.forward = forward
     return (out.shape[1] - len(ids)) / passes

@@ -163,7 +163,7 @@ class Speculation:
         'A draft model that guesses, in memory for good: "self:int4" is a copy of the model that `potatod prepare MODEL --draft int4` makes; a path is '
         "that of another model folder with the same vocabulary.",
     )  # fmt: skip
-    max_tokens: int = _key(32, Whole(1, 64, "tokens"), "Longest guess.")
+    max_tokens: int = _key(64, Whole(1, 64, "tokens"), "Longest guess.")
 
 
 def _sampling(kind: Kind, reason: str, example: Plain) -> Any:

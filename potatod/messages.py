@@ -137,8 +137,10 @@ class DraftText:
     sequence: int
     #: all that are known
     tokens: tuple[int, ...]
-    #: tokens that may follow, at most; 0: the draft model is only to read it
+    #: tokens that guesses may be ahead of it; 0: the draft model is only to read it
     most: int
+    #: tokens that may follow altogether
+    room: int
     drawn: Drawn
 
 
@@ -153,8 +155,9 @@ class Draft:
     nodes: int
     #: tokens that the draft model reads at most, beside the last one of each text: what it has not seen of prompts
     reads: int
-    #: seconds that the next sweep will take
+    #: seconds that the next sweep will take; and wait for weights, so that what is only to be read can be read then
     sweep_s: float
+    spare_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,10 @@ class CostModel:
     def sweep_s(self, tokens: int, keys: int) -> float:
         return max(self.stream_s, self.compute_s(tokens, keys))
 
+    def spare_s(self, tokens: int, keys: int) -> float:
+        """Of that, seconds in which nothing is computed: weights are waited for."""
+        return max(0.0, self.stream_s - self.compute_s(tokens, keys))
+
     def free(self, tokens: int, keys: int, most: int, share: float) -> int:
         """Tokens that a sweep may take beside ``tokens`` of running sequences: those whose computing hides behind the streaming of its weights, and as
         many as make it longer by ``share``. Each is counted as attending to as many keys as those do on average."""

@@ -22,7 +22,7 @@ class Drafter(Protocol):
     def verified(self, id: int, guesses: Tree, accepted: list[int]) -> dict[str, tuple[int, int]]: ...
     def forget(self, id: int) -> None: ...
     def said(self, tokens: list[int]) -> None: ...
-    def ask(self, epoch: int, texts: list[DraftText], nodes: int, sweep_s: float) -> Draft | None: ...
+    def ask(self, epoch: int, texts: list[DraftText], nodes: int, sweep_s: float, spare_s: float) -> Draft | None: ...
     def told(self, drafted: Drafted) -> None: ...
     def restarted(self) -> None: ...
 
@@ -45,18 +45,21 @@ class Guessing:
         """The draft model has not answered yet."""
         return self._asked is not None
 
-    def consult(self, epoch: int, running: Iterable[Sequence]) -> Draft | None:
-        """What the draft model is to guess before the next sweep; None where it is not worth it, or has been asked."""
+    def consult(self, epoch: int, running: Iterable[Sequence], prefill: int) -> Draft | None:
+        """What the draft model is to guess before the next sweep, in which so many tokens of prompts may be; None where it is not worth it, or has been
+        asked."""
         if self._drafter is None or self._consulted or self._resting > 0:
             return None
-        begun = [sequence for sequence in running if sequence.held]
-        texts = [DraftText(s.id, tuple(s.tokens), self._room(s, self._logits_rows) if s.pending == 1 else 0, s.drawn) for s in begun]
+        running = list(running)
+        decoding = [sequence for sequence in running if sequence.held and sequence.pending == 1]
+        many, keys = max(1, len(decoding)), sum(len(sequence.tokens) for sequence in decoding)
+        prompts = min(prefill, sum(sequence.pending for sequence in running if sequence.pending > 1))
+        spare_s = self._costs.spare_s(many + prompts, keys + sum(sequence.held for sequence in running if sequence.pending > 1))
+        texts = [self._told_of(sequence) for sequence in running if sequence.held or spare_s > 0]  # before it has begun it is only read ahead
         if not texts:
             return None
         self._consulted = True
-        decoding = [sequence for sequence in begun if sequence.pending == 1]
-        sweep_s = self._costs.sweep_s(max(1, len(decoding)), sum(len(sequence.tokens) for sequence in decoding))
-        self._asked = self._drafter.ask(epoch, texts, LONGEST_DRAFTS, sweep_s)
+        self._asked = self._drafter.ask(epoch, texts, LONGEST_DRAFTS, self._costs.sweep_s(many, keys), spare_s)
         return self._asked
 
     def told(self, drafted: Drafted) -> None:
@@ -117,7 +120,15 @@ class Guessing:
         self._asked = None
         self._consulted = False
 
+    def _told_of(self, sequence: Sequence) -> DraftText:
+        most = self._room(sequence, self._logits_rows) if sequence.pending == 1 and sequence.held else 0
+        return DraftText(sequence.id, tuple(sequence.tokens), most, self._left(sequence), sequence.drawn)
+
     def _room(self, sequence: Sequence, rows: int) -> int:
         """How far guesses may go; ``rows`` of logits are left where it needs those."""
+        return min(self._left(sequence), rows if sequence.needs_logits else LONGEST_DRAFTS)
+
+    def _left(self, sequence: Sequence) -> int:
+        """Tokens that may follow it, but for the one that is sampled behind guesses."""
         least = min(sequence.most, sequence.most if self._rope_border is None or sequence.is_long(self._rope_border) else self._rope_border)
-        return max(0, min(least - len(sequence.tokens) - 1, rows if sequence.needs_logits else LONGEST_DRAFTS))
+        return max(0, least - len(sequence.tokens) - 1)

@@ -147,7 +147,7 @@ class Scheduler:
 
     def consult(self, epoch: int) -> Draft | None:
         """What the draft model is to guess before the next sweep is composed; None where it is not worth it, or has been asked."""
-        return None if self._in_flight is not None else self._guessing.consult(epoch, self._running)
+        return None if self._in_flight is not None else self._guessing.consult(epoch, self._running, self._prefill_tokens())
 
     def told(self, drafted: Drafted) -> None:
         """The draft model has answered."""

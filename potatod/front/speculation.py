@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Final
 
@@ -130,7 +130,7 @@ class Speculation:
 
     # the draft model
 
-    def ask(self, epoch: int, texts: Sequence[DraftText], nodes: int, sweep_s: float) -> Draft | None:
+    def ask(self, epoch: int, texts: Sequence[DraftText], nodes: int, sweep_s: float, spare_s: float) -> Draft | None:
         """What the draft model is asked; None where there is none, or it does not pay."""
         self._guessed, self._guessed_for = {}, frozenset()
         if not self._has_draft or self.failed:
@@ -146,8 +146,8 @@ class Speculation:
         reads = max(_LEAST_READS, int(_READS_SHARE * sweep_s / self._read_s)) if self._read_s else _LEAST_READS
         self._number += 1
         self._sweep_s = sweep_s
-        limited = tuple(DraftText(text.sequence, text.tokens, min(text.most, self._most), text.drawn) for text in texts)
-        return Draft(epoch, self._number, limited, nodes, reads, sweep_s)
+        limited = tuple(replace(text, most=min(text.most, self._most)) for text in texts)
+        return Draft(epoch, self._number, limited, nodes, reads, sweep_s, spare_s)
 
     def told(self, drafted: Drafted) -> None:
         if drafted.failed:

@@ -4,42 +4,35 @@
                                                       ▲                                                          │
                                                       └────────────────── growth.py: which nodes next ◀──────────┘
 
-It is the same engine: transformers' forward pass, our attention and KV, weights lent group by group. Each path of a tree has its KV as a fork of the
-text's; when the text comes again it goes on from the path that was right.
+Each path of a tree has its KV as a fork of the text's. What was looked behind is kept as a tree of its own: when the text comes again, and has gone
+on along one of its paths, what lies behind that is known already.
+
+NOTE [ ahead ]
+While a tree is verified, and weights are waited for, the growing goes on: behind the nodes that are verified, and beside them. It is the same tree,
+and the likeliest nodes are those that the target will most likely come to; so what is looked at ahead is what the next draft would look at, and that
+begins with it. What the target does not come to is forgotten then. Prompts that are computed meanwhile are read ahead too.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from potatod import manifest as manifests
-from potatod.drafts import FORKED_BLOCKS, READS_AT_ONCE, SCORES_BYTES
-from potatod.kv_layout import BLOCK
-from potatod.messages import Draft, Drafted, DraftText, Drawn, Guessed
-from potatod.room import vocabulary_of
-from potatod.sampling.noise import gumbel
-from potatod.sampling.params import Sampling
-from potatod.sampling.processors import process
+from potatod.drafts import FORKED_BLOCKS
+from potatod.kv_layout import BLOCK, blocks
+from potatod.messages import Draft, Drafted, DraftText, Guessed
 from potatod.spans import Spans
-from potatod.store import skeleton as skeletons
 from potatod.trees import ROOT
 
-from .arithmetic import Arithmetic
 from .attention import PackedAttention
-from .growth import CANDIDATES, ROWS, Growth, RoundTimes, Spread
-from .kernels import choose
-from .kv import Paged, Piece
-from .model import Model
-from .passes import Pack
-from .resident import Resident
+from .candidates import Noise, candidates
+from .draft_model import DraftModel, Read
+from .growth import ROWS, Growth, Reach, RoundTimes, Spread
 
 #: Fewer tokens than these, the last one among them, are read where the growing begins.
 FEW: Final = 8
@@ -48,54 +41,80 @@ _OFTEN: Final = 3
 #: A text is gone on with from another one's beginning where that spares so many tokens.
 _WORTH_SHARING: Final = 32
 
-
-@dataclass(slots=True)
-class _Read:
-    """Tokens that the draft model has read, and its KV of them."""
-
-    tokens: list[int]
-    kv: Paged
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class _Looked:
-    """A node that was looked behind: its candidates, and by how much the first is preferred to each."""
+    """Where it was looked behind: the end of a text, or a node of its tree."""
 
+    #: what has read up to here, and more maybe; how much that had read here
+    read: Read
+    length: int
+    #: what may follow, and by how much the first is preferred to each
     tokens: list[int]
     gaps: list[float]
+    #: the same behind some of those
+    behind: dict[int, _Looked] = field(default_factory=dict)
+
+    def every(self) -> Iterator[_Looked]:
+        """It, and all behind it."""
+        left = [self]
+        while left:
+            some = left.pop()
+            left += some.behind.values()
+            yield some
 
 
 @dataclass(slots=True)
 class _Text:
-    read: _Read
-    #: of the last draft: what was read on each path, and what may follow the paths
-    paths: list[_Read] = field(default_factory=list)
-    looked: dict[tuple[int, ...], _Looked] = field(default_factory=dict)
+    read: Read
+    #: where the last draft began
+    looked: _Looked | None = None
     #: whether the last draft was of others
     stale: bool = False
+
+    def forked_blocks(self) -> int:
+        """Blocks that its guesses take beside it."""
+        if self.looked is None:
+            return 0
+        of_text, begun = blocks(self.looked.length), {id(self.looked.read): self.looked.length}
+        reads = {id(self.looked.read): self.looked.read}
+        for looked in self.looked.every():
+            reads[id(looked.read)] = looked.read
+            begun.setdefault(id(looked.read), looked.length - 1)
+        return sum(blocks(len(read.tokens)) - (of_text if read is self.looked.read else begun[key] // BLOCK) for key, read in reads.items())
+
+
+@dataclass(slots=True)
+class _Growing:
+    """The trees of the last draft."""
+
+    texts: dict[int, DraftText]
+    #: those of whose tokens not all have been read
+    unread: list[DraftText]
+    growth: Growth
+    noise: Noise
+    #: of each node that was looked behind, by text and node
+    looked: dict[tuple[int, int], _Looked] = field(default_factory=dict)
 
 
 class Drafter:
     def __init__(self, folder: Path, findings: dict[str, Any], vocabulary: int, device: torch.device, attention: PackedAttention, spans: Spans) -> None:
         """``findings``: verdict.Findings of the draft model; ``vocabulary``: tokens that the target knows."""
-        manifest = manifests.load(folder)
-        config = skeletons.load_config(folder)
-        resident = Resident(folder, manifest, device)
-        self._kernels = choose(
-            "fast", "packed", config, device, attention, Arithmetic.from_json(findings["arithmetic"]),
-        )  # fmt: skip
-        skeleton = skeletons.build(config, getattr(torch, manifest.dtype))
-        self._model = Model(skeleton, manifest, folder, resident, resident, device, self._kernels, lambda _: None, Spans())
+        self._model = DraftModel(folder, findings, device, attention)
         self._vocabulary = vocabulary
-        #: tokens that can be read: of two models with one tokenizer one may have rows for more
-        self._readable = vocabulary_of(manifest, "embed")
-        self._heads = int(skeleton.model.config.get_text_config().num_attention_heads)
         self._spans = spans
         self._texts: dict[int, _Text] = {}
+        self._growing: _Growing | None = None
+        #: blocks that all guesses take
+        self._blocks = 0
         #: how often in a row a card had not the memory
         self._exhausted = 0
         self._spread = Spread()
         self._round_s = RoundTimes()
+        #: seconds to read a token, of the last text that was read
+        self._read_s = 0.0
 
     @torch.inference_mode()
     def fork(self, sequence: int, of: int, length: int) -> None:
@@ -104,7 +123,7 @@ class Drafter:
         if text is not None:
             length = min(length, len(text.read.tokens), text.read.kv.length)
             if text.read.kv.reaches(length):
-                self._texts[sequence] = _Text(_Read(text.read.tokens[:length], text.read.kv.fork(length)))
+                self._texts[sequence] = _Text(text.read.fork(length))
 
     def forget(self, sequence: int) -> None:
         self._texts.pop(sequence, None)
@@ -113,32 +132,53 @@ class Drafter:
         """``going_on`` is called between passes. Where a card has not the memory for it nothing is guessed, and all texts are read anew; again and
         again it is an error."""
         began = time.monotonic()
+        drafted = self._in_memory(lambda: self._drafted(ask, going_on))
+        return drafted or Drafted(ask.epoch, ask.number, (), time.monotonic() - began)
+
+    def ahead(self, spare_s: float) -> bool:
+        """Something of NOTE [ ahead ], which takes no longer than that; whether there was anything to be done. Raises as :meth:`draft`."""
+        return self._growing is not None and bool(self._in_memory(lambda: self._further(spare_s)))
+
+    def verified(self) -> None:
+        """The target has been wherever it goes: nothing is looked at ahead before the next draft."""
+        self._growing = None
+
+    def _in_memory(self, do: Callable[[], T]) -> T | None:
         try:
-            drafted = self._drafted(ask, going_on)
+            with torch.inference_mode():
+                done = do()
             self._exhausted = 0
-            return drafted
+            return done
         except torch.OutOfMemoryError:
             self._exhausted += 1
             if self._exhausted == _OFTEN:
                 raise
         self._texts.clear()  # outside the handler: an exception holds its frames, and they hold tensors
-        return Drafted(ask.epoch, ask.number, (), time.monotonic() - began)
+        self._growing = None
+        return None
 
-    @torch.inference_mode()
     def _drafted(self, ask: Draft, going_on: Callable[[], None]) -> Drafted:
         began = time.monotonic()
         for known in self._texts.values():
             known.stale = True
-        texts = [text for text in ask.texts if max(text.tokens) < self._readable]
+        texts = [text for text in ask.texts if max(text.tokens) < self._model.vocabulary]
         for text in texts:
             self._come(text)
         for known in self._texts.values():
             if known.stale:  # nobody goes on with it for now
-                known.paths, known.looked = [], {}
-        ready, read, read_s = self._read_all(texts, ask.reads, going_on)
-        growth = Growth({text.sequence: text.most for text in ready}, ask.nodes, ask.sweep_s, self._round_s)
+                known.looked = None
+        self._blocks = sum(text.forked_blocks() for text in self._texts.values())
+        now = [text for text in texts if text.most or not ask.spare_s]
+        ready, read, read_s = self._read_all(now, ask.reads, going_on)
+        growth = Growth({text.sequence: Reach(text.most, text.room) for text in ready}, ask.nodes, ask.sweep_s, self._round_s)
+        ids = {text.sequence: text for text in ready}
+        self._growing = growing = _Growing(ids, [text for text in texts if text.sequence not in ids], growth, Noise(self._vocabulary))
         if ready:
-            self._grow(ready, growth, going_on)
+            self._begin(growing)
+            going_on()
+            while nodes := growth.next():
+                self._round(growing, nodes)
+                going_on()
         ended = time.monotonic()
         self._spans.add("draft", f"draft {ask.number}", began, ended)
         guessed = tuple(
@@ -146,34 +186,50 @@ class Drafter:
         )
         return Drafted(ask.epoch, ask.number, guessed, ended - began, read_s, read)
 
+    def _further(self, spare_s: float) -> bool:
+        growing, began = self._growing, time.monotonic()
+        assert growing is not None
+        done = False
+        while not done and (nodes := growing.growth.ahead(spare_s)):
+            done = self._round(growing, [(id, node) for id, node in nodes if id in self._texts])
+        while not done and growing.unread:
+            done = self._read_ahead(growing.unread, spare_s)
+        if done:
+            self._spans.add("draft", "ahead", began, time.monotonic())
+        return done
+
     # reading
 
     def _come(self, text: DraftText) -> None:
         """A text has come to here: what was guessed of it is compared, and the path that was right is gone on with."""
         known, tokens = self._texts.get(text.sequence), list(text.tokens)
         if known is None:
-            self._texts[text.sequence] = _Text(_Read([], self._new_kv()))
+            self._texts[text.sequence] = _Text(self._model.nothing_read())
             return
-        self._learn(known, tokens)
-        best, length = max(((read, _alike(read.tokens, tokens)) for read in (known.read, *known.paths)), key=lambda each: each[1])
-        length = min(length, len(tokens) - 1)  # behind the last one is looked
-        if best.kv.reaches(length):
-            best.kv.cut(length)
-            known.read = _Read(tokens[:length], best.kv)
+        known.stale = False
+        if (looked := self._follow(known.looked, tokens)) is not None:
+            known.read = looked.read
+            if looked.length == len(tokens):
+                known.looked = looked
+                return
+        known.looked = None
+        length = min(_alike(known.read.tokens, tokens), len(tokens) - 1)  # behind the last one is looked
+        if known.read.kv.reaches(length):
+            known.read.kv.cut(length)
+            del known.read.tokens[length:]
         else:
-            known.read = _Read([], self._new_kv())
-        known.paths, known.looked, known.stale = [], {}, False
+            known.read = self._model.nothing_read()
 
-    def _learn(self, text: _Text, tokens: Sequence[int]) -> None:
-        for path, looked in text.looked.items():
-            if len(path) < len(tokens) and tuple(tokens[: len(path)]) == path:
-                came = tokens[len(path)]
-                self._spread.learn(looked.gaps, looked.tokens.index(came) if came in looked.tokens else None)
-
-    def _new_kv(self) -> Paged:
-        kv = self._kernels.batching.new_kv()
-        assert isinstance(kv, Paged)
-        return kv
+    def _follow(self, looked: _Looked | None, tokens: Sequence[int]) -> _Looked | None:
+        """The last place along the text that was looked behind; what came there is learned from."""
+        if looked is None or _alike(looked.read.tokens[: looked.length], tokens) < looked.length:
+            return None
+        for came in tokens[looked.length :]:
+            self._spread.learn(looked.gaps, looked.tokens.index(came) if came in looked.tokens else None)
+            if came not in looked.behind:
+                break
+            looked = looked.behind[came]
+        return looked
 
     def _read_all(self, texts: Sequence[DraftText], most: int, going_on: Callable[[], None]) -> tuple[list[DraftText], int, float]:
         """Reads the texts, so far as ``most`` tokens go, but for a few last ones of each; those that are to be gone on with, tokens that were read,
@@ -182,20 +238,36 @@ class Drafter:
         for text in texts:
             if left > 0:
                 self._share(text)
-            read = self._texts[text.sequence].read
-            while left > 0 and (some := text.tokens[len(read.tokens) : -1][: min(left, self._at_once(len(text.tokens)))]):
-                if text.most and len(text.tokens) - len(read.tokens) <= FEW:
-                    break
-                self._pass([_goes_on(read, some)])
-                left -= len(some)
+            while left > 0 and (read := self._read_some(text, min(left, self._model.at_once(len(text.tokens))))):
+                left -= read
                 going_on()
-            if text.most and len(text.tokens) - len(read.tokens) <= FEW:
+            if text.most and not self._left_of(text):
                 ready.append(text)
         return ready, most - left, time.monotonic() - began
 
-    def _at_once(self, context: int) -> int:
-        """Tokens of a text that are read together: their scores take no more than was planned."""
-        return max(1, min(READS_AT_ONCE, SCORES_BYTES // (4 * self._heads * context)))
+    def _left_of(self, text: DraftText) -> int:
+        """Tokens of it to be read before it can be gone on with."""
+        left = len(text.tokens) - len(self._texts[text.sequence].read.tokens)
+        return left - 1 if left > FEW else 0
+
+    def _read_some(self, text: DraftText, most: int) -> int:
+        """Reads so many tokens of it, or what is left; how many it read."""
+        read, began = self._texts[text.sequence].read, time.monotonic()
+        at, count = len(read.tokens), min(most, self._left_of(text))
+        if count:
+            self._model.read([read.going_on(text.tokens[at : at + count])])
+            self._read_s = (time.monotonic() - began) / count
+        return count
+
+    def _read_ahead(self, unread: list[DraftText], spare_s: float) -> bool:
+        """Some tokens of the first of these; False where it has nothing left."""
+        text = unread[0]
+        if text.sequence in self._texts:
+            self._share(text)
+            if read := self._read_some(text, min(self._model.at_once(len(text.tokens)), max(1, int(spare_s / self._read_s)) if self._read_s else FEW)):
+                return read > 0
+        unread.pop(0)
+        return False
 
     def _share(self, text: DraftText) -> None:
         """Goes on from what was read of another text, where that begins alike and further than this one's own."""
@@ -205,104 +277,76 @@ class Drafter:
         begun = ((min(_alike(read.tokens, tokens), len(tokens) - 1), read) for read in others if len(read.tokens) >= own + _WORTH_SHARING)
         length, read = max(begun, key=lambda each: each[0], default=(0, known.read))
         if length >= own + _WORTH_SHARING and read.kv.reaches(length):
-            known.read = _Read(tokens[:length], read.kv.fork(length))
+            known.read = read.fork(length)
 
     # growing
 
-    def _grow(self, ready: Sequence[DraftText], growth: Growth, going_on: Callable[[], None]) -> None:
-        texts = {text.sequence: text for text in ready}
-        noise = _Noise(self._vocabulary)
-        #: of each node that was looked behind: what has read it, and how much that had read then
-        held: dict[tuple[int, int], tuple[_Read, int]] = {}
-        self._blocks = 0
-        nodes = [(text.sequence, ROOT) for text in ready]
-        parts = [_goes_on(read := self._texts[text.sequence].read, text.tokens[len(read.tokens) :]) for text in ready]
-        while nodes:
-            began = time.monotonic()
-            logits = self._pass(parts)
-            for (id, node), (read, _), values in zip(nodes, parts, logits, strict=True):
-                held[id, node] = read, len(read.tokens)
-                looked = _candidates(values[: self._vocabulary], read.tokens, texts[id].drawn, noise)
-                self._texts[id].looked[tuple(read.tokens)] = looked
-                growth.children(id, node, list(zip(looked.tokens, self._spread.chances(looked.gaps), strict=True)))
-            seconds = time.monotonic() - began
-            growth.spent(seconds)
-            if nodes[0][1] != ROOT:
-                self._round_s.add(next(rows for rows in ROWS if rows >= len(nodes)), seconds)
-            going_on()
-            nodes, parts = [], []
-            for id, node in growth.next():
-                tree = growth.trees[id]
-                if (goes_on := self._behind(id, *held[id, tree.parents[node]])) is not None:
-                    nodes.append((id, node))
-                    parts.append(_goes_on(goes_on, (tree.tokens[node],)))
+    def _begin(self, growing: _Growing) -> None:
+        """Looks behind the ends of texts, where that has not been done ahead, and takes what is known of what lies behind them."""
+        began = time.monotonic()
+        new = [text for text in growing.texts.values() if self._texts[text.sequence].looked is None]
+        reads = [self._texts[text.sequence].read for text in new]
+        found = self._look(growing, new, [read.going_on(text.tokens[len(read.tokens) :]) for read, text in zip(reads, new, strict=True)])
+        for text, looked in zip(new, found, strict=True):
+            self._texts[text.sequence].looked = looked
+        for id in growing.texts:
+            if (begins := self._texts[id].looked) is not None:
+                self._take(growing, id, ROOT, begins)
+        growing.growth.spent(time.monotonic() - began)
 
-    def _behind(self, id: int, read: _Read, length: int) -> _Read | None:
-        """What goes on behind that much of what was read: itself where it ends there, else a fork; None where its windows have left that behind, or as
-        many blocks as were planned are taken."""
+    def _round(self, growing: _Growing, nodes: Sequence[tuple[int, int]]) -> bool:
+        """Looks behind these; False where that is not possible for any."""
+        began, of, parts = time.monotonic(), [], []
+        for id, node in nodes:
+            tree = growing.growth.tree(id)
+            before, token = growing.looked[id, tree.parents[node]], tree.tokens[node]
+            if (read := self._behind(before)) is not None:
+                of.append((id, node, before, token))
+                parts.append(read.going_on((token,)))
+        if not parts:
+            return False
+        for (id, node, before, token), looked in zip(of, self._look(growing, [growing.texts[id] for id, *_ in of], parts), strict=True):
+            before.behind[token] = looked
+            self._take(growing, id, node, looked)
+        seconds = time.monotonic() - began
+        growing.growth.spent(seconds)
+        self._round_s.add(next(rows for rows in ROWS if rows >= len(parts)), seconds)
+        return True
+
+    def _look(self, growing: _Growing, texts: Sequence[DraftText], parts: Sequence[tuple[Read, Sequence[int]]]) -> list[_Looked]:
+        """What may follow each of these, when it has read its part."""
+        logits = self._model.read(parts) if parts else ()
+        return [
+            _Looked(read, len(read.tokens), *candidates(values[: self._vocabulary], read.tokens, text.drawn, growing.noise))
+            for text, (read, _), values in zip(texts, parts, logits, strict=True)
+        ]
+
+    def _take(self, growing: _Growing, id: int, node: int, looked: _Looked) -> None:
+        """What may follow that node becomes its children, and what is known already of what lies behind those theirs."""
+        growth, left = growing.growth, [(node, looked)]
+        while left:
+            node, looked = left.pop()
+            growing.looked[id, node] = looked
+            for child in growth.children(id, node, list(zip(looked.tokens, self._spread.chances(looked.gaps), strict=True))):
+                if (known := looked.behind.get(growth.tree(id).tokens[child])) is not None:
+                    left.append((child, known))
+                else:
+                    growth.open(id, child)
+
+    def _behind(self, looked: _Looked) -> Read | None:
+        """What goes on from there: what has read it, where that ends there, else a fork; None where its windows have left that behind, or as many
+        blocks as were planned are taken."""
+        read, length = looked.read, looked.length
         goes_on, begins = len(read.tokens) == length, length % BLOCK == 0
-        if (self._blocks == FORKED_BLOCKS and (begins or not goes_on)) or not (goes_on or read.kv.reaches(length)):
+        if (self._blocks >= FORKED_BLOCKS and (begins or not goes_on)) or not (goes_on or read.kv.reaches(length)):
             return None
         self._blocks += begins or not goes_on
-        if goes_on:
-            return read
-        fork = _Read(read.tokens[:length], read.kv.fork(length))
-        self._texts[id].paths.append(fork)
-        return fork
-
-    def _pass(self, parts: Sequence[tuple[_Read, Sequence[int]]]) -> NDArray[np.float32]:
-        """Reads the last tokens of each, which its ``tokens`` have already; logits (parts, vocabulary) behind each."""
-        tokens: list[int] = []
-        pieces, wanted = [], []
-        for read, new in parts:
-            pieces.append(Piece(read.kv, len(tokens), len(tokens) + len(new), read.kv.length, len(read.tokens)))
-            tokens += new
-            wanted.append(len(tokens) - 1)
-        logits = self._model.forward(Pack(tokens, pieces, wanted)).float().cpu()
-        for piece in pieces:
-            piece.kv.length += piece.end - piece.first
-        values: NDArray[np.float32] = logits.numpy()
-        return values
+        return read if goes_on else read.fork(length)
 
 
-def _goes_on(read: _Read, tokens: Sequence[int]) -> tuple[_Read, Sequence[int]]:
-    """It is about to read these: whoever else goes on from where it was makes a fork."""
-    read.tokens.extend(tokens)
-    return read, tokens
-
-
-def _alike(some: list[int], others: list[int]) -> int:
+def _alike(some: Sequence[int], others: Sequence[int]) -> int:
     """How many tokens both begin with."""
     least = min(len(some), len(others))
-    if some[:least] == others[:least]:
+    if list(some[:least]) == list(others[:least]):
         return least
     return next(at for at in range(least) if some[at] != others[at])
-
-
-class _Noise:
-    """The numbers that the target will sample with, made once for each position."""
-
-    def __init__(self, vocabulary: int) -> None:
-        self._vocabulary = vocabulary
-        self._made: dict[tuple[int, int, int], NDArray[np.float64]] = {}
-
-    def of(self, drawn: Drawn, position: int) -> NDArray[np.float64]:
-        key = drawn.seed, drawn.choice, position
-        if key not in self._made:
-            self._made[key] = gumbel(drawn.seed, drawn.choice, position, self._vocabulary)
-        return self._made[key]
-
-
-def _candidates(logits: NDArray[np.float32], tokens: Sequence[int], drawn: Drawn, noise: _Noise) -> _Looked:
-    """What the target would sample if its logits behind ``tokens`` were these, (vocabulary,), and what it would next to that."""
-    sampling = Sampling(drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p, drawn.repetition_penalty)
-    scores: NDArray[Any] = process(logits, tokens, sampling)
-    unit = 1.0
-    if not sampling.greedy:
-        scores, unit = scores + noise.of(drawn, len(tokens))[: scores.size], drawn.temperature
-    best = np.argpartition(scores, -CANDIDATES)[-CANDIDATES:]
-    best = best[np.lexsort((best, -scores[best]))]
-    if not np.isfinite(scores[best[0]]):
-        raise ArithmeticError("the draft model's logits are no numbers")
-    gaps = (scores[best[0]] - scores[best]).astype(np.float64) * unit
-    return _Looked(best.tolist(), gaps.tolist())

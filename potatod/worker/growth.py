@@ -4,6 +4,9 @@ A round is one pass of the draft model over some nodes of all trees; what may fo
 as many as make a round worth its time, and the growing ends where a round makes tokens slower than what is guessed already does:
 
     tokens per second now  =  (texts + Σ chances) ÷ (the sweep's seconds + the rounds' so far)
+
+While a sweep waits for weights rounds cost nothing. Then it goes on with whatever the target will most likely come to, as much of that in a second as
+may be, and behind what guesses may be now: drafter.py, NOTE [ ahead ].
 """
 
 from __future__ import annotations
@@ -16,8 +19,6 @@ from typing import Final
 
 from potatod.trees import ROOT, Tree
 
-#: Of what may follow a node, so many are looked at.
-CANDIDATES: Final = 8
 #: Nodes of a round.
 ROWS: Final = (1, 2, 4, 8)
 #: Children less likely than this are not kept.
@@ -86,25 +87,34 @@ class RoundTimes:
         return self._seen[max(below)] * 1.1  # to be found out
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far behind a text: guesses may be so far, and looked at so far ahead, which is no less."""
+
+    most: int
+    room: int
+
+
 @dataclass(slots=True)
 class _Text:
-    tree: Tree
-    most: int
+    reach: Reach
+    tree: Tree = field(default_factory=Tree)
     depths: dict[int, int] = field(default_factory=lambda: {ROOT: 0})
 
 
 class Growth:
     """Of one draft, of all its texts."""
 
-    def __init__(self, most: Mapping[int, int], nodes: int, sweep_s: float, round_s: Callable[[int], float]) -> None:
-        """``most``: of each text, how far guesses may go; ``nodes``: as many as a sweep verifies of all."""
-        self._texts = {id: _Text(Tree(), depth) for id, depth in most.items()}
+    def __init__(self, texts: Mapping[int, Reach], nodes: int, sweep_s: float, round_s: Callable[[int], float]) -> None:
+        """``nodes``: as many as a sweep verifies of all texts."""
+        self._texts = {id: _Text(reach) for id, reach in texts.items()}
         self._nodes = nodes
         self._sweep_s = sweep_s
         self._round_s = round_s
         self._spent_s = 0.0
-        #: of nodes that nobody has looked behind: (−chance, text, node)
+        #: of nodes that nobody has looked behind: (−chance, text, node); and those that are as far as guesses may be
         self._open: list[tuple[float, int, int]] = []
+        self._farther: list[tuple[float, int, int]] = []
         #: of the likeliest nodes, as many as will be verified
         self._chances: list[float] = []
         self._expected = 0.0
@@ -112,25 +122,42 @@ class Growth:
 
     @property
     def trees(self) -> dict[int, Tree]:
-        return {id: text.tree for id, text in self._texts.items()}
+        """What is guessed."""
+        return {id: self._within(text) for id, text in self._texts.items()}
 
-    def children(self, text: int, node: int, candidates: Sequence[tuple[int, float]]) -> None:
-        """What may follow that node: tokens, each with its chance where the node itself is right."""
+    @staticmethod
+    def _within(text: _Text) -> Tree:
+        near = [node for node in range(len(text.tree)) if text.depths[node] <= text.reach.most]
+        return text.tree if len(near) == len(text.tree) else text.tree.only(near)
+
+    def tree(self, text: int) -> Tree:
+        """All that was looked at of it."""
+        return self._texts[text].tree
+
+    def children(self, text: int, node: int, candidates: Sequence[tuple[int, float]]) -> list[int]:
+        """What may follow that node: tokens, each with its chance where the node itself is right. Those nodes that may be looked behind."""
         grown = self._texts[text]
         whole = 1.0 if node == ROOT else grown.tree.chances[node]
         depth = grown.depths[node] + 1
-        if depth > grown.most:
-            return
+        if depth > grown.reach.room:
+            return []
         self._mass += sum(chance for _, chance in candidates[:2])
         self._looked += 1
+        children = []
         for token, chance in candidates:
             if whole * chance < _LEAST_CHANCE:
                 continue
             child = grown.tree.add(node, token, whole * chance)
             grown.depths[child] = depth
-            self._count(whole * chance)
-            if depth < grown.most:
-                heapq.heappush(self._open, (-whole * chance, text, child))
+            children.append(child)
+            if depth <= grown.reach.most:
+                self._count(whole * chance)
+        return children if depth < grown.reach.room else []
+
+    def open(self, text: int, node: int) -> None:
+        """Nobody has looked behind that one."""
+        grown = self._texts[text]
+        heapq.heappush(self._open if grown.depths[node] < grown.reach.most else self._farther, (-grown.tree.chances[node], text, node))
 
     def spent(self, seconds: float) -> None:
         """A round took so long."""
@@ -149,6 +176,20 @@ class Growth:
                 best, best_rate = len(some), rate
             if len(some) < rows:
                 break
+        return [heapq.heappop(self._open)[1:] for _ in range(best)]
+
+    def ahead(self, spare_s: float) -> list[tuple[int, int]]:
+        """(text, node) of those to look behind in a round that costs nothing and takes no longer than that; none: there are none, or it would."""
+        for one in self._farther:
+            heapq.heappush(self._open, one)
+        self._farther.clear()
+        likeliest = heapq.nsmallest(ROWS[-1], self._open)
+        best, best_rate = 0, 0.0
+        for rows in ROWS:
+            some, seconds = likeliest[:rows], self._round_s(rows)
+            rate = -sum(chance for chance, _, _ in some) / seconds
+            if seconds <= spare_s and rate > best_rate:
+                best, best_rate = len(some), rate
         return [heapq.heappop(self._open)[1:] for _ in range(best)]
 
     def _gain(self, chance: float) -> float:

@@ -87,6 +87,7 @@ class Packed:
 
     def _pass(self, model: PreTrainedModel, pack: Pack) -> torch.Tensor:
         positions = [at for piece in pack.pieces for at in range(piece.start, piece.start + piece.end - piece.first)]
+        around = self._attention.batch  # of the model whose sweep waits while its draft model looks ahead
         self._attention.batch = Batch(list(pack.pieces), self._attend, self._at_once)
         try:
             return _forward(
@@ -94,7 +95,7 @@ class Packed:
                 position_ids=torch.tensor([positions], device=self._device), past_key_values=PackedCache(),
             )  # fmt: skip
         finally:
-            self._attention.batch = None
+            self._attention.batch = around
 
     def _turn(
         self, rope: Callable[..., tuple[torch.Tensor, torch.Tensor]], x: torch.Tensor, position_ids: torch.Tensor, **arguments: Any

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from torch import overrides
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -105,6 +106,18 @@ def unwatched() -> AbstractContextManager[None]:
     """While entered, functions run as they are: for what reads no rows, or whose shapes do not depend on what else is in the sweep."""
     guard: AbstractContextManager[None] = torch._C.DisableTorchFunction()
     return guard
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """While entered, nothing of what a sweep has entered is: another model is computed in the middle of it."""
+    with torch._C._EnableTorchFunction():
+        modes = [overrides._pop_mode() for _ in range(torch._C._len_torch_function_stack())]
+        try:
+            yield
+        finally:
+            for mode in reversed(modes):
+                overrides._push_mode(mode)
 
 
 #: Elementwise functions have one implementation for whole vectors and another for the remainder, of a row as of a thread's share.

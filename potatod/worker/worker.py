@@ -29,6 +29,7 @@ from .embedding import Twins, reader_compares
 from .kv import Branch, Paged, Piece, SequenceKV
 from .model import Model
 from .passes import Pack
+from .rows import apart
 from .weights import Arrivals, groups_of
 
 #: Nothing waits longer than this without looking whether it should stop.
@@ -63,6 +64,7 @@ class Worker:
         self._layers = manifest.layers
         self._streamed_bytes = boot.plan.streamed_bytes
         self._all_bytes = boot.plan.weights_bytes
+        self._ring_bytes = boot.plan.ring_bytes
         self._front = wire.sweeps_wire(stage.context, stage.directory, boot.epoch, bind=True)
         self._reader = reader = wire.bytes_wire(stage.context, stage.directory, boot.epoch, bind=True)
         self._arrivals = Arrivals(reader, boot.plan, self._wait_for_bytes, self._waited)
@@ -119,6 +121,8 @@ class Worker:
                     self._front.send(self.draft(message))
                 elif isinstance(message, Sweep) and message.epoch == self._epoch:
                     self._front.send(self.serve(message))
+                    if self._drafter is not None:
+                        self._drafter.verified()
 
     def close(self) -> None:
         self._front.close()
@@ -288,12 +292,20 @@ class Worker:
             raise Stopped
 
     def _wait_for_bytes(self) -> None:
-        if not self._placement.before_waiting():
+        if not self._placement.before_waiting() and not self._looked_ahead():
             self._bytes_poller.poll(_PATIENCE_MS)
         self._stage.orders()
         self._stage.beat(sweeps=self._sweeps)
         if self._stage.stopping:
             raise Stopped
+
+    def _looked_ahead(self) -> bool:
+        """Whether the draft model had something to do, which took no longer than half of what is read meanwhile into a ring that is empty now."""
+        speed, done = self._arrivals.read_bytes_per_s, False
+        if self._drafter is not None and speed is not None:
+            with self._ending_the_drafter(), apart():
+                done = self._drafter.ahead(self._ring_bytes / speed / 2)
+        return done
 
     def _waited(self, began: float, ended: float) -> None:
         self._waited_s += ended - began

@@ -15,7 +15,8 @@ from potatod.messages import Draft, Drafted, DraftText, Drawn
 from potatod.spans import Spans
 from potatod.worker.arithmetic import PLAIN
 from potatod.worker.attention import PackedAttention
-from potatod.worker.drafter import Drafter
+from potatod.worker.draft_model import DraftModel
+from potatod.worker.drafter import Drafter, _Looked
 
 PROMPT = [5, 17, 42, 8, 99, 23, 61, 7, 30, 12, 77, 54, 3, 18, 66] * 8
 VOCABULARY = 320
@@ -41,12 +42,18 @@ def drafter(folder: Path, attention: PackedAttention) -> Callable[[], Drafter]:
     return lambda: Drafter(folder, {"arithmetic": PLAIN.to_json()}, VOCABULARY, torch.device("cpu"), attention, Spans())
 
 
-def asked(of: Drafter, *texts: DraftText, reads: int = 1 << 20, number: int = 1) -> Drafted:
-    return of.draft(Draft(1, number, texts, 24, reads, 1e6), lambda: None)
+def asked(of: Drafter, *texts: DraftText, reads: int = 1 << 20, number: int = 1, spare_s: float = 0.0, sweep_s: float = 1e6) -> Drafted:
+    return of.draft(Draft(1, number, texts, 24, reads, sweep_s, spare_s), lambda: None)
 
 
-def text(tokens: list[int], drawn: Drawn = GREEDY, sequence: int = 1, most: int = 8) -> DraftText:
-    return DraftText(sequence, tuple(tokens), most, drawn)
+def text(tokens: list[int], drawn: Drawn = GREEDY, sequence: int = 1, most: int = 8, room: int = 99) -> DraftText:
+    return DraftText(sequence, tuple(tokens), most, room, drawn)
+
+
+def looked_at(of: Drafter, sequence: int = 1) -> dict[tuple[int, ...], _Looked]:
+    """By what lies before it."""
+    looked = of._texts[sequence].looked
+    return {} if looked is None else {tuple(each.read.tokens[: each.length]): each for each in looked.every()}
 
 
 def likeliest(drafted: Drafted) -> list[int]:
@@ -65,17 +72,21 @@ def test_a_draft_model_that_is_the_model_itself_guesses_what_it_says(folder: Pat
         assert guessed == engine.greedy(1, PROMPT, len(guessed)) and guessed
 
 
+@pytest.mark.parametrize("ahead", [False, True], ids=["between", "ahead"])
 @pytest.mark.parametrize("drawn", [GREEDY, SAMPLED], ids=["T=0", "T=0.8"])
-def test_what_was_right_and_wrong_before_changes_nothing(drafter: Callable[[], Drafter], drawn: Drawn) -> None:
-    """Paths that are gone on with, in the middle and at their ends, over the borders of blocks; and another text beside."""
+def test_what_was_right_and_wrong_before_changes_nothing(drafter: Callable[[], Drafter], drawn: Drawn, ahead: bool) -> None:
+    """Paths that are gone on with, in the middle and at their ends, over the borders of blocks; and what was looked at ahead."""
     chance, lasting = random.Random(2), drafter()
     tokens = PROMPT[:118]
     for number in range(12):
         drafted = asked(lasting, text(tokens, drawn), number=number)
-        kept = lasting._texts[1].looked
+        while ahead and number % 3 and lasting.ahead(1e6):  # the next draft begins with that
+            pass
+        lasting.verified()
+        kept = looked_at(lasting)
         fresh = drafter()
         asked(fresh, text(tokens, drawn))
-        for path, looked in fresh._texts[1].looked.items():
+        for path, looked in looked_at(fresh).items():
             if path in kept:
                 assert kept[path].tokens[:3] == looked.tokens[:3]
                 assert kept[path].gaps == pytest.approx(looked.gaps, abs=1e-3)
@@ -115,9 +126,57 @@ def test_there_are_no_more_forks_than_were_planned(drafter: Callable[[], Drafter
     monkeypatch.setattr("potatod.worker.drafter.FORKED_BLOCKS", 3)
     of = drafter()
     (guessed,) = asked(of, text(PROMPT[:60])).guessed
-    assert guessed.tokens and len(of._texts[1].paths) == 3
+    assert guessed.tokens and forks(of, 1) == 3
+    while of.ahead(1e6):
+        assert of._texts[1].forked_blocks() <= 3
     (guessed,) = asked(of, text(PROMPT * 2, sequence=2)).guessed
-    assert guessed.tokens and len(of._texts[2].paths) <= 3, "behind its end there is a block more"
+    assert guessed.tokens and forks(of, 2) <= 3, "behind its end there is a block more"
+    assert sum(each.forked_blocks() for each in of._texts.values()) <= 3
+
+
+def forks(of: Drafter, sequence: int) -> int:
+    return len({id(looked.read) for looked in looked_at(of, sequence).values()}) - 1
+
+
+def test_what_was_looked_at_ahead_is_not_looked_at_again(drafter: Callable[[], Drafter], monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, read = [], DraftModel.read
+    monkeypatch.setattr(DraftModel, "read", lambda self, parts: passes.append(len(parts)) or read(self, parts))
+    of, fresh = drafter(), drafter()
+    tokens = [*PROMPT, *likeliest(asked(of, text(PROMPT, most=3)))]
+    while of.ahead(1e6):
+        pass
+    passes.clear()
+    behind = likeliest(asked(of, text(tokens, most=3), sweep_s=1e-9))
+    assert passes == [], "its end was known, and with that what is guessed where nothing may take any time"
+    anew = likeliest(asked(fresh, text(tokens, most=3), sweep_s=1e-9))
+    assert len(passes) >= 1 and behind[: len(anew)] == anew
+
+
+def test_nothing_is_looked_at_ahead_where_a_text_ends_or_there_is_no_time_or_all_has_been_verified(drafter: Callable[[], Drafter]) -> None:
+    of = drafter()
+    assert not of.ahead(1e6)
+    asked(of, text(PROMPT, most=3, room=3))
+    while of.ahead(1e6):
+        pass
+    assert max(map(len, looked_at(of))) == len(PROMPT) + 2
+    asked(of, text(PROMPT, most=3))
+    assert not of.ahead(1e-9)
+    of.forget(1)
+    assert not of.ahead(1e6), "of a text that has ended"
+    asked(of, text(PROMPT, most=3, sequence=2))
+    of.verified()
+    assert not of.ahead(1e6)
+
+
+def test_prompts_are_read_ahead_where_weights_are_waited_for(drafter: Callable[[], Drafter]) -> None:
+    of = drafter()
+    assert asked(of, text(PROMPT, most=0), spare_s=1.0).read_tokens == 0
+    reads = 0
+    while of.ahead(1e6):
+        reads += 1
+    drafted = asked(of, text(PROMPT))
+    assert reads > 1 and drafted.read_tokens == 0 and likeliest(drafted) == likeliest(asked(drafter(), text(PROMPT)))
+    assert asked(drafter(), text(PROMPT, most=0)).read_tokens == len(PROMPT) - 1, "where they are not they are read between sweeps"
 
 
 def test_a_text_with_tokens_that_it_cannot_read_is_left_out(drafter: Callable[[], Drafter]) -> None:
@@ -127,19 +186,21 @@ def test_a_text_with_tokens_that_it_cannot_read_is_left_out(drafter: Callable[[]
 
 
 def test_a_card_that_has_not_the_memory_ends_it_only_when_it_never_has(drafter: Callable[[], Drafter], monkeypatch: pytest.MonkeyPatch) -> None:
-    of, run = drafter(), Drafter._pass
+    of, run = drafter(), DraftModel.read
 
     def exhausted(*_: object) -> None:
         raise torch.OutOfMemoryError
 
     for _ in range(2):
-        monkeypatch.setattr(Drafter, "_pass", exhausted)
-        assert [asked(of, text(PROMPT)).guessed for _ in range(2)] == [(), ()]
-        monkeypatch.setattr(Drafter, "_pass", run)
+        monkeypatch.setattr(DraftModel, "read", exhausted)
+        assert [asked(of, text([*PROMPT, 5])).guessed for _ in range(2)] == [(), ()]
+        monkeypatch.setattr(DraftModel, "read", run)
         assert asked(of, text(PROMPT)).guessed
-    monkeypatch.setattr(Drafter, "_pass", exhausted)
+    asked(of, text(PROMPT))
+    monkeypatch.setattr(DraftModel, "read", exhausted)
+    assert not of.ahead(1e6) and of._texts == {}
     with pytest.raises(torch.OutOfMemoryError):
-        [asked(of, text(PROMPT)) for _ in range(3)]
+        [asked(of, text(PROMPT)) for _ in range(2)]
 
 
 def test_tokens_that_the_target_does_not_know_are_never_guessed(folder: Path, attention: PackedAttention) -> None:

@@ -6,7 +6,7 @@ import math
 import random
 
 from potatod.trees import ROOT
-from potatod.worker.growth import Growth, RoundTimes, Spread
+from potatod.worker.growth import Growth, Reach, RoundTimes, Spread
 
 SURE = [(5, 0.97)]
 TWO_WAYS = [(5, 0.55), (6, 0.4)]
@@ -14,14 +14,19 @@ TWO_WAYS = [(5, 0.55), (6, 0.4)]
 
 def grown(growth: Growth, candidates: list[tuple[int, float]], seconds: float = 0.01) -> int:
     """Rounds until it is enough."""
-    growth.children(1, ROOT, candidates)
+    look(growth, 1, ROOT, candidates)
     rounds = 0
     while nodes := growth.next():
         rounds += 1
         for text, node in nodes:
-            growth.children(text, node, candidates)
+            look(growth, text, node, candidates)
         growth.spent(seconds)
     return rounds
+
+
+def look(growth: Growth, text: int, node: int, candidates: list[tuple[int, float]]) -> None:
+    for child in growth.children(text, node, candidates):
+        growth.open(text, child)
 
 
 def depth(growth: Growth) -> int:
@@ -30,7 +35,7 @@ def depth(growth: Growth) -> int:
 
 
 def test_where_it_is_sure_it_goes_deep_and_where_it_is_not_it_goes_wide() -> None:
-    sure, unsure = (Growth({1: 40}, 32, 2.0, lambda rows: 0.01) for _ in range(2))
+    sure, unsure = (Growth({1: Reach(40, 40)}, 32, 2.0, lambda rows: 0.01) for _ in range(2))
     grown(sure, SURE)
     grown(unsure, TWO_WAYS)
     assert depth(sure) > 2 * depth(unsure)
@@ -38,29 +43,58 @@ def test_where_it_is_sure_it_goes_deep_and_where_it_is_not_it_goes_wide() -> Non
 
 
 def test_it_ends_where_a_round_makes_tokens_slower() -> None:
-    rounds = {round_s: grown(Growth({1: 64}, 64, 1.0, lambda rows, s=round_s: s), [(5, 0.9)], round_s) for round_s in (0.01, 0.1, 0.5, 1.0)}
+    rounds = {round_s: grown(Growth({1: Reach(64, 64)}, 64, 1.0, lambda rows, s=round_s: s), [(5, 0.9)], round_s) for round_s in (0.01, 0.1, 0.5, 1.0)}
     assert rounds[0.01] > rounds[0.1] > rounds[0.5] >= rounds[1.0] == 0, "a round as long as a sweep brings less than a token"
 
 
 def test_it_goes_no_further_than_it_may() -> None:
-    growth = Growth({1: 3}, 64, 100.0, lambda rows: 0.01)
+    growth = Growth({1: Reach(3, 3)}, 64, 100.0, lambda rows: 0.01)
     grown(growth, SURE)
     assert depth(growth) == 3
-    nothing = Growth({1: 0}, 64, 100.0, lambda rows: 0.01)
+    nothing = Growth({1: Reach(0, 0)}, 64, 100.0, lambda rows: 0.01)
     assert grown(nothing, SURE) == 0 and len(nothing.trees[1]) == 0
 
 
 def test_the_likelier_text_of_two_is_gone_on_with_first() -> None:
-    growth = Growth({1: 9, 2: 9}, 64, 1.0, lambda rows: 0.15 * rows)
-    growth.children(1, ROOT, [(5, 0.2)])
-    growth.children(2, ROOT, [(5, 0.9)])
+    growth = Growth({1: Reach(9, 9), 2: Reach(9, 9)}, 64, 1.0, lambda rows: 0.15 * rows)
+    look(growth, 1, ROOT, [(5, 0.2)])
+    look(growth, 2, ROOT, [(5, 0.9)])
     assert growth.next() == [(2, 0)]
 
 
 def test_what_is_not_verified_anyway_is_not_looked_behind() -> None:
-    growth = Growth({1: 40}, 4, 100.0, lambda rows: 0.001)
+    growth = Growth({1: Reach(40, 40)}, 4, 100.0, lambda rows: 0.001)
     grown(growth, TWO_WAYS)
     assert len(growth.trees[1]) < 40, "four nodes of the likeliest are enough"
+
+
+def test_ahead_it_goes_on_behind_what_may_be_guessed_and_guesses_nothing_of_that() -> None:
+    growth = Growth({1: Reach(4, 6)}, 64, 100.0, lambda rows: 0.01)
+    grown(growth, SURE)
+    assert depth(growth) == 4 and growth.next() == []
+    rounds = 0
+    while nodes := growth.ahead(1.0):
+        rounds += 1
+        for text, node in nodes:
+            look(growth, text, node, SURE)
+    tree = growth.tree(1)
+    assert rounds == 2 and max(tree.depth(node) for node in range(len(tree))) == 6, "the text ends there"
+    assert depth(growth) == 4
+
+
+def test_ahead_the_likeliest_come_first_and_as_many_as_make_the_most_of_the_time() -> None:
+    flat = Growth({1: Reach(9, 9)}, 64, 1e-9, lambda rows: 0.01)
+    look(flat, 1, ROOT, [(token, 0.1 + token / 100) for token in range(8)])
+    assert flat.next() == [] and flat.ahead(1.0) == [(1, node) for node in range(7, -1, -1)], "eight rows take no longer than one"
+    each = Growth({1: Reach(9, 9)}, 64, 1e-9, lambda rows: 0.01 * rows)
+    look(each, 1, ROOT, [(token, 0.1 + token / 100) for token in range(8)])
+    assert each.ahead(1.0) == [(1, 7)], "eight rows take eight times as long"
+
+
+def test_ahead_no_round_takes_longer_than_there_is_time() -> None:
+    growth = Growth({1: Reach(9, 9)}, 64, 1e-9, lambda rows: 0.01 + 0.001 * rows)
+    look(growth, 1, ROOT, [(token, 0.1) for token in range(8)])
+    assert growth.ahead(0.0109) == [] and len(growth.ahead(0.0121)) == 2
 
 
 def test_the_spread_is_how_far_two_models_are_apart() -> None:

@@ -150,10 +150,10 @@ class Guesses:
                 drafts[id] = tree.only(range(len(tree)))
         return drafts
 
-    def ask(self, epoch: int, texts: list[DraftText], nodes: int, sweep_s: float) -> Draft | None:
+    def ask(self, epoch: int, texts: list[DraftText], nodes: int, sweep_s: float, spare_s: float) -> Draft | None:
         if self.chance.random() < 0.5:
             return None
-        self.asked.append(Draft(epoch, len(self.asked) + 1, tuple(texts), nodes, 64, sweep_s))
+        self.asked.append(Draft(epoch, len(self.asked) + 1, tuple(texts), nodes, 64, sweep_s, spare_s))
         return self.asked[-1]
 
     def told(self, drafted: Drafted) -> None:

@@ -106,10 +106,10 @@ def test_what_other_texts_said_is_guessed_no_more_where_it_is_never_right() -> N
 
 
 class TestDraftModel:
-    TEXT = DraftText(1, tuple(NEW), 30, Drawn())
+    TEXT = DraftText(1, tuple(NEW), 30, 90, Drawn())
 
     def asked(self, speculation: Speculation, sweep_s: float = 1.0) -> Draft:
-        draft = speculation.ask(1, [self.TEXT], 64, sweep_s)
+        draft = speculation.ask(1, [self.TEXT], 64, sweep_s, 0.0)
         assert draft is not None
         return draft
 
@@ -127,14 +127,14 @@ class TestDraftModel:
     def test_guesses_go_no_further_than_is_configured_and_reading_takes_half_a_sweep(self) -> None:
         speculation = Speculation(5, draft=True)
         draft = self.asked(speculation)
-        assert draft.texts[0].most == 5 and draft.reads == 64
+        assert (draft.texts[0].most, draft.texts[0].room) == (5, 90) and draft.reads == 64
         speculation.told(Drafted(1, draft.number, (), 2.0, 2.0, 200))
         assert self.asked(speculation, 10.0).reads == 500
 
     def test_one_that_does_not_pay_is_asked_again_later(self) -> None:
         speculation, asked = Speculation(5, draft=True), 0
         for _ in range(200):
-            if (draft := speculation.ask(1, [self.TEXT], 64, 1.0)) is not None:
+            if (draft := speculation.ask(1, [self.TEXT], 64, 1.0, 0.0)) is not None:
                 asked += 1
                 speculation.told(Drafted(1, draft.number, (Guessed(1, (5,), (-1,), (0.5,)),), 0.5))
                 speculation.verified(1, Tree(), [])
@@ -150,7 +150,7 @@ class TestDraftModel:
     def test_what_was_looked_up_is_not_to_its_credit(self) -> None:
         speculation, asked = Speculation(5, draft=True), 0
         for _ in range(200):
-            draft = speculation.ask(1, [self.TEXT], 64, 1.0)
+            draft = speculation.ask(1, [self.TEXT], 64, 1.0, 0.0)
             if draft is not None:
                 asked += 1
                 speculation.told(Drafted(1, draft.number, (Guessed(1, (9,), (-1,), (0.9,)),), 1.0))
@@ -166,4 +166,4 @@ class TestDraftModel:
     def test_one_that_has_failed_is_not_asked(self) -> None:
         speculation = Speculation(5, draft=True)
         speculation.told(Drafted(1, self.asked(speculation).number, (), 0.0, failed="it broke"))
-        assert speculation.ask(1, [self.TEXT], 64, 1.0) is None and speculation.failed == "it broke"
+        assert speculation.ask(1, [self.TEXT], 64, 1.0, 0.0) is None and speculation.failed == "it broke"
