@@ -7,7 +7,7 @@ import pytest
 from potatod.front.cost import CostModel
 from potatod.front.guessing import LONGEST_DRAFTS, Guessing
 from potatod.front.sequence import Sequence
-from potatod.messages import Draft, DraftText, Drafted
+from potatod.messages import Draft, Drafted, DraftText
 
 
 class Told:
