@@ -12,9 +12,7 @@ same rule prefills prompt and answer again; who begins like another one starts w
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from potatod.kv_layout import BLOCK
@@ -24,31 +22,18 @@ from potatod.trees import ROOT, Tree
 from .cost import CostModel
 from .guessing import Drafter, Guessing
 from .ledger import Ledger
-from .prefixes import common
+from .places import Places, Reuse
 from .sequence import Sequence, step_of
 
 #: A card's memory may be too small for a prompt's share of a sweep; it is halved down to this, and doubled again after so many sweeps that were not.
 LEAST_CHUNK: Final = 16
 GOOD_SWEEPS: Final = 64
-#: So many may go before one for whom there is no room yet.
-MOST_PASSED: Final = 32
 #: Who begins like a sequence that is being prefilled waits for it where that spares so many tokens.
 WORTH_WAITING: Final = 32
 
 
 class QueueFull(Exception):
     """Every place in the queue is taken."""
-
-
-@dataclass(slots=True)
-class Reuse:
-    """Since the scheduler began."""
-
-    #: of sequences that have begun, and of those the tokens whose KV others held
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    #: how often a sequence was set aside
-    set_aside: int = 0
 
 
 class Scheduler:
@@ -62,10 +47,9 @@ class Scheduler:
         ``rope_border``: a sequence that grows longer is computed anew from its first token (None: that never happens); ``may_cut``: whether a prompt
         may come in smaller pieces than ``prefill_chunk`` says. ``drafter`` guesses tokens, where KV can be cut; ``logits_rows``: of a sweep, so many
         rows may be wanted with all their logits."""
-        self._max_sequences = max_sequences
-        self._max_queue = max_queue
         self.ledger = ledger
         self.reuse = Reuse()
+        self._places = Places(max_sequences, max_queue, ledger, self.reuse, rope_border)
         self._costs = costs
         #: tokens of prompts per sweep, and what they were planned to be
         self._prefill_chunk = self._planned_chunk = prefill_chunk
@@ -74,9 +58,6 @@ class Scheduler:
         self._rope_border = rope_border
         self._may_cut = may_cut
         self._guessing = Guessing(drafter if ledger.forks else None, costs, rope_border, logits_rows)
-        #: both by their turns
-        self._waiting: list[Sequence] = []
-        self._running: list[Sequence] = []
         #: that take part in the sweep under way and are over, and whether what is held of them may be kept
         self._leaving: dict[int, tuple[Sequence, bool]] = {}
         self._in_flight: Sweep | None = None
@@ -86,11 +67,11 @@ class Scheduler:
 
     @property
     def running(self) -> tuple[int, ...]:
-        return tuple(sequence.id for sequence in self._running)
+        return tuple(sequence.id for sequence in self._places.running)
 
     @property
     def waiting(self) -> tuple[int, ...]:
-        return tuple(sequence.id for sequence in self._waiting)
+        return tuple(sequence.id for sequence in self._places.waiting)
 
     @property
     def in_flight(self) -> Sweep | None:
@@ -98,7 +79,7 @@ class Scheduler:
 
     def room_for(self, count: int) -> bool:
         """Whether so many sequences more would be taken."""
-        return count <= max(0, self._max_sequences - len(self._running) - len(self._waiting)) + max(0, self._max_queue - len(self._waiting))
+        return self._places.room_for(count)
 
     def add(self, sequence: Sequence) -> int:
         """Queues it; returns its place (0: it takes part in the next sweep). Raises :class:`QueueFull`."""
@@ -106,23 +87,23 @@ class Scheduler:
         assert sequence.held == 0, "a new sequence is one that no worker has seen"
         if not self.room_for(1):
             raise QueueFull
-        bisect.insort(self._waiting, sequence, key=lambda s: s.turn)
+        self._places.wait(sequence)
         self._promote(may_put_aside=self._in_flight is None)
-        return self._waiting.index(sequence) + 1 if sequence in self._waiting else 0
+        return self._places.waiting.index(sequence) + 1 if sequence in self._places.waiting else 0
 
     def remove(self, sequence_id: int, keep: bool = True) -> None:
         """It is finished, failed or cancelled; ``keep``: others may go on from what the worker holds of it. A sweep that it is part of goes on; its
         row will be ignored."""
-        for sequence in self._waiting:
+        for sequence in self._places.waiting:
             if sequence.id == sequence_id:
-                self._waiting.remove(sequence)
+                self._places.waiting.remove(sequence)
                 self._guessing.forget(sequence_id)
                 if not keep:
                     self.ledger.forget(sequence_id)  # where it was set aside
                 return
-        for sequence in self._running:
+        for sequence in self._places.running:
             if sequence.id == sequence_id:
-                self._running.remove(sequence)
+                self._places.running.remove(sequence)
                 if self._takes_part(sequence_id):
                     self._leaving[sequence_id] = sequence, keep
                 else:
@@ -133,7 +114,7 @@ class Scheduler:
     def sweeps_to_go(self, sequence_id: int) -> int:
         """Sweeps until this running sequence has its next token, the one under way or next included."""
         ahead = 0
-        for sequence in self._running:
+        for sequence in self._places.running:
             ahead += sequence.pending if sequence.pending > 1 else 0
             if sequence.id == sequence_id:
                 break
@@ -147,7 +128,7 @@ class Scheduler:
 
     def consult(self, epoch: int) -> Draft | None:
         """What the draft model is to guess before the next sweep is composed; None where it is not worth it, or has been asked."""
-        return None if self._in_flight is not None else self._guessing.consult(epoch, self._running, self._prefill_tokens())
+        return None if self._in_flight is not None else self._guessing.consult(epoch, self._places.running, self._prefill_tokens())
 
     def told(self, drafted: Drafted) -> None:
         """The draft model has answered."""
@@ -179,7 +160,7 @@ class Scheduler:
         self._good_sweeps += 1
         if self._prefill_chunk < self._planned_chunk and self._good_sweeps >= GOOD_SWEEPS:
             self._prefill_chunk, self._good_sweeps = min(self._planned_chunk, 2 * self._prefill_chunk), 0
-        running = {sequence.id: sequence for sequence in self._running}
+        running = {sequence.id: sequence for sequence in self._places.running}
         for step in sweep.steps:
             sequence = running.get(step.sequence) or self._leaving[step.sequence][0]
             sequence.held = step.start + len(step.tokens) - step.drafted
@@ -208,7 +189,7 @@ class Scheduler:
             self._guessing.forget(id)
         self._leaving.clear()
         parts = {step.sequence for step in sweep.steps}
-        taken = [sequence for sequence in self._running if sequence.id in parts]
+        taken = [sequence for sequence in self._places.running if sequence.id in parts]
         for id in parts:
             self.ledger.lost(id)
         for sequence in taken:
@@ -227,7 +208,7 @@ class Scheduler:
     def append(self, sequence_id: int, token: int) -> int | None:
         """The sampled token. Where it was guessed it has been fed already, and which of the sequence's rows is what follows it is returned; else it is
         fed in the next sweep."""
-        sequence = next(s for s in self._running if s.id == sequence_id)
+        sequence = next(s for s in self._places.running if s.id == sequence_id)
         assert sequence.pending == 0, "a token was sampled before everything before it was computed"
         sequence.tokens.append(token)
         node = sequence.guesses.child(sequence.at, token)
@@ -256,51 +237,13 @@ class Scheduler:
             self._guessing.forget(id)
         self._leaving.clear()
         self.ledger.reset()
-        for sequence in self._running:
+        for sequence in self._places.running:
             sequence.anew()
 
     # who runs
 
     def _promote(self, *, may_put_aside: bool) -> None:
-        """Who waits takes a place, in turn, where its KV fits beside those that run; for who goes before the last of them, those make place where
-        that is of any use. Who fits may pass one who does not, some times."""
-        blocked: Sequence | None = None
-        for sequence in list(self._waiting):
-            if blocked is not None and blocked.passed >= MOST_PASSED:
-                return
-            lower = [other for other in self._running if other.rank > sequence.rank] if may_put_aside and blocked is None else []
-            if not self._has_place(sequence, lower):
-                blocked = blocked or sequence
-                continue
-            while not self._has_place(sequence):
-                self._put_aside(lower.pop())
-            if blocked is not None:
-                blocked.passed += 1
-            self._waiting.remove(sequence)
-            bisect.insort(self._running, sequence, key=lambda s: s.turn)
-
-    def _has_place(self, sequence: Sequence, without: list[Sequence] | None = None) -> bool:
-        """If those of ``without`` did not run."""
-        gone = {other.id for other in without or ()}
-        others = [other for other in self._running if other.id not in gone]
-        if not others:
-            sequence.expects = 0
-            return True
-        if len(others) >= self._max_sequences:
-            return False
-        beside = sum(self.ledger.growth(max(o.held, o.expects), len(o.tokens), self._prefill_chunk) for o in others)
-        known, shared = len(sequence.tokens) + 1, self._shared(sequence, others)
-        fits = self.ledger.fits(known, shared, beside, min(known, self._prefill_chunk), gone)
-        sequence.expects = shared - shared % BLOCK
-        return fits
-
-    def _put_aside(self, sequence: Sequence) -> None:
-        """It waits, and goes on later with the same text."""
-        self._running.remove(sequence)
-        self.ledger.keep(sequence.id, sequence.tokens[: sequence.held])
-        self.reuse.set_aside += sequence.held > 0
-        sequence.held = 0
-        bisect.insort(self._waiting, sequence, key=lambda s: s.turn)
+        self._places.promote(self._prefill_chunk, may_put_aside=may_put_aside)
 
     def _forget_guesses(self, sequence: Sequence) -> None:
         """Those that are left were wrong, or come after the end."""
@@ -319,21 +262,14 @@ class Scheduler:
         else:
             self.ledger.forget(sequence.id)
 
-    def _shared(self, sequence: Sequence, others: list[Sequence]) -> int:
-        """Tokens of it whose KV these hold, or will."""
-        if not self.ledger.forks:
-            return 0
-        begun = (common(other.tokens, sequence.tokens) for other in others if self._is_long(other) == self._is_long(sequence))
-        return min(max(begun, default=0), len(sequence.tokens) - 1)
-
     # what they compute
 
     def _steps(self) -> Iterator[Step]:
         """In turn, so that whoever must be set aside for another has no step yet."""
         budget = self._prefill_tokens()
-        drafts = self._guessing.drafts(self._running, budget, self._prefill_chunk)
-        for sequence in list(self._running):
-            if sequence not in self._running or (sequence.pending > 1 and budget <= 0) or (sequence.held == 0 and not self._begin(sequence)):
+        drafts = self._guessing.drafts(self._places.running, budget, self._prefill_chunk)
+        for sequence in list(self._places.running):
+            if sequence not in self._places.running or (sequence.pending > 1 and budget <= 0) or (sequence.held == 0 and not self._begin(sequence)):
                 continue
             count = min(sequence.pending, max(1, budget))
             if sequence.pending > 1:
@@ -350,15 +286,15 @@ class Scheduler:
         if not draft:
             return None
         held = sequence.held
-        if self.ledger.grow(sequence.id, held, held + 1 + len(draft.trunk()), self._is_long(sequence)):
+        if self.ledger.grow(sequence.id, held, held + 1 + len(draft.trunk()), self._places.is_long(sequence)):
             return draft
         inside = -(held + 1) % BLOCK
         draft = draft.only([node for node in range(len(draft)) if draft.depth(node) <= inside])
-        return draft if draft and self.ledger.grow(sequence.id, held, held + 1 + len(draft.trunk()), self._is_long(sequence)) else None
+        return draft if draft and self.ledger.grow(sequence.id, held, held + 1 + len(draft.trunk()), self._places.is_long(sequence)) else None
 
     def _prefill_tokens(self) -> int:
         """Tokens of prompts that the next sweep may take."""
-        decoding = [sequence for sequence in self._running if sequence.held and sequence.pending == 1]
+        decoding = [sequence for sequence in self._places.running if sequence.held and sequence.pending == 1]
         if not decoding or not self._may_cut:
             return self._prefill_chunk
         free = self._costs.free(len(decoding), sum(len(s.tokens) for s in decoding), self._prefill_chunk, self._prefill_share)
@@ -366,10 +302,10 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, count: int) -> bool:
         """Room for so many tokens more; False where that one itself had to be set aside."""
-        while not self.ledger.grow(sequence.id, sequence.held, sequence.held + count, self._is_long(sequence)):
-            last = self._running[-1]
-            assert last is not sequence or len(self._running) > 1, "the budget holds one text of the whole context"
-            self._put_aside(last)
+        while not self.ledger.grow(sequence.id, sequence.held, sequence.held + count, self._places.is_long(sequence)):
+            last = self._places.running[-1]
+            assert last is not sequence or len(self._places.running) > 1, "the budget holds one text of the whole context"
+            self._places.put_aside(last)
             if last is sequence:
                 return False
         return True
@@ -379,12 +315,12 @@ class Scheduler:
         sequence.held = self.ledger.revive(sequence.id)
         if sequence.held:
             return True
-        of, length = self.ledger.match(sequence.tokens, self._is_long(sequence)) or (0, 0)
+        of, length = self.ledger.match(sequence.tokens, self._places.is_long(sequence)) or (0, 0)
         coming = 0
-        for other in self._running:
-            if other is sequence or self._is_long(other) != self._is_long(sequence):
+        for other in self._places.running:
+            if other is sequence:
                 continue
-            shared = min(common(other.tokens, sequence.tokens), len(sequence.tokens) - 1) if self.ledger.forks else 0
+            shared = min(self._places.alike(sequence, other), len(sequence.tokens) - 1)
             if other.turn < sequence.turn and other.pending > 1:
                 coming = max(coming, shared)
             if length < (here := min(shared, other.held)) and self.ledger.forkable(other.id, here):
@@ -398,10 +334,6 @@ class Scheduler:
             self.reuse.prompt_tokens += len(sequence.tokens)
             self.reuse.reused_tokens += sequence.held
         return True
-
-    def _is_long(self, sequence: Sequence) -> bool:
-        """Whether it is computed as longrope computes long texts: its KV is no beginning of a short one."""
-        return self._rope_border is not None and sequence.is_long(self._rope_border)
 
     def _takes_part(self, sequence_id: int) -> bool:
         return self._in_flight is not None and any(step.sequence == sequence_id for step in self._in_flight.steps)
