@@ -26,6 +26,7 @@ from typing import Final, Literal, get_args
 
 from .codec import Codec
 from .exit_codes import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE, EXIT_USAGE
+from .status import EngineReport, Guesses, ModelReport, QueueReport, StageReport
 
 #: Raised by one whenever an old peer could misunderstand a new one. The front refuses what it does not speak.
 PROTOCOL_VERSION: Final = 1
@@ -223,17 +224,6 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Guesses:
-    """Of one source; what two sources guess alike is counted for both."""
-
-    #: "lookup": what followed the same words earlier; "draft": the draft model
-    source: str
-    drafted_tokens: int
-    #: of those, the ones that were right
-    accepted_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
     job: str
     #: stop: end of text or a stop string; length: max_tokens or the context is full
@@ -304,73 +294,6 @@ class Refused:
     def because(cls, code: RefusalCode, message: str, *, request: int | None = None, job: str | None = None) -> Refused:
         """With the exit code that belongs to the code."""
         return cls(code, message, REFUSAL_EXIT_CODES[code], request, job)
-
-
-@dataclass(frozen=True, slots=True)
-class StageReport:
-    name: str
-    pid: int
-    state: str
-    rss_bytes: int
-    uptime_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ModelReport:
-    name: str
-    architecture: str
-    dtype: str
-    layers: int
-    weights_bytes: int
-    resident_bytes: int
-    streamed_bytes_per_sweep: int
-    card_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineReport:
-    state: Literal["starting", "up", "restarting", "degraded", "stopping"]
-    epoch: int
-    restarts: int
-    device: str
-    kernels: str
-    sweeps: int
-    why: str = ""
-    s_per_sweep: float | None = None
-    #: what the plan expects a sweep like the last ones to take; None before the first
-    expected_s_per_sweep: float | None = None
-    #: of s_per_sweep: nothing could be computed since weights were still on their way
-    waited_s_per_sweep: float | None = None
-    #: over the last sweeps, wall time; None where nothing was read
-    disk_bytes_per_s: float | None = None
-    #: as in Finished
-    disk_limit_bytes_per_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class QueueReport:
-    running: int
-    waiting: int
-    max_running: int
-    max_waiting: int
-    #: of the memory for the KV of all texts: what running ones take, what is kept for others to go on from besides, and all
-    kv_running_bytes: int = 0
-    kv_kept_bytes: int = 0
-    kv_bytes: int = 0
-    #: texts that are over and kept
-    kept: int = 0
-    #: prompt tokens that were asked for since the front started, and of those the ones that others had computed
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    #: how often an answer had to make place for others, and went on later
-    set_aside: int = 0
-    #: guessed since the front started, and of those the ones that were right
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    #: the same by who guessed them
-    guesses: tuple[Guesses, ...] = ()
-    #: why the draft model guesses no more; empty where it does, or there is none
-    draft_failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

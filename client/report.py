@@ -6,7 +6,8 @@ import dataclasses
 import json
 from typing import Final
 
-from .protocol import EngineReport, ModelReport, QueueReport, Report, StageReport
+from .protocol import Report
+from .status import EngineReport, ModelReport, QueueReport, StageReport
 from .units import count, duration, human_size
 from .words import by_source, harmless, of_the_disk
 

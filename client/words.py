@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from .protocol import Finished, Guesses, Progress
+from .protocol import Finished, Progress
+from .status import Guesses
 from .units import count, duration, human_size
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

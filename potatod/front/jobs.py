@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from potato_client.protocol import Finished, Guesses
+from potato_client.protocol import Finished
+from potato_client.status import Guesses
 from potatod.sampling.params import Sampling
 
 Reason = Literal["stop", "length", "cancelled"]

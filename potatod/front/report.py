@@ -9,7 +9,8 @@ from typing import Any
 
 import psutil
 
-from potato_client.protocol import EngineReport, Guesses, ModelReport, QueueReport, Report, StageReport
+from potato_client.protocol import Report
+from potato_client.status import EngineReport, Guesses, ModelReport, QueueReport, StageReport
 from potatod.messages import Engine, StageProcess
 from potatod.stage import Boot
 

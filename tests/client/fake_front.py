@@ -24,19 +24,16 @@ from potato_client.protocol import (
     Accepted,
     Alive,
     Cancel,
-    EngineReport,
     Finished,
     Generate,
     Hello,
-    ModelReport,
     Piece,
-    QueueReport,
     Refused,
     Report,
-    StageReport,
     Status,
     Welcome,
 )
+from potato_client.status import EngineReport, ModelReport, QueueReport, StageReport
 
 Said = Any
 Script = Callable[[Generate, str], Iterator[Said]]

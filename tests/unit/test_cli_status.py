@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from potato_client.paths import default_socket
-from potato_client.protocol import EngineReport, ModelReport, QueueReport, Report, StageReport
+from potato_client.protocol import Report
+from potato_client.status import EngineReport, ModelReport, QueueReport, StageReport
 from potatod import cli, status
 
 REPORT = Report(

@@ -1,4 +1,4 @@
-"""docs/PROTOCOL.md against protocol.py: every message, field, type, default, code and limit, and nothing else."""
+"""docs/PROTOCOL.md against protocol.py and status.py: every message, field, type, default, code and limit, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import potatod.front
-from potato_client import address, codec, protocol
+from potato_client import address, codec, protocol, status
 from potatod.front import server
 
 TEXT = (Path(__file__).parents[2] / "docs" / "PROTOCOL.md").read_text()
-RECORDS = {name: cls for name, cls in vars(protocol).items() if dataclasses.is_dataclass(cls)}
+RECORDS = {name: cls for name, cls in (vars(protocol) | vars(status)).items() if dataclasses.is_dataclass(cls)}
 SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL))
 
 
