@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
 from potatod.messages import Draft, Drafted, DraftText, Step
@@ -55,7 +55,7 @@ class Guessing:
         many, keys = max(1, len(decoding)), sum(len(sequence.tokens) for sequence in decoding)
         prompts = min(prefill, sum(sequence.pending for sequence in running if sequence.pending > 1))
         spare_s = self._costs.spare_s(many + prompts, keys + sum(sequence.held for sequence in running if sequence.pending > 1))
-        texts = [self._told_of(sequence) for sequence in running if sequence.held or spare_s > 0]  # before it has begun it is only read ahead
+        texts = list(self._told_of(running, prefill if spare_s > 0 else 0))
         if not texts:
             return None
         self._consulted = True
@@ -120,9 +120,14 @@ class Guessing:
         self._asked = None
         self._consulted = False
 
-    def _told_of(self, sequence: Sequence) -> DraftText:
-        most = self._room(sequence, self._logits_rows) if sequence.pending == 1 and sequence.held else 0
-        return DraftText(sequence.id, tuple(sequence.tokens), most, self._left(sequence), sequence.drawn)
+    def _told_of(self, running: Iterable[Sequence], ahead: int) -> Iterator[DraftText]:
+        """Of prompts what is held, since the draft model's KV is counted with that; and those ``ahead`` tokens that the sweep will bring."""
+        for s in running:
+            decodes = s.held > 0 and s.pending == 1
+            coming = 1 if decodes else min(s.pending, ahead)
+            ahead -= 0 if decodes else coming
+            if tokens := s.tokens[: s.held + coming]:
+                yield DraftText(s.id, tuple(tokens), self._room(s, self._logits_rows) if decodes else 0, self._left(s), s.drawn)
 
     def _room(self, sequence: Sequence, rows: int) -> int:
         """How far guesses may go; ``rows`` of logits are left where it needs those."""

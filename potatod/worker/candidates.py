@@ -16,7 +16,7 @@ from potatod.sampling.processors import process
 #: Of what may follow a place in a text, so many are looked at.
 CANDIDATES: Final = 8
 #: Places in texts whose noise is kept: of a large vocabulary each takes a megabyte.
-_POSITIONS: Final = 32
+_POSITIONS: Final = 16
 
 
 class Noise:

@@ -38,6 +38,8 @@ def test_a_prompt_that_has_not_begun_is_read_where_weights_are_waited_for(stream
     assert ask is not None and ask.spare_s == pytest.approx(spare_s)
     assert [text.sequence for text in ask.texts] == told
     assert [text.most > 0 for text in ask.texts] == [True, False, False][: len(told)]
+    lengths = [20, 50, 20] if spare_s else [20, 30]
+    assert [len(text.tokens) for text in ask.texts] == lengths, "no more of prompts than is held, or will be behind the sweep"
 
 
 def test_nothing_is_asked_where_nothing_has_begun_and_nothing_streams() -> None:
