@@ -90,10 +90,10 @@ def _text(target: PreTrainedModel, ids: list[int], sampling: Sampling) -> list[i
 
 
 def _per_pass(ours: Drafter, known: int, text: list[int], drawn: Drawn) -> float:
-    """As the front asks and verifies, with a target that says this text."""
+    """As the front asks and verifies, with a target that says this text. The last pass is left out: it is over where the text is."""
     speculation = Speculation(Settings().speculation.max_tokens, lookup=False, draft=True)
     ours.forget(1)
-    at, passes = known, 0
+    at, passes, before = known, 0, known
     while at < len(text):
         room = len(text) - at - 1
         ask = speculation.ask(1, [DraftText(1, tuple(text[:at]), room, room, drawn)], LONGEST_DRAFTS, SWEEP_S, 0.0)
@@ -105,8 +105,8 @@ def _per_pass(ours: Drafter, known: int, text: list[int], drawn: Drawn) -> float
             node, right = following, right + 1
         if tree is not None:
             speculation.verified(1, tree, text[at : at + right])
-        at, passes = at + right + 1, passes + 1
-    return (len(text) - known) / passes
+        before, at, passes = at, at + right + 1, passes + 1
+    return (before - known) / (passes - 1)
 
 
 @contextmanager

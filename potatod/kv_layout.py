@@ -17,6 +17,8 @@ from typing import Any, Final
 BLOCK: Final = 128
 #: Attention reads whole tiles of queries and whole steps of keys (worker.attention), and native attention steps of its own.
 _SLACK: Final = 80
+#: Where a window has moved on over no more than so many tokens, they can be taken back.
+WAY_BACK: Final = BLOCK - _SLACK
 
 
 def blocks(tokens: int) -> int:

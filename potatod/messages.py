@@ -135,7 +135,7 @@ class DraftText:
     """A text that the draft model is to go on with."""
 
     sequence: int
-    #: all that are known; where it is only to be read those whose KV is held, or will be
+    #: all that are known; where it is only to be read no more than are held, and the sweep may bring
     tokens: tuple[int, ...]
     #: tokens that guesses may be ahead of it; 0: the draft model is only to read it
     most: int

@@ -141,6 +141,7 @@ class Scheduler:
         self._promote(may_put_aside=True)
         steps = tuple(self._steps())
         if not steps:
+            self._guessing.composed()  # who comes next is to be guessed for
             return None
         self._guessing.composed()
         self._number += 1

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from potatod import manifest as manifests
 from potatod.drafts import READS_AT_ONCE, SCORES_BYTES
+from potatod.kv_layout import WAY_BACK
 from potatod.room import vocabulary_of
 from potatod.spans import Spans
 from potatod.store import skeleton as skeletons
@@ -35,10 +36,26 @@ class Read:
 
     tokens: list[int]
     kv: Paged
+    #: no fewer of them than these will stay
+    least: int = 0
 
     def fork(self, length: int) -> Read:
         """Another that begins with so many of them."""
-        return Read(self.tokens[:length], self.kv.fork(length))
+        return Read(self.tokens[:length], self.kv.fork(length), length)
+
+    def cut(self, length: int) -> bool:
+        """Forgets those behind so many; False where windows have left behind what it would go on from: then nothing has changed."""
+        if not self.kv.reaches(length):
+            return False
+        self.kv.cut(length)
+        del self.tokens[length:]
+        self.least = min(self.least, length)
+        return True
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether it can still be cut to any length from ``least`` on when it has read another token."""
+        return not self.kv.slides or len(self.tokens) - self.least < WAY_BACK
 
     def going_on(self, tokens: Sequence[int]) -> tuple[Read, Sequence[int]]:
         """It is about to read these: whoever else goes on from where it was makes a fork."""

@@ -16,7 +16,7 @@ begins with it. What the target does not come to is forgotten then. Prompts that
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -74,6 +74,16 @@ class _Text:
     #: whether the last draft was of others
     stale: bool = False
 
+    @property
+    def known(self) -> int:
+        """Tokens of it that have been read; what was read behind them are guesses."""
+        return len(self.read.tokens) if self.looked is None else self.looked.length
+
+    def settle(self) -> bool:
+        """Nobody goes on with it for now: what was guessed is forgotten. False where that cannot be taken back."""
+        known, self.looked = self.known, None
+        return self.read.cut(known)
+
     def forked_blocks(self) -> int:
         """Blocks that its guesses take beside it."""
         if self.looked is None:
@@ -98,6 +108,12 @@ class _Growing:
     #: of each node that was looked behind, by text and node
     looked: dict[tuple[int, int], _Looked] = field(default_factory=dict)
 
+    def forget(self, id: int) -> None:
+        self.texts.pop(id, None)
+        self.unread = [text for text in self.unread if text.sequence != id]
+        for key in [key for key in self.looked if key[0] == id]:
+            del self.looked[key]
+
 
 class Drafter:
     def __init__(self, folder: Path, findings: dict[str, Any], vocabulary: int, device: torch.device, attention: PackedAttention, spans: Spans) -> None:
@@ -113,7 +129,9 @@ class Drafter:
         self._exhausted = 0
         self._spread = Spread()
         self._round_s = RoundTimes()
-        #: seconds to read a token, of the last text that was read
+        #: the same where the target's sweep is under way
+        self._ahead_s = RoundTimes()
+        #: seconds to read a token, of the last text that was read ahead; 0 where none was
         self._read_s = 0.0
 
     @torch.inference_mode()
@@ -121,12 +139,14 @@ class Drafter:
         """As worker.fork; where there is nothing of that one there will be nothing of this one."""
         text = self._texts.get(of)
         if text is not None:
-            length = min(length, len(text.read.tokens), text.read.kv.length)
+            length = min(length, text.known)
             if text.read.kv.reaches(length):
                 self._texts[sequence] = _Text(text.read.fork(length))
 
     def forget(self, sequence: int) -> None:
         self._texts.pop(sequence, None)
+        if self._growing is not None:
+            self._growing.forget(sequence)
 
     def draft(self, ask: Draft, going_on: Callable[[], None]) -> Drafted:
         """``going_on`` is called between passes. Where a card has not the memory for it nothing is guessed, and all texts are read anew; again and
@@ -139,9 +159,12 @@ class Drafter:
         """Something of NOTE [ ahead ], which takes no longer than that; whether there was anything to be done. Raises as :meth:`draft`."""
         return self._growing is not None and bool(self._in_memory(lambda: self._further(spare_s)))
 
-    def verified(self) -> None:
-        """The target has been wherever it goes: nothing is looked at ahead before the next draft."""
+    def verified(self, held: Collection[int]) -> None:
+        """The target has been where it goes: nothing is looked at ahead before the next draft, and texts of which it holds nothing are forgotten: they
+        were told of to be read ahead, and have not begun."""
         self._growing = None
+        for id in self._texts.keys() - held:
+            del self._texts[id]
 
     def _in_memory(self, do: Callable[[], T]) -> T | None:
         try:
@@ -164,10 +187,8 @@ class Drafter:
         texts = [text for text in ask.texts if max(text.tokens) < self._model.vocabulary]
         for text in texts:
             self._come(text)
-        for known in self._texts.values():
-            if known.stale:  # nobody goes on with it for now
-                known.looked = None
-        self._blocks = sum(text.forked_blocks() for text in self._texts.values())
+        for id in [id for id, known in self._texts.items() if known.stale and not known.settle()]:
+            del self._texts[id]
         now = [text for text in texts if text.most or not ask.spare_s]
         ready, read, read_s = self._read_all(now, ask.reads, going_on)
         growth = Growth({text.sequence: Reach(text.most, text.room) for text in ready}, ask.nodes, ask.sweep_s, self._round_s)
@@ -177,7 +198,7 @@ class Drafter:
             self._begin(growing)
             going_on()
             while nodes := growth.next():
-                self._round(growing, nodes)
+                self._round(growing, nodes, self._round_s)
                 going_on()
         ended = time.monotonic()
         self._spans.add("draft", f"draft {ask.number}", began, ended)
@@ -190,10 +211,10 @@ class Drafter:
         growing, began = self._growing, time.monotonic()
         assert growing is not None
         done = False
-        while not done and (nodes := growing.growth.ahead(spare_s)):
-            done = self._round(growing, [(id, node) for id, node in nodes if id in self._texts])
-        while not done and growing.unread:
-            done = self._read_ahead(growing.unread, spare_s)
+        while not done and (nodes := growing.growth.ahead(spare_s, self._ahead_s)):
+            done = self._round(growing, nodes, self._ahead_s)
+        while not done and growing.unread and (most := self._can_read(spare_s)):
+            done = self._read_ahead(growing.unread, most)
         if done:
             self._spans.add("draft", "ahead", began, time.monotonic())
         return done
@@ -213,11 +234,7 @@ class Drafter:
                 known.looked = looked
                 return
         known.looked = None
-        length = min(_alike(known.read.tokens, tokens), len(tokens) - 1)  # behind the last one is looked
-        if known.read.kv.reaches(length):
-            known.read.kv.cut(length)
-            del known.read.tokens[length:]
-        else:
+        if not known.read.cut(min(_alike(known.read.tokens, tokens), len(tokens) - 1)):  # behind the last one is looked
             known.read = self._model.nothing_read()
 
     def _follow(self, looked: _Looked | None, tokens: Sequence[int]) -> _Looked | None:
@@ -252,29 +269,34 @@ class Drafter:
 
     def _read_some(self, text: DraftText, most: int) -> int:
         """Reads so many tokens of it, or what is left; how many it read."""
-        read, began = self._texts[text.sequence].read, time.monotonic()
+        read = self._texts[text.sequence].read
         at, count = len(read.tokens), min(most, self._left_of(text))
         if count:
             self._model.read([read.going_on(text.tokens[at : at + count])])
-            self._read_s = (time.monotonic() - began) / count
         return count
 
-    def _read_ahead(self, unread: list[DraftText], spare_s: float) -> bool:
+    def _can_read(self, spare_s: float) -> int:
+        """Tokens in that time; 0 where they are few. What is not known yet is thought to take as long as a round."""
+        most = int(spare_s / (self._read_s or self._ahead_s(ROWS[-1]) / ROWS[-1]))
+        return most if most >= FEW else 0
+
+    def _read_ahead(self, unread: list[DraftText], most: int) -> bool:
         """Some tokens of the first of these; False where it has nothing left."""
-        text = unread[0]
-        if text.sequence in self._texts:
-            self._share(text)
-            if read := self._read_some(text, min(self._model.at_once(len(text.tokens)), max(1, int(spare_s / self._read_s)) if self._read_s else FEW)):
-                return read > 0
-        unread.pop(0)
-        return False
+        text, began = unread[0], time.monotonic()
+        self._share(text)
+        read = self._read_some(text, min(most, self._model.at_once(len(text.tokens))))
+        if read >= FEW:
+            self._read_s = (time.monotonic() - began) / read
+        if not self._left_of(text):
+            unread.pop(0)
+        return read > 0
 
     def _share(self, text: DraftText) -> None:
         """Goes on from what was read of another text, where that begins alike and further than this one's own."""
         known, tokens = self._texts[text.sequence], list(text.tokens)
         own = len(known.read.tokens)
-        others = (other.read for id, other in self._texts.items() if id != text.sequence)
-        begun = ((min(_alike(read.tokens, tokens), len(tokens) - 1), read) for read in others if len(read.tokens) >= own + _WORTH_SHARING)
+        others = ((other.read, other.known) for id, other in self._texts.items() if id != text.sequence)
+        begun = ((min(_alike(read.tokens[:most], tokens), len(tokens) - 1), read) for read, most in others if most >= own + _WORTH_SHARING)
         length, read = max(begun, key=lambda each: each[0], default=(0, known.read))
         if length >= own + _WORTH_SHARING and read.kv.reaches(length):
             known.read = read.fork(length)
@@ -291,15 +313,19 @@ class Drafter:
             self._texts[text.sequence].looked = looked
         for id in growing.texts:
             if (begins := self._texts[id].looked) is not None:
+                begins.read.least = begins.length
                 self._take(growing, id, ROOT, begins)
+        self._blocks = sum(text.forked_blocks() for text in self._texts.values())
         growing.growth.spent(time.monotonic() - began)
 
-    def _round(self, growing: _Growing, nodes: Sequence[tuple[int, int]]) -> bool:
-        """Looks behind these; False where that is not possible for any."""
+    def _round(self, growing: _Growing, nodes: Sequence[tuple[int, int]], times: RoundTimes) -> bool:
+        """Looks behind these, of texts that have not been forgotten; False where that is not possible for any."""
         began, of, parts = time.monotonic(), [], []
         for id, node in nodes:
             tree = growing.growth.tree(id)
-            before, token = growing.looked[id, tree.parents[node]], tree.tokens[node]
+            if (before := growing.looked.get((id, tree.parents[node]))) is None:
+                continue
+            token = tree.tokens[node]
             if (read := self._behind(before)) is not None:
                 of.append((id, node, before, token))
                 parts.append(read.going_on((token,)))
@@ -310,7 +336,7 @@ class Drafter:
             self._take(growing, id, node, looked)
         seconds = time.monotonic() - began
         growing.growth.spent(seconds)
-        self._round_s.add(next(rows for rows in ROWS if rows >= len(parts)), seconds)
+        times.add(next(rows for rows in ROWS if rows >= len(parts)), seconds)
         return True
 
     def _look(self, growing: _Growing, texts: Sequence[DraftText], parts: Sequence[tuple[Read, Sequence[int]]]) -> list[_Looked]:
@@ -327,17 +353,20 @@ class Drafter:
         while left:
             node, looked = left.pop()
             growing.looked[id, node] = looked
+            before, looked.behind = looked.behind, {}  # what is too unlikely now is forgotten
             for child in growth.children(id, node, list(zip(looked.tokens, self._spread.chances(looked.gaps), strict=True))):
-                if (known := looked.behind.get(growth.tree(id).tokens[child])) is not None:
+                token = growth.tree(id).tokens[child]
+                if (known := before.get(token)) is not None:
+                    looked.behind[token] = known
                     left.append((child, known))
                 else:
                     growth.open(id, child)
 
     def _behind(self, looked: _Looked) -> Read | None:
-        """What goes on from there: what has read it, where that ends there, else a fork; None where its windows have left that behind, or as many
-        blocks as were planned are taken."""
+        """What goes on from there: what has read it, where that ends there and its windows may move on, else a fork; None where they have left that
+        behind, or as many blocks as were planned are taken."""
         read, length = looked.read, looked.length
-        goes_on, begins = len(read.tokens) == length, length % BLOCK == 0
+        goes_on, begins = len(read.tokens) == length and read.may_go_on, length % BLOCK == 0
         if (self._blocks >= FORKED_BLOCKS and (begins or not goes_on)) or not (goes_on or read.kv.reaches(length)):
             return None
         self._blocks += begins or not goes_on

@@ -29,8 +29,8 @@ _PRIOR_MASS: Final = 0.8
 _SPREADS: Final = tuple(0.02 * 1.5**power for power in range(18))
 _PRIOR_SPREAD: Final = 0.5
 _FORGETS: Final = 0.998
-#: Chance that the token is none of the candidates.
-_MISSED: Final = 0.01
+#: Nothing is thought to be less likely than this when it has come; and so likely it is at least that the token is none of the candidates.
+_LEAST: Final = 0.001
 #: Rounds whose seconds are remembered.
 _TIMES: Final = 0.2
 
@@ -53,8 +53,9 @@ class Spread:
     def learn(self, gaps: Sequence[float], right: int | None) -> None:
         """Which of the candidates it was; None: none."""
         for number, spread in enumerate(_SPREADS):
-            chance = _MISSED if right is None else max(_MISSED / 10, _softmax(gaps, spread)[right])
-            self._likelihoods[number] = self._likelihoods[number] * _FORGETS + math.log(chance)
+            chances = _softmax(gaps, spread)
+            chance = 1 - sum(chances) if right is None else chances[right]
+            self._likelihoods[number] = self._likelihoods[number] * _FORGETS + math.log(max(_LEAST, chance))
         self._choose()
 
     def _choose(self) -> None:
@@ -62,8 +63,9 @@ class Spread:
 
 
 def _softmax(gaps: Sequence[float], spread: float) -> list[float]:
+    """All that are none of the candidates are together as likely as the last one of these."""
     powers = [math.exp(-gap / spread) for gap in gaps]
-    whole = sum(powers) / (1 - _MISSED)
+    whole = (sum(powers) + (powers[-1] if len(powers) > 1 else 0.0)) / (1 - _LEAST)
     return [power / whole for power in powers]
 
 
@@ -178,15 +180,16 @@ class Growth:
                 break
         return [heapq.heappop(self._open)[1:] for _ in range(best)]
 
-    def ahead(self, spare_s: float) -> list[tuple[int, int]]:
-        """(text, node) of those to look behind in a round that costs nothing and takes no longer than that; none: there are none, or it would."""
+    def ahead(self, spare_s: float, round_s: Callable[[int], float]) -> list[tuple[int, int]]:
+        """(text, node) of those to look behind in a round that costs nothing and takes no longer than that; none: there are none, or it would.
+        ``round_s``: seconds of such a round."""
         for one in self._farther:
             heapq.heappush(self._open, one)
         self._farther.clear()
         likeliest = heapq.nsmallest(ROWS[-1], self._open)
         best, best_rate = 0, 0.0
         for rows in ROWS:
-            some, seconds = likeliest[:rows], self._round_s(rows)
+            some, seconds = likeliest[:rows], round_s(rows)
             rate = -sum(chance for chance, _, _ in some) / seconds
             if seconds <= spare_s and rate > best_rate:
                 best, best_rate = len(some), rate

@@ -140,6 +140,11 @@ class Paged(PackedKV):
             for window, kept in self._layers.values()
         )
 
+    @property
+    def slides(self) -> bool:
+        """Whether any layer leaves tokens behind."""
+        return any(window is not None for window, _ in self._layers.values())
+
     def fork(self, length: int) -> Paged:
         """A sequence that begins with the first ``length`` tokens of this one."""
         other = Paged(self._across, self._dtype)

@@ -104,6 +104,11 @@ class Arrivals:
             self._receive()
         return all(index in self._offset for index in indices)
 
+    @property
+    def passing_bytes(self) -> int:
+        """Of parts that have come through the ring and are not free yet."""
+        return sum(self._plan.parts[index].length for index in self._offset if self._plan.parts[index].home == "disk")
+
     def seen(self, index: int) -> bool:
         """Whether the part has come at least once."""
         return index in self._seen

@@ -122,7 +122,7 @@ class Worker:
                 elif isinstance(message, Sweep) and message.epoch == self._epoch:
                     self._front.send(self.serve(message))
                     if self._drafter is not None:
-                        self._drafter.verified()
+                        self._drafter.verified(self._sequences.keys())
 
     def close(self) -> None:
         self._front.close()
@@ -300,11 +300,11 @@ class Worker:
             raise Stopped
 
     def _looked_ahead(self) -> bool:
-        """Whether the draft model had something to do, which took no longer than half of what is read meanwhile into a ring that is empty now."""
+        """Whether the draft model had something to do, which took no longer than it takes to fill half of what is free of the ring."""
         speed, done = self._arrivals.read_bytes_per_s, False
         if self._drafter is not None and speed is not None:
             with self._ending_the_drafter(), apart():
-                done = self._drafter.ahead(self._ring_bytes / speed / 2)
+                done = self._drafter.ahead((self._ring_bytes - self._arrivals.passing_bytes) / speed / 2)
         return done
 
     def _waited(self, began: float, ended: float) -> None:

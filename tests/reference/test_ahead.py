@@ -10,12 +10,14 @@ from engine import Engine
 from families import by_name
 
 from potatod import drafts
+from potatod import manifest as manifests
 from potatod.messages import Draft, DraftText, Drawn
 from potatod.spans import Spans
 from potatod.store import draft as drafting
-from potatod.worker.arithmetic import PLAIN
+from potatod.worker import arithmetic
 from potatod.worker.attention import PackedAttention
 from potatod.worker.drafter import Drafter
+from potatod.worker.probe import weight_shapes
 
 PROMPT = [5, 17, 42, 8, 99, 23, 61, 7, 30, 12, 77, 54, 3, 18, 66] * 3
 VOCABULARY = 320
@@ -36,7 +38,12 @@ def folder(family: str, request: pytest.FixtureRequest, tmp_path_factory: pytest
 
 
 def drafter_of(folder: Path, attention: PackedAttention) -> Drafter:
-    made = Drafter(drafts.named(folder, "int8"), {"arithmetic": PLAIN.to_json()}, VOCABULARY, torch.device("cpu"), attention, Spans())
+    """As the probe finds its arithmetic: layers and attention of our own, where the families' are known."""
+    copy = drafts.named(folder, "int8")
+    manifest = manifests.load(copy)
+    device, dtype, schemes = torch.device("cpu"), getattr(torch, manifest.dtype), manifests.schemes_of(manifest)
+    found = arithmetic.find("fast", weight_shapes(manifest), dtype, device, schemes)
+    made = Drafter(copy, {"arithmetic": found.to_json()}, VOCABULARY, torch.device("cpu"), attention, Spans())
     made.draft(Draft(1, 1, (DraftText(1, tuple(PROMPT), 6, 40, Drawn()),), 12, 1 << 20, 1e6), lambda: None)
     return made
 
