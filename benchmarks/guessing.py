@@ -62,10 +62,11 @@ def guessed(model: Path) -> dict[str, Any]:
                     rows["chains"].append(_per_pass(ours, len(ids), text, drawn))
                 rows["assisted"].append(_assisted(target, assistant, ids, temperature))
                 click.echo(f"  {percent} % {name} T={temperature}: " + ", ".join(f"{who} {found[-1]:.2f}" for who, found in rows.items()))
-            means = {who: statistics.mean(found) for who, found in rows.items()}
             key = f"{percent} % T={temperature}"
-            result |= {f"{key} {who}": round(mean, 2) for who, mean in means.items()}
-            result |= {f"{key} trees ÷ {who}": round(means["trees"] / means[who], 2) for who in ("chains", "assisted")}
+            for name, mean in (("", statistics.mean), (", all texts together", statistics.harmonic_mean)):
+                means = {who: mean(found) for who, found in rows.items()}
+                result |= {f"{key} {who}{name}": round(value, 2) for who, value in means.items()}
+                result |= {f"{key} trees ÷ {who}{name}": round(means["trees"] / means[who], 2) for who in ("chains", "assisted")}
     return result
 
 
