@@ -27,8 +27,9 @@ from potatod.sampling.sampler import needs_logits, sample
 
 from .admission import Admitted
 from .jobs import Job, Jobs, Reason, State
+from .queue import QueueFull
 from .refusal import Refusal
-from .scheduler import QueueFull, Scheduler
+from .scheduler import Scheduler
 from .sequence import Sequence
 from .sweep_times import SweepTimes
 from .text import Shown, Text

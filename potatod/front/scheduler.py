@@ -22,7 +22,7 @@ from potatod.trees import ROOT, Tree
 from .cost import CostModel
 from .guessing import Drafter, Guessing
 from .ledger import Ledger
-from .places import Places, Reuse
+from .queue import Queue, QueueFull, Reuse
 from .sequence import Sequence, step_of
 
 #: A card's memory may be too small for a prompt's share of a sweep; it is halved down to this, and doubled again after so many sweeps that were not.
@@ -30,10 +30,6 @@ LEAST_CHUNK: Final = 16
 GOOD_SWEEPS: Final = 64
 #: Who begins like a sequence that is being prefilled waits for it where that spares so many tokens.
 WORTH_WAITING: Final = 32
-
-
-class QueueFull(Exception):
-    """Every place in the queue is taken."""
 
 
 class Scheduler:
@@ -49,7 +45,7 @@ class Scheduler:
         rows may be wanted with all their logits."""
         self.ledger = ledger
         self.reuse = Reuse()
-        self._places = Places(max_sequences, max_queue, ledger, self.reuse, rope_border)
+        self._queue = Queue(max_sequences, max_queue, ledger, self.reuse, rope_border)
         self._costs = costs
         #: tokens of prompts per sweep, and what they were planned to be
         self._prefill_chunk = self._planned_chunk = prefill_chunk
@@ -67,11 +63,11 @@ class Scheduler:
 
     @property
     def running(self) -> tuple[int, ...]:
-        return tuple(sequence.id for sequence in self._places.running)
+        return tuple(sequence.id for sequence in self._queue.running)
 
     @property
     def waiting(self) -> tuple[int, ...]:
-        return tuple(sequence.id for sequence in self._places.waiting)
+        return tuple(sequence.id for sequence in self._queue.waiting)
 
     @property
     def in_flight(self) -> Sweep | None:
@@ -79,7 +75,7 @@ class Scheduler:
 
     def room_for(self, count: int) -> bool:
         """Whether so many sequences more would be taken."""
-        return self._places.room_for(count)
+        return self._queue.room_for(count)
 
     def add(self, sequence: Sequence) -> int:
         """Queues it; returns its place (0: it takes part in the next sweep). Raises :class:`QueueFull`."""
@@ -87,23 +83,23 @@ class Scheduler:
         assert sequence.held == 0, "a new sequence is one that no worker has seen"
         if not self.room_for(1):
             raise QueueFull
-        self._places.wait(sequence)
+        self._queue.wait(sequence)
         self._promote(may_put_aside=self._in_flight is None)
-        return self._places.waiting.index(sequence) + 1 if sequence in self._places.waiting else 0
+        return self._queue.waiting.index(sequence) + 1 if sequence in self._queue.waiting else 0
 
     def remove(self, sequence_id: int, keep: bool = True) -> None:
         """It is finished, failed or cancelled; ``keep``: others may go on from what the worker holds of it. A sweep that it is part of goes on; its
         row will be ignored."""
-        for sequence in self._places.waiting:
+        for sequence in self._queue.waiting:
             if sequence.id == sequence_id:
-                self._places.waiting.remove(sequence)
+                self._queue.waiting.remove(sequence)
                 self._guessing.forget(sequence_id)
                 if not keep:
                     self.ledger.forget(sequence_id)  # where it was set aside
                 return
-        for sequence in self._places.running:
+        for sequence in self._queue.running:
             if sequence.id == sequence_id:
-                self._places.running.remove(sequence)
+                self._queue.running.remove(sequence)
                 if self._takes_part(sequence_id):
                     self._leaving[sequence_id] = sequence, keep
                 else:
@@ -114,7 +110,7 @@ class Scheduler:
     def sweeps_to_go(self, sequence_id: int) -> int:
         """Sweeps until this running sequence has its next token, the one under way or next included."""
         ahead = 0
-        for sequence in self._places.running:
+        for sequence in self._queue.running:
             ahead += sequence.pending if sequence.pending > 1 else 0
             if sequence.id == sequence_id:
                 break
@@ -128,7 +124,7 @@ class Scheduler:
 
     def consult(self, epoch: int) -> Draft | None:
         """What the draft model is to guess before the next sweep is composed; None where it is not worth it, or has been asked."""
-        return None if self._in_flight is not None else self._guessing.consult(epoch, self._places.running, self._prefill_tokens())
+        return None if self._in_flight is not None else self._guessing.consult(epoch, self._queue.running, self._prefill_tokens())
 
     def told(self, drafted: Drafted) -> None:
         """The draft model has answered."""
@@ -161,7 +157,7 @@ class Scheduler:
         self._good_sweeps += 1
         if self._prefill_chunk < self._planned_chunk and self._good_sweeps >= GOOD_SWEEPS:
             self._prefill_chunk, self._good_sweeps = min(self._planned_chunk, 2 * self._prefill_chunk), 0
-        running = {sequence.id: sequence for sequence in self._places.running}
+        running = {sequence.id: sequence for sequence in self._queue.running}
         for step in sweep.steps:
             sequence = running.get(step.sequence) or self._leaving[step.sequence][0]
             sequence.held = step.start + len(step.tokens) - step.drafted
@@ -190,7 +186,7 @@ class Scheduler:
             self._guessing.forget(id)
         self._leaving.clear()
         parts = {step.sequence for step in sweep.steps}
-        taken = [sequence for sequence in self._places.running if sequence.id in parts]
+        taken = [sequence for sequence in self._queue.running if sequence.id in parts]
         for id in parts:
             self.ledger.lost(id)
         for sequence in taken:
@@ -209,7 +205,7 @@ class Scheduler:
     def append(self, sequence_id: int, token: int) -> int | None:
         """The sampled token. Where it was guessed it has been fed already, and which of the sequence's rows is what follows it is returned; else it is
         fed in the next sweep."""
-        sequence = next(s for s in self._places.running if s.id == sequence_id)
+        sequence = next(s for s in self._queue.running if s.id == sequence_id)
         assert sequence.pending == 0, "a token was sampled before everything before it was computed"
         sequence.tokens.append(token)
         node = sequence.guesses.child(sequence.at, token)
@@ -238,13 +234,13 @@ class Scheduler:
             self._guessing.forget(id)
         self._leaving.clear()
         self.ledger.reset()
-        for sequence in self._places.running:
+        for sequence in self._queue.running:
             sequence.anew()
 
     # who runs
 
     def _promote(self, *, may_put_aside: bool) -> None:
-        self._places.promote(self._prefill_chunk, may_put_aside=may_put_aside)
+        self._queue.promote(self._prefill_chunk, may_put_aside=may_put_aside)
 
     def _forget_guesses(self, sequence: Sequence) -> None:
         """Those that are left were wrong, or come after the end."""
@@ -268,9 +264,9 @@ class Scheduler:
     def _steps(self) -> Iterator[Step]:
         """In turn, so that whoever must be set aside for another has no step yet."""
         budget = self._prefill_tokens()
-        drafts = self._guessing.drafts(self._places.running, budget, self._prefill_chunk)
-        for sequence in list(self._places.running):
-            if sequence not in self._places.running or (sequence.pending > 1 and budget <= 0) or (sequence.held == 0 and not self._begin(sequence)):
+        drafts = self._guessing.drafts(self._queue.running, budget, self._prefill_chunk)
+        for sequence in list(self._queue.running):
+            if sequence not in self._queue.running or (sequence.pending > 1 and budget <= 0) or (sequence.held == 0 and not self._begin(sequence)):
                 continue
             count = min(sequence.pending, max(1, budget))
             if sequence.pending > 1:
@@ -287,15 +283,15 @@ class Scheduler:
         if not draft:
             return None
         held = sequence.held
-        if self.ledger.grow(sequence.id, held, held + 1 + len(draft.trunk()), self._places.is_long(sequence)):
+        if self.ledger.grow(sequence.id, held, held + 1 + len(draft.trunk()), self._queue.is_long(sequence)):
             return draft
         inside = -(held + 1) % BLOCK
         draft = draft.only([node for node in range(len(draft)) if draft.depth(node) <= inside])
-        return draft if draft and self.ledger.grow(sequence.id, held, held + 1 + len(draft.trunk()), self._places.is_long(sequence)) else None
+        return draft if draft and self.ledger.grow(sequence.id, held, held + 1 + len(draft.trunk()), self._queue.is_long(sequence)) else None
 
     def _prefill_tokens(self) -> int:
         """Tokens of prompts that the next sweep may take."""
-        decoding = [sequence for sequence in self._places.running if sequence.held and sequence.pending == 1]
+        decoding = [sequence for sequence in self._queue.running if sequence.held and sequence.pending == 1]
         if not decoding or not self._may_cut:
             return self._prefill_chunk
         free = self._costs.free(len(decoding), sum(len(s.tokens) for s in decoding), self._prefill_chunk, self._prefill_share)
@@ -303,10 +299,10 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, count: int) -> bool:
         """Room for so many tokens more; False where that one itself had to be set aside."""
-        while not self.ledger.grow(sequence.id, sequence.held, sequence.held + count, self._places.is_long(sequence)):
-            last = self._places.running[-1]
-            assert last is not sequence or len(self._places.running) > 1, "the budget holds one text of the whole context"
-            self._places.put_aside(last)
+        while not self.ledger.grow(sequence.id, sequence.held, sequence.held + count, self._queue.is_long(sequence)):
+            last = self._queue.running[-1]
+            assert last is not sequence or len(self._queue.running) > 1, "the budget holds one text of the whole context"
+            self._queue.put_aside(last)
             if last is sequence:
                 return False
         return True
@@ -316,12 +312,12 @@ class Scheduler:
         sequence.held = self.ledger.revive(sequence.id)
         if sequence.held:
             return True
-        of, length = self.ledger.match(sequence.tokens, self._places.is_long(sequence)) or (0, 0)
+        of, length = self.ledger.match(sequence.tokens, self._queue.is_long(sequence)) or (0, 0)
         coming = 0
-        for other in self._places.running:
+        for other in self._queue.running:
             if other is sequence:
                 continue
-            shared = min(self._places.alike(sequence, other), len(sequence.tokens) - 1)
+            shared = min(self._queue.alike(sequence, other), len(sequence.tokens) - 1)
             if other.turn < sequence.turn and other.pending > 1:
                 coming = max(coming, shared)
             if length < (here := min(shared, other.held)) and self.ledger.forkable(other.id, here):

@@ -6,8 +6,8 @@ import pytest
 from schedulers import drops, scheduler
 
 from potatod.front.cost import CostModel
-from potatod.front.places import MOST_PASSED
-from potatod.front.scheduler import GOOD_SWEEPS, LEAST_CHUNK, WORTH_WAITING, QueueFull, Scheduler
+from potatod.front.queue import MOST_PASSED, QueueFull
+from potatod.front.scheduler import GOOD_SWEEPS, LEAST_CHUNK, WORTH_WAITING, Scheduler
 from potatod.front.sequence import Sequence
 from potatod.kv_layout import BLOCK
 from potatod.messages import Drafted, Fork, Row, Step, Sweep

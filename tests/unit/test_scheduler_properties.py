@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from schedulers import scheduler
 
-from potatod.front.scheduler import QueueFull
+from potatod.front.queue import QueueFull
 from potatod.front.sequence import Sequence
 from potatod.kv_layout import BLOCK, KvGroup, KvLayout, blocks, first_kept, first_read
 from potatod.messages import Cut, Draft, Drafted, DraftText, Drop, Fork, Row, Sweep

@@ -22,6 +22,10 @@ from .sequence import Sequence
 MOST_PASSED: Final = 32
 
 
+class QueueFull(Exception):
+    """Every place in the queue is taken."""
+
+
 @dataclass(slots=True)
 class Reuse:
     """Since the scheduler began."""
@@ -33,7 +37,7 @@ class Reuse:
     set_aside: int = 0
 
 
-class Places:
+class Queue:
     """Both lists are by their sequences' turns."""
 
     def __init__(self, max_sequences: int, max_queue: int, ledger: Ledger, reuse: Reuse, rope_border: int | None) -> None:
