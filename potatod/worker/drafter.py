@@ -16,7 +16,7 @@ begins with it. What the target does not come to is forgotten then. Prompts that
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -32,7 +32,7 @@ from potatod.trees import ROOT
 from .attention import PackedAttention
 from .candidates import Noise, candidates
 from .draft_model import DraftModel, Read
-from .growth import ROWS, Growth, Reach, RoundTimes, Spread
+from .growth import DOUBT, ROWS, Growth, Reach, RoundTimes, Spread
 
 #: Fewer tokens than these, the last one among them, are read where the growing begins.
 FEW: Final = 8
@@ -130,9 +130,11 @@ class Drafter:
         self._spread = Spread()
         self._round_s = RoundTimes()
         #: the same where the target's sweep is under way
-        self._ahead_s = RoundTimes()
+        self._ahead_s = RoundTimes(self._round_s)
         #: seconds to read a token, of the last text that was read ahead; 0 where none was
         self._read_s = 0.0
+        #: in this sweep: something was looked at or read ahead; something was not, since it would have taken too long
+        self._was_ahead = self._refused = False
 
     @torch.inference_mode()
     def fork(self, sequence: int, of: int, length: int) -> None:
@@ -159,12 +161,18 @@ class Drafter:
         """Something of NOTE [ ahead ], which takes no longer than that; whether there was anything to be done. Raises as :meth:`draft`."""
         return self._growing is not None and bool(self._in_memory(lambda: self._further(spare_s)))
 
-    def verified(self, held: Collection[int]) -> None:
-        """The target has been where it goes: nothing is looked at ahead before the next draft, and texts of which it holds nothing are forgotten: they
-        were told of to be read ahead, and have not begun."""
+    def verified(self, held: Mapping[int, int]) -> None:
+        """The target has been where it goes, and holds so many tokens of each: nothing is looked at ahead before the next draft. What was read ahead
+        of a prompt that the sweep did not take is forgotten."""
         self._growing = None
-        for id in self._texts.keys() - held:
-            del self._texts[id]
+        for id, known in list(self._texts.items()):
+            length = held.get(id, 0)
+            if not length or (known.looked is None and known.known > length and not known.read.cut(length)):
+                del self._texts[id]
+        if self._refused and not self._was_ahead:
+            self._ahead_s.doubt()
+            self._read_s *= DOUBT
+        self._was_ahead = self._refused = False
 
     def _in_memory(self, do: Callable[[], T]) -> T | None:
         try:
@@ -215,6 +223,8 @@ class Drafter:
             done = self._round(growing, nodes, self._ahead_s)
         while not done and growing.unread and (most := self._can_read(spare_s)):
             done = self._read_ahead(growing.unread, most)
+        self._was_ahead |= done
+        self._refused |= not done and (growing.growth.unlooked or bool(growing.unread))
         if done:
             self._spans.add("draft", "ahead", began, time.monotonic())
         return done
@@ -276,7 +286,9 @@ class Drafter:
         return count
 
     def _can_read(self, spare_s: float) -> int:
-        """Tokens in that time; 0 where they are few. What is not known yet is thought to take as long as a round."""
+        """Tokens in that time; 0 where they are few, or a round would take longer. What is not known yet is thought to take as long as that."""
+        if self._ahead_s(1) > spare_s:
+            return 0
         most = int(spare_s / (self._read_s or self._ahead_s(ROWS[-1]) / ROWS[-1]))
         return most if most >= FEW else 0
 
@@ -284,8 +296,9 @@ class Drafter:
         """Some tokens of the first of these; False where it has nothing left."""
         text, began = unread[0], time.monotonic()
         self._share(text)
-        read = self._read_some(text, min(most, self._model.at_once(len(text.tokens))))
-        if read >= FEW:
+        at_once = self._model.at_once(len(text.tokens))
+        read = self._read_some(text, min(most, at_once))
+        if read >= min(FEW, at_once):
             self._read_s = (time.monotonic() - began) / read
         if not self._left_of(text):
             unread.pop(0)

@@ -33,6 +33,9 @@ _FORGETS: Final = 0.998
 _LEAST: Final = 0.001
 #: Rounds whose seconds are remembered.
 _TIMES: Final = 0.2
+#: Seconds of one, before any was measured; and what is left each time that they are doubted.
+_FIRST_S: Final = 0.05
+DOUBT: Final = 0.9
 
 
 class Spread:
@@ -72,9 +75,10 @@ def _softmax(gaps: Sequence[float], spread: float) -> list[float]:
 class RoundTimes:
     """Seconds of a round by its rows: a + b × rows, from those that were measured."""
 
-    def __init__(self, first_s: float = 0.05) -> None:
+    def __init__(self, like: RoundTimes | None = None) -> None:
+        """Before any is measured they are thought to be ``like`` others."""
         self._seen: dict[int, float] = {}
-        self._first_s = first_s
+        self._like = like
 
     def add(self, rows: int, seconds: float) -> None:
         before = self._seen.get(rows)
@@ -83,10 +87,16 @@ class RoundTimes:
     def __call__(self, rows: int) -> float:
         if rows in self._seen:
             return self._seen[rows]
+        if not self._seen:
+            return self._like(rows) if self._like else _FIRST_S
         below = [known for known in self._seen if known < rows]
         if not below:
-            return min(self._seen.values(), default=self._first_s)
+            return min(self._seen.values())
         return self._seen[max(below)] * 1.1  # to be found out
+
+    def doubt(self) -> None:
+        """None was made for a while, since they take too long: they may take less by now."""
+        self._seen = {rows: seconds * DOUBT for rows, seconds in self._seen.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +189,11 @@ class Growth:
             if len(some) < rows:
                 break
         return [heapq.heappop(self._open)[1:] for _ in range(best)]
+
+    @property
+    def unlooked(self) -> bool:
+        """Whether there are nodes that nobody has looked behind."""
+        return bool(self._open or self._farther)
 
     def ahead(self, spare_s: float, round_s: Callable[[int], float]) -> list[tuple[int, int]]:
         """(text, node) of those to look behind in a round that costs nothing and takes no longer than that; none: there are none, or it would.

@@ -87,6 +87,8 @@ class Arrivals:
         self._waited = waited
         self._offset: dict[int, int] = {}
         self._seen: set[int] = set()
+        #: of parts that have come through the ring and are not free yet
+        self.passing_bytes = 0
         #: of the reader's last pass: bytes per second of reading; None before the first is complete
         self.read_bytes_per_s: float | None = None
 
@@ -104,18 +106,15 @@ class Arrivals:
             self._receive()
         return all(index in self._offset for index in indices)
 
-    @property
-    def passing_bytes(self) -> int:
-        """Of parts that have come through the ring and are not free yet."""
-        return sum(self._plan.parts[index].length for index in self._offset if self._plan.parts[index].home == "disk")
-
     def seen(self, index: int) -> bool:
         """Whether the part has come at least once."""
         return index in self._seen
 
     def free(self, indices: Iterable[int]) -> None:
         """The parts' bytes are not needed any more, in this sweep or for good; those of residents of the pool stay."""
-        offsets = tuple(self._offset.pop(index) for index in indices if self._plan.parts[index].home != "ram")
+        passed = [index for index in indices if self._plan.parts[index].home != "ram"]
+        offsets = tuple(self._offset.pop(index) for index in passed)
+        self.passing_bytes -= sum(self._plan.parts[index].length for index in passed)
         if offsets:
             self._wire.send(Freed(offsets))
 
@@ -125,6 +124,8 @@ class Arrivals:
                 assert message.part not in self._offset, "a part came twice: reader and worker disagree on the order"
                 self._offset[message.part] = message.offset
                 self._seen.add(message.part)
+                part = self._plan.parts[message.part]
+                self.passing_bytes += part.length if part.home != "ram" else 0
             elif isinstance(message, Passed) and message.busy_s > 0:
                 self.read_bytes_per_s = message.read_bytes / message.busy_s
 

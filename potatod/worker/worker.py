@@ -122,7 +122,7 @@ class Worker:
                 elif isinstance(message, Sweep) and message.epoch == self._epoch:
                     self._front.send(self.serve(message))
                     if self._drafter is not None:
-                        self._drafter.verified(self._sequences.keys())
+                        self._drafter.verified({id: kv.length for id, kv in self._sequences.items()})
 
     def close(self) -> None:
         self._front.close()

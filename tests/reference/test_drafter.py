@@ -83,7 +83,7 @@ def test_what_was_right_and_wrong_before_changes_nothing(drafter: Callable[[], D
         drafted = asked(lasting, text(tokens, drawn), number=number)
         while ahead and number % 3 and lasting.ahead(1e6):  # the next draft begins with that
             pass
-        lasting.verified({1})
+        lasting.verified({1: 1 << 20})
         kept = looked_at(lasting)
         fresh = drafter()
         asked(fresh, text(tokens, drawn))
@@ -165,7 +165,7 @@ def test_nothing_is_looked_at_ahead_where_a_text_ends_or_there_is_no_time_or_all
     of.forget(1)
     assert not of.ahead(1e6), "of a text that has ended"
     asked(of, text(PROMPT, most=3, sequence=2))
-    of.verified({2})
+    of.verified({2: 1 << 20})
     assert not of.ahead(1e6)
 
 
@@ -178,8 +178,31 @@ def test_a_text_that_is_forgotten_or_has_not_begun_leaves_nothing_behind(drafter
     while of.ahead(1e6):
         pass
     assert of._texts[3].known > 60, "it was read ahead"
-    of.verified({2})
+    of.verified({2: 117})
     assert of._texts.keys() == {2}, "the target holds nothing of the third"
+
+
+def test_where_rounds_between_sweeps_are_short_enough_those_ahead_are_tried_and_slow_ones_tried_again(drafter: Callable[[], Drafter]) -> None:
+    of = drafter()
+    asked(of, text(PROMPT))
+    of._round_s._seen = {1: 1e-4}
+    assert of.ahead(2e-4), "as long as those between sweeps are"
+    of._ahead_s._seen = {1: 10.0}
+    tries = 0
+    for number in range(40):
+        asked(of, text([*PROMPT, 4 + number]))
+        tries += of.ahead(1.0)
+        of.verified({1: 1 << 20})
+    assert 0 < tries < 30
+
+
+def test_of_a_prompt_that_the_sweep_did_not_take_nothing_stays(drafter: Callable[[], Drafter]) -> None:
+    of = drafter()
+    asked(of, text(PROMPT, most=0), spare_s=1.0)
+    assert of.ahead(1e6) and of._texts[1].known > 100
+    of.verified({1: 64})
+    assert of._texts[1].known == of._texts[1].read.kv.length == 64
+    assert likeliest(asked(of, text(PROMPT))) == likeliest(asked(drafter(), text(PROMPT)))
 
 
 def test_what_was_looked_at_of_a_text_that_nobody_goes_on_with_is_forgotten(drafter: Callable[[], Drafter]) -> None:
@@ -204,7 +227,7 @@ def test_however_far_it_looked_ahead_no_text_is_read_again(drafter: Callable[[],
             while of.ahead(1e6):
                 pass
             assert max(map(len, looked_at(of))) > len(tokens) + 90
-            of.verified({1})
+            of.verified({1: 1 << 20})
             path = likeliest(drafted)
             tokens = [*tokens, *path[: 5 * number], (path[5 * number] + 1) % 90 + 3]
 

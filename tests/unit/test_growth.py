@@ -138,3 +138,15 @@ def test_rounds_of_a_size_that_was_not_tried_are_thought_to_take_as_long_as_a_sm
     assert times(1) == 0.1 and 0.1 < times(4) < 0.12
     times.add(4, 0.3)
     assert times(4) == 0.3 and times(8) > 0.3 and times(2) < 0.12
+
+
+def test_rounds_that_were_not_tried_are_like_others_and_those_that_took_too_long_are_tried_again_some_time() -> None:
+    between = RoundTimes()
+    ahead = RoundTimes(between)
+    between.add(1, 0.003)
+    assert ahead(1) == 0.003
+    ahead.add(8, 0.4)
+    assert ahead(1) == 0.4
+    for _ in range(30):
+        ahead.doubt()
+    assert ahead(1) < 0.02
