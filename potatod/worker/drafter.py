@@ -16,7 +16,7 @@ begins with it. What the target does not come to is forgotten then. Prompts that
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 import torch
 
 from potatod.drafts import FORKED_BLOCKS
-from potatod.kv_layout import BLOCK, blocks
+from potatod.kv_layout import BLOCK
 from potatod.messages import Draft, Drafted, DraftText, Guessed
 from potatod.spans import Spans
 from potatod.trees import ROOT
@@ -32,6 +32,7 @@ from potatod.trees import ROOT
 from .attention import PackedAttention
 from .candidates import Noise, candidates
 from .draft_model import DraftModel, Read
+from .draft_texts import Looked, Text, alike
 from .growth import DOUBT, ROWS, Growth, Reach, RoundTimes, Spread
 
 #: Fewer tokens than these, the last one among them, are read where the growing begins.
@@ -45,58 +46,6 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Looked:
-    """Where it was looked behind: the end of a text, or a node of its tree."""
-
-    #: what has read up to here, and more maybe; how much that had read here
-    read: Read
-    length: int
-    #: what may follow, and by how much the first is preferred to each
-    tokens: list[int]
-    gaps: list[float]
-    #: the same behind some of those
-    behind: dict[int, _Looked] = field(default_factory=dict)
-
-    def every(self) -> Iterator[_Looked]:
-        """It, and all behind it."""
-        left = [self]
-        while left:
-            some = left.pop()
-            left += some.behind.values()
-            yield some
-
-
-@dataclass(slots=True)
-class _Text:
-    read: Read
-    #: where the last draft began
-    looked: _Looked | None = None
-    #: whether the last draft was of others
-    stale: bool = False
-
-    @property
-    def known(self) -> int:
-        """Tokens of it that have been read; what was read behind them are guesses."""
-        return len(self.read.tokens) if self.looked is None else self.looked.length
-
-    def settle(self) -> bool:
-        """Nobody goes on with it for now: what was guessed is forgotten. False where that cannot be taken back."""
-        known, self.looked = self.known, None
-        return self.read.cut(known)
-
-    def forked_blocks(self) -> int:
-        """Blocks that its guesses take beside it."""
-        if self.looked is None:
-            return 0
-        of_text, begun = blocks(self.looked.length), {id(self.looked.read): self.looked.length}
-        reads = {id(self.looked.read): self.looked.read}
-        for looked in self.looked.every():
-            reads[id(looked.read)] = looked.read
-            begun.setdefault(id(looked.read), looked.length - 1)
-        return sum(blocks(len(read.tokens)) - (of_text if read is self.looked.read else begun[key] // BLOCK) for key, read in reads.items())
-
-
-@dataclass(slots=True)
 class _Growing:
     """The trees of the last draft."""
 
@@ -106,7 +55,7 @@ class _Growing:
     growth: Growth
     noise: Noise
     #: of each node that was looked behind, by text and node
-    looked: dict[tuple[int, int], _Looked] = field(default_factory=dict)
+    looked: dict[tuple[int, int], Looked] = field(default_factory=dict)
 
     def forget(self, id: int) -> None:
         self.texts.pop(id, None)
@@ -121,7 +70,7 @@ class Drafter:
         self._model = DraftModel(folder, findings, device, attention)
         self._vocabulary = vocabulary
         self._spans = spans
-        self._texts: dict[int, _Text] = {}
+        self._texts: dict[int, Text] = {}
         self._growing: _Growing | None = None
         #: blocks that all guesses take
         self._blocks = 0
@@ -143,7 +92,7 @@ class Drafter:
         if text is not None:
             length = min(length, text.known)
             if text.read.kv.reaches(length):
-                self._texts[sequence] = _Text(text.read.fork(length))
+                self._texts[sequence] = Text(text.read.fork(length))
 
     def forget(self, sequence: int) -> None:
         self._texts.pop(sequence, None)
@@ -235,7 +184,7 @@ class Drafter:
         """A text has come to here: what was guessed of it is compared, and the path that was right is gone on with."""
         known, tokens = self._texts.get(text.sequence), list(text.tokens)
         if known is None:
-            self._texts[text.sequence] = _Text(self._model.nothing_read())
+            self._texts[text.sequence] = Text(self._model.nothing_read())
             return
         known.stale = False
         if (looked := self._follow(known.looked, tokens)) is not None:
@@ -244,12 +193,12 @@ class Drafter:
                 known.looked = looked
                 return
         known.looked = None
-        if not known.read.cut(min(_alike(known.read.tokens, tokens), len(tokens) - 1)):  # behind the last one is looked
+        if not known.read.cut(min(alike(known.read.tokens, tokens), len(tokens) - 1)):  # behind the last one is looked
             known.read = self._model.nothing_read()
 
-    def _follow(self, looked: _Looked | None, tokens: Sequence[int]) -> _Looked | None:
+    def _follow(self, looked: Looked | None, tokens: Sequence[int]) -> Looked | None:
         """The last place along the text that was looked behind; what came there is learned from."""
-        if looked is None or _alike(looked.read.tokens[: looked.length], tokens) < looked.length:
+        if looked is None or alike(looked.read.tokens[: looked.length], tokens) < looked.length:
             return None
         for came in tokens[looked.length :]:
             self._spread.learn(looked.gaps, looked.tokens.index(came) if came in looked.tokens else None)
@@ -309,7 +258,7 @@ class Drafter:
         known, tokens = self._texts[text.sequence], list(text.tokens)
         own = len(known.read.tokens)
         others = ((other.read, other.known) for id, other in self._texts.items() if id != text.sequence)
-        begun = ((min(_alike(read.tokens[:most], tokens), len(tokens) - 1), read) for read, most in others if most >= own + _WORTH_SHARING)
+        begun = ((min(alike(read.tokens[:most], tokens), len(tokens) - 1), read) for read, most in others if most >= own + _WORTH_SHARING)
         length, read = max(begun, key=lambda each: each[0], default=(0, known.read))
         if length >= own + _WORTH_SHARING and read.kv.reaches(length):
             known.read = read.fork(length)
@@ -352,15 +301,15 @@ class Drafter:
         times.add(next(rows for rows in ROWS if rows >= len(parts)), seconds)
         return True
 
-    def _look(self, growing: _Growing, texts: Sequence[DraftText], parts: Sequence[tuple[Read, Sequence[int]]]) -> list[_Looked]:
+    def _look(self, growing: _Growing, texts: Sequence[DraftText], parts: Sequence[tuple[Read, Sequence[int]]]) -> list[Looked]:
         """What may follow each of these, when it has read its part."""
         logits = self._model.read(parts) if parts else ()
         return [
-            _Looked(read, len(read.tokens), *candidates(values[: self._vocabulary], read.tokens, text.drawn, growing.noise))
+            Looked(read, len(read.tokens), *candidates(values[: self._vocabulary], read.tokens, text.drawn, growing.noise))
             for text, (read, _), values in zip(texts, parts, logits, strict=True)
         ]
 
-    def _take(self, growing: _Growing, id: int, node: int, looked: _Looked) -> None:
+    def _take(self, growing: _Growing, id: int, node: int, looked: Looked) -> None:
         """What may follow that node becomes its children, and what is known already of what lies behind those theirs."""
         growth, left = growing.growth, [(node, looked)]
         while left:
@@ -375,7 +324,7 @@ class Drafter:
                 else:
                     growth.open(id, child)
 
-    def _behind(self, looked: _Looked) -> Read | None:
+    def _behind(self, looked: Looked) -> Read | None:
         """What goes on from there: what has read it, where that ends there and its windows may move on, else a fork; None where they have left that
         behind, or as many blocks as were planned are taken."""
         read, length = looked.read, looked.length
@@ -384,11 +333,3 @@ class Drafter:
             return None
         self._blocks += begins or not goes_on
         return read if goes_on else read.fork(length)
-
-
-def _alike(some: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    least = min(len(some), len(others))
-    if list(some[:least]) == list(others[:least]):
-        return least
-    return next(at for at in range(least) if some[at] != others[at])

@@ -17,7 +17,8 @@ from potatod.spans import Spans
 from potatod.worker.arithmetic import PLAIN
 from potatod.worker.attention import PackedAttention
 from potatod.worker.draft_model import DraftModel
-from potatod.worker.drafter import Drafter, _Looked
+from potatod.worker.draft_texts import Looked
+from potatod.worker.drafter import Drafter
 
 PROMPT = [5, 17, 42, 8, 99, 23, 61, 7, 30, 12, 77, 54, 3, 18, 66] * 8
 VOCABULARY = 320
@@ -51,7 +52,7 @@ def text(tokens: list[int], drawn: Drawn = GREEDY, sequence: int = 1, most: int 
     return DraftText(sequence, tuple(tokens), most, room, drawn)
 
 
-def looked_at(of: Drafter, sequence: int = 1) -> dict[tuple[int, ...], _Looked]:
+def looked_at(of: Drafter, sequence: int = 1) -> dict[tuple[int, ...], Looked]:
     """By what lies before it."""
     looked = of._texts[sequence].looked
     return {} if looked is None else {tuple(each.read.tokens[: each.length]): each for each in looked.every()}
