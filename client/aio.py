@@ -11,21 +11,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack
 
 import zmq
 import zmq.asyncio
 
 from .address import ASK_AGAIN_S, STALE_S, Stale, endpoint, look
-from .answer import Collected, report_of
-from .asking import AnswerOptions, Prompt, generate_message, several
+from .answer import Collected, only
+from .asking import AnswerOptions, Prompt, generate_message, list_message, page_of, several
 from .connection import LINGER_MS, client_name, dealer
 from .errors import ClientError
-from .protocol import SILENCE_S, Piece, Report, Status
-from .session import Event, Message, Session, encode
+from .job_report import JobReport, JobState
+from .protocol import SILENCE_S, Accepted, Attach, Described, JobAction, Listed, Manage, Managed, Piece, Report, Show, Status
+from .session import Event, Message, Question, Session, encode
 
+_M = TypeVar("_M", bound=Message)
 _Inbox = asyncio.Queue[Event]
 
 
@@ -50,6 +52,13 @@ class AsyncAnswer(Collected):
     def cancel(self) -> None:
         """Asks the daemon to stop; the answer then ends with Finished("cancelled"), after the sweep under way."""
         self._connection.cancel(self.request)
+
+    def detach(self) -> str | None:
+        """As :meth:`potato_client.Answer.detach`."""
+        if self.accepted is None:
+            return None
+        self._connection.detach(self.request)
+        return self.accepted.job
 
     async def wait(self, timeout_s: float) -> bool:
         """Takes in what comes until it is over, or for so long; whether it is over. Raises as iterating does."""
@@ -79,19 +88,16 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Cancels the answers that are not complete."""
+        """Cancels the answers that are not complete; what was submitted goes on."""
         self._closed = True
         if self._connection is not None:
             await self._connection.close()
 
     async def generate(
-        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, **options: Unpack[AnswerOptions]
-    ) -> AsyncAnswer:
+        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, **options: Unpack[AnswerOptions]
+    ) -> AsyncAnswer:  # fmt: skip
         """As :meth:`potato_client.Client.generate`."""
-        message = generate_message(next(self._numbers), prompt, system=system, raw=raw, options=options)
-        frame = encode(message)
-        connection = await self._connected()
-        return AsyncAnswer(message.request, connection.ask(message.request, frame), connection)
+        return await self._followed(generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, options=options))
 
     async def generate_many(
         self, prompt: Prompt, count: int, *, system: str | None = None, raw: bool = False, **options: Unpack[AnswerOptions]
@@ -103,11 +109,49 @@ class AsyncClient:
         """The same as ``answer.cancel()``."""
         answer.cancel()
 
+    async def submit(
+        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, **options: Unpack[AnswerOptions]
+    ) -> str:  # fmt: skip
+        """As :meth:`potato_client.Client.submit`."""
+        message = generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, follow=False, options=options)
+        return (await self._only(message, Accepted)).job
+
+    async def attach(self, job: str) -> AsyncAnswer:
+        """As :meth:`potato_client.Client.attach`."""
+        return await self._followed(Attach(next(self._numbers), job))
+
+    async def jobs(self, states: Sequence[JobState] = (), limit: int = 100) -> list[JobReport]:
+        """As :meth:`potato_client.Client.jobs`."""
+        found: list[JobReport] = []
+        more = True
+        while more and (wanted := page_of(limit, len(found))) > 0:
+            before = found[-1].number if found else 0
+            page = await self._only(list_message(next(self._numbers), states, wanted, before), Listed)
+            found, more = [*found, *page.reports], page.more and bool(page.reports)
+        return found
+
+    async def show(self, job: str) -> Described:
+        """As :meth:`potato_client.Client.show`."""
+        return await self._only(Show(next(self._numbers), job), Described)
+
+    async def manage(self, job: str, action: JobAction) -> JobReport:
+        """As :meth:`potato_client.Client.manage`."""
+        return (await self._only(Manage(next(self._numbers), job, action), Managed)).report
+
     async def status(self) -> Report:
         """What the daemon is and does now. Raises :class:`NoDaemon`, :class:`DaemonLost`."""
-        message = Status(next(self._numbers))
+        return await self._only(Status(next(self._numbers)), Report)
+
+    async def _followed(self, message: Question) -> AsyncAnswer:
+        frame = encode(message)
         connection = await self._connected()
-        return report_of(await connection.ask(message.request, encode(message)).get())
+        inbox = connection.ask(message.request, frame, followed=True, kept=isinstance(message, Attach))
+        return AsyncAnswer(message.request, inbox, connection)
+
+    async def _only(self, message: Question, expected: type[_M]) -> _M:
+        frame = encode(message)
+        connection = await self._connected()
+        return only(await connection.ask(message.request, frame).get(), expected)
 
     async def _connected(self) -> _Connection:
         if self._closed:
@@ -141,14 +185,19 @@ class _Connection:
         self._wake = asyncio.Event()
         self._tasks = [asyncio.create_task(work()) for work in (self._listen, self._send)]
 
-    def ask(self, request: int, frame: bytes) -> _Inbox:
+    def ask(self, request: int, frame: bytes, *, followed: bool = False, kept: bool = False) -> _Inbox:
         inbox = self._inboxes[request] = _Inbox()
-        self._session.ask(request, frame, time.monotonic())
+        self._session.ask(request, frame, time.monotonic(), followed=followed, kept=kept)
         self._wake.set()
         return inbox
 
     def cancel(self, request: int) -> None:
         self._session.cancel(request)
+        self._wake.set()
+
+    def detach(self, request: int) -> None:
+        self._session.detach(request, time.monotonic())
+        self._deliver()
         self._wake.set()
 
     async def close(self) -> None:

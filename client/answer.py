@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from .errors import ClientError, NotUnderstood
-from .protocol import Accepted, Finished, Piece, Progress, Report
+from .protocol import Accepted, Finished, Piece, Progress
 from .session import Event, Message
+
+_M = TypeVar("_M", bound=Message)
 
 
 class Collected:
@@ -83,10 +87,10 @@ class Collected:
             self._reasoning.append(piece.reasoning)
 
 
-def report_of(event: Event) -> Report:
-    """What came after Status; raises what an error event carries."""
+def only(event: Event, expected: type[_M]) -> _M:
+    """What came for a question that has one answer; raises what an error event carries."""
     if isinstance(event.what, ClientError):
         raise event.what
-    if not isinstance(event.what, Report):
-        raise NotUnderstood(f"the daemon answered Status with {type(event.what).__name__}")
+    if not isinstance(event.what, expected):
+        raise NotUnderstood(f"the daemon answered with {type(event.what).__name__} where {expected.__name__} was asked for")
     return event.what

@@ -9,7 +9,8 @@ from dataclasses import fields
 from typing import Any, Final, Literal, TypedDict
 
 from .errors import BadRequest
-from .protocol import MAX_JOBS, ChatMessage, Generate, Options
+from .job_report import JOB_STATES, JobState
+from .protocol import MAX_FOLLOWED, MAX_LISTED, ChatMessage, Generate, List, Options
 
 Prompt = str | Sequence[ChatMessage | Mapping[str, str]]
 
@@ -44,15 +45,18 @@ def generate_message(
     system: str | None = None,
     raw: bool = False,
     options: Mapping[str, Any] | None = None,
+    key: str | None = None,
+    follow: bool = True,
 ) -> Generate:
     """A question through the model's chat template, a conversation through it, or (``raw``) a text to go on with.
 
-    Raises :class:`BadRequest`, a ValueError.
+    ``key``: None draws one, so that it is the same job however often it has to be asked. Raises :class:`BadRequest`, a ValueError.
     """
+    given: dict[str, Any] = {"key": secrets.token_hex(16) if key is None else key, "follow": follow}
     try:
         if raw:
-            return Generate(request, prompt=_raw_prompt(prompt, system), options=options_of(options or {}))
-        return Generate(request, messages=_conversation(prompt, system), options=options_of(options or {}))
+            return Generate(request, prompt=_raw_prompt(prompt, system), options=options_of(options or {}), **given)
+        return Generate(request, messages=_conversation(prompt, system), options=options_of(options or {}), **given)
     except BadRequest:
         raise
     except ValueError as error:
@@ -72,12 +76,27 @@ def options_of(given: Mapping[str, Any]) -> Options:
 
 def several(options: AnswerOptions, count: int) -> list[AnswerOptions]:
     """Of ``count`` answers to one prompt: the same seed, drawn where none is given, and a choice each. Raises :class:`BadRequest`."""
-    if not (type(count) is int and 1 <= count <= MAX_JOBS):
-        raise BadRequest(f"answers must be a whole number from 1 to {MAX_JOBS}")
+    if not (type(count) is int and 1 <= count <= MAX_FOLLOWED):
+        raise BadRequest(f"answers must be a whole number from 1 to {MAX_FOLLOWED}")
     seed = options.get("seed")
     seed = secrets.randbits(63) if seed is None else seed
     first = options.get("choice") or 0
     return [{**options, "seed": seed, "choice": first + number} for number in range(count)]
+
+
+def list_message(request: int, states: Sequence[JobState], limit: int, before: int = 0) -> List:
+    """Raises :class:`BadRequest`."""
+    for state in states:
+        _known(state, JOB_STATES, "state of a job")
+    try:
+        return List(request, tuple(states), before, limit)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
+def page_of(limit: int, found: int) -> int:
+    """How many more to ask for at once."""
+    return min(MAX_LISTED, limit - found)
 
 
 def _raw_prompt(prompt: Prompt, system: str | None) -> str:

@@ -24,7 +24,7 @@ from .exit_codes import EXIT_OK
 from .paths import state_directory
 from .protocol import ChatMessage
 from .screen import Screen
-from .turn import follow, generate
+from .turn import Outcome, follow, generate, say_detached
 from .words import one_line
 
 _HELP: Final = """\
@@ -91,11 +91,13 @@ class Chat:
         screen = Screen(sys.stdout, sys.stderr, quiet=self._quiet)
         try:
             (answer,) = generate(self._client, [*self._conversation, question], system=self._system, options=self._options)
-            interrupted = follow(answer, screen)
+            outcome = follow(answer, screen)
         except ClientError as error:
             self._say(f"\n{one_line(str(error))}\n")
             return
-        screen.end(answer, interrupted=interrupted)
+        screen.end(answer, interrupted=outcome is not Outcome.COMPLETE)
+        if outcome is Outcome.DETACHED:
+            say_detached(answer, self._quiet)
         if answer.text:
             self._conversation += [question, ChatMessage("assistant", answer.text, answer.reasoning or None)]
 

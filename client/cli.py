@@ -11,11 +11,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from . import report, words
+from . import job_commands, report, words
 from .answer import Collected
 from .client import Client
 from .codec import MAX_FRAME_BYTES
@@ -23,7 +24,7 @@ from .errors import ClientError
 from .exit_codes import EXIT_BROKEN_PIPE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from .paths import SOCKET_VARIABLE
 from .screen import Screen
-from .turn import answer_options, follow, generate
+from .turn import Outcome, answer_options, follow, generate, say_detached
 from .units import human_size
 
 _NAME: Final = "potato-client"
@@ -140,21 +141,50 @@ def ask(
     **options: Any,
 ) -> int:
     """Ask once; the answer streams to stdout. Text on stdin is the prompt, or follows it after a blank line."""
-    if len(prompt) > 1:
-        raise click.UsageError(f'one prompt at a time; put it in quotes: {_NAME} "{" ".join(prompt)[:60]}"')
-    text = _whole_prompt("".join(prompt), raw)
+    text = _whole_prompt(_one(prompt), raw)
     with Client(socket) as client:
         for choice, answer in enumerate(generate(client, text, system=system, raw=raw, options=answer_options(options), count=answers)):
             screen = Screen(sys.stdout, sys.stderr, quiet=quiet, silent=as_json)
             if answers > 1 and not as_json:
                 _out(f"--- {choice + 1} of {answers} ---\n")
-            interrupted = follow(answer, screen)
-            screen.end(answer, interrupted=interrupted and not as_json)
+            outcome = follow(answer, screen)
+            screen.end(answer, interrupted=outcome is not Outcome.COMPLETE and not as_json)
             if as_json and answer.finished is not None:
                 _out(json.dumps(_as_object(answer, choice), ensure_ascii=False) + "\n")
-            if interrupted:
+            if outcome is Outcome.DETACHED:
+                say_detached(answer, quiet)
+            elif outcome is Outcome.INTERRUPTED:
+                if sys.stderr.isatty() and not quiet:
+                    sys.stderr.write("cancelled; Ctrl-\\ would have left it running\n")
                 return EXIT_INTERRUPTED
     return EXIT_OK
+
+
+@potato_client.command()
+@click.argument("prompt", nargs=-1)
+@_answer_options
+@click.option("--raw", is_flag=True, help="Go on with the text as it is, without the model's chat template.")
+@click.option("--key", metavar="TEXT", help="A name of your own for the request: asked again with it, it is the same job.")
+@click.option("--batch", "file", type=click.Path(path_type=Path), metavar="FILE", help="A file of questions, a JSON object a line; - is stdin.")
+@click.option("--anew", is_flag=True, help="With --batch: ask again what was asked from the same file before.")
+def submit(
+    prompt: tuple[str, ...], socket: str | None, system: str | None, raw: bool, key: str | None, file: Path | None, anew: bool, quiet: bool,
+    **options: Any,
+) -> int:  # fmt: skip
+    """Ask, and do not wait: prints the job's id as soon as the daemon has it on disk. Nothing but `cancel` ends it."""
+    del quiet
+    if file is not None:
+        if prompt or system or raw or key:
+            raise click.UsageError("what is in the file says all: with --batch there is no prompt, --system, --raw or --key")
+        with Client(socket) as client:
+            return job_commands.submit_file(client, file, anew=anew, options=options)
+    text = _whole_prompt(_one(prompt), raw)
+    with Client(socket) as client:
+        return job_commands.submit_one(client, text, system=system, raw=raw, key=key, options=options)
+
+
+for command in (job_commands.attach, job_commands.jobs, job_commands.show, job_commands.export, *job_commands.managing()):
+    potato_client.add_command(command)
 
 
 @potato_client.command()
@@ -178,6 +208,12 @@ def status(socket: str | None, as_json: bool) -> int:
         now = client.status()
     _out(report.as_json(now) if as_json else report.as_text(now))
     return EXIT_OK
+
+
+def _one(prompt: tuple[str, ...]) -> str:
+    if len(prompt) > 1:
+        raise click.UsageError(f'one prompt at a time; put it in quotes: {_NAME} "{" ".join(prompt)[:60]}"')
+    return "".join(prompt)
 
 
 def _whole_prompt(prompt: str, raw: bool) -> str:

@@ -5,30 +5,37 @@ with Client() as client:
     for piece in answer:
         sys.stdout.write(piece.text)
 answer.finished.completion_tokens, answer.s_per_token
+
+job = client.submit("Summarise …")     # the daemon has it, whatever becomes of this program
+client.attach(job)                     # an answer as above, from its beginning
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from queue import Empty
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack
 
 from .address import ASK_AGAIN_S, STALE_S, Stale, endpoint, look
-from .answer import Collected, report_of
-from .asking import AnswerOptions, Prompt, generate_message, several
+from .answer import Collected, only
+from .asking import AnswerOptions, Prompt, generate_message, list_message, page_of, several
 from .connection import Connection, Inbox
-from .protocol import SILENCE_S, Piece, Report, Status
-from .session import Message, encode
+from .job_report import JobReport, JobState
+from .protocol import SILENCE_S, Accepted, Attach, Described, JobAction, Listed, Manage, Managed, Piece, Report, Show, Status
+from .session import Message, Question, encode
+
+_M = TypeVar("_M", bound=Message)
 
 
 class Answer(Collected):
     """An answer as it comes: iterate for its pieces. ``text``, ``finished`` and the rest can be read at any time.
 
     Iterating raises :class:`DaemonLost`, :class:`RequestRefused` or another :class:`ClientError` where the answer comes
-    to nothing. Whoever stops iterating early and wants no more says ``cancel``; closing the client does it too.
+    to nothing. Whoever stops iterating early and wants no more says ``cancel``, or ``detach`` where the job is to go on; closing the client
+    cancels it too.
     """
 
     def __init__(self, request: int, inbox: Inbox, connection: Connection) -> None:
@@ -47,6 +54,13 @@ class Answer(Collected):
     def cancel(self) -> None:
         """Asks the daemon to stop; the answer then ends with Finished("cancelled"), after the sweep under way."""
         self._connection.cancel(self.request)
+
+    def detach(self) -> str | None:
+        """Hears no more of it; the job, whose id is returned, goes on. None, and nothing done, where the daemon has not accepted it yet."""
+        if self.accepted is None:
+            return None
+        self._connection.detach(self.request)
+        return self.accepted.job
 
     def wait(self, timeout_s: float) -> bool:
         """Takes in what comes until it is over, or for so long; whether it is over. Raises as iterating does."""
@@ -83,20 +97,20 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Cancels the answers that are not complete."""
+        """Cancels the answers that are not complete; what was submitted goes on."""
         self._connection.close()
 
-    def generate(self, prompt: Prompt, *, system: str | None = None, raw: bool = False, **options: Unpack[AnswerOptions]) -> Answer:
+    def generate(
+        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, **options: Unpack[AnswerOptions]
+    ) -> Answer:  # fmt: skip
         """Asks, and returns at once; iterate over what comes back.
 
         ``prompt``: a question, or a conversation of messages with role and content. ``raw``: goes on with the text as
-        it is, without the model's chat template. Options: :class:`AnswerOptions`. Raises :class:`BadRequest`,
-        :class:`NoDaemon`.
+        it is, without the model's chat template. ``key``: asked for with the same one it is the same job, so that a program may ask again that does not
+        know whether it has asked. Options: :class:`AnswerOptions`. Raises :class:`BadRequest`, :class:`NoDaemon`.
         """
-        message = generate_message(next(self._numbers), prompt, system=system, raw=raw, options=options)
-        frame = encode(message)
-        self._look()
-        return Answer(message.request, self._connection.ask(message.request, frame), self._connection)
+        message = generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, options=options)
+        return self._followed(message)
 
     def generate_many(
         self, prompt: Prompt, count: int, *, system: str | None = None, raw: bool = False, **options: Unpack[AnswerOptions]
@@ -108,11 +122,49 @@ class Client:
         """The same as ``answer.cancel()``."""
         answer.cancel()
 
+    def submit(
+        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, **options: Unpack[AnswerOptions]
+    ) -> str:  # fmt: skip
+        """As :meth:`generate`, and returns the job's id as soon as the daemon has it on disk: nobody needs to wait for the answer."""
+        message = generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, follow=False, options=options)
+        return self._only(message, Accepted).job
+
+    def attach(self, job: str) -> Answer:
+        """The answer of a job: what there is of it, and what comes. ``job``: its id, or its beginning where that is no other's."""
+        return self._followed(Attach(next(self._numbers), job))
+
+    def jobs(self, states: Sequence[JobState] = (), limit: int = 100) -> list[JobReport]:
+        """The last ones that were asked for, the newest first; of these states, or of all. Raises :class:`BadRequest`, :class:`NoDaemon`."""
+        found: list[JobReport] = []
+        more = True
+        while more and (wanted := page_of(limit, len(found))) > 0:
+            before = found[-1].number if found else 0
+            page = self._only(list_message(next(self._numbers), states, wanted, before), Listed)
+            found, more = [*found, *page.reports], page.more and bool(page.reports)
+        return found
+
+    def show(self, job: str) -> Described:
+        """A job and what was asked. Raises :class:`RequestRefused` where there is none."""
+        return self._only(Show(next(self._numbers), job), Described)
+
+    def manage(self, job: str, action: JobAction) -> JobReport:
+        """Cancels, pauses, resumes, retries or deletes it; the job as it is now. Raises :class:`RequestRefused` where that is not possible."""
+        return self._only(Manage(next(self._numbers), job, action), Managed).report
+
     def status(self) -> Report:
         """What the daemon is and does now. Raises :class:`NoDaemon`, :class:`DaemonLost`."""
-        message = Status(next(self._numbers))
+        return self._only(Status(next(self._numbers)), Report)
+
+    def _followed(self, message: Question) -> Answer:
+        frame = encode(message)
         self._look()
-        return report_of(self._connection.ask(message.request, encode(message)).get())
+        inbox = self._connection.ask(message.request, frame, followed=True, kept=isinstance(message, Attach))
+        return Answer(message.request, inbox, self._connection)
+
+    def _only(self, message: Question, expected: type[_M]) -> _M:
+        frame = encode(message)
+        self._look()
+        return only(self._connection.ask(message.request, frame).get(), expected)
 
     def _look(self) -> None:
         """Raises :class:`NoDaemon` where nobody listens; waits a little where that may change."""

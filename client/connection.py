@@ -46,16 +46,21 @@ class Connection:
     def closed(self) -> bool:
         return not self._finalizer.alive
 
-    def ask(self, request: int, frame: bytes) -> Inbox:
+    def ask(self, request: int, frame: bytes, *, followed: bool = False, kept: bool = False) -> Inbox:
         """Where the events of that request will come. Raises :class:`ClientError` where the connection is closed."""
         inbox: Inbox = SimpleQueue()
-        self._pump.order(partial(self._pump.ask, request, frame, inbox))
+        self._pump.order(partial(self._pump.ask, request, frame, inbox, followed, kept))
         return inbox
 
     def cancel(self, request: int) -> None:
         """Harmless when it is over."""
         if not self.closed:
             self._pump.order(partial(self._pump.session.cancel, request))
+
+    def detach(self, request: int) -> None:
+        """Harmless when it is over, or has no name yet."""
+        if not self.closed:
+            self._pump.order(partial(self._pump.detach, request))
 
     def close(self) -> None:
         """Cancels what is still expected and frees the socket; whoever waits gets an error. Takes a second at most."""
@@ -95,9 +100,12 @@ class _Pump:
 
     # from here on: in the thread only
 
-    def ask(self, request: int, frame: bytes, inbox: Inbox) -> None:
+    def ask(self, request: int, frame: bytes, inbox: Inbox, followed: bool, kept: bool) -> None:
         self._inboxes[request] = inbox
-        self.session.ask(request, frame, time.monotonic())
+        self.session.ask(request, frame, time.monotonic(), followed=followed, kept=kept)
+
+    def detach(self, request: int) -> None:
+        self.session.detach(request, time.monotonic())
 
     def stop(self) -> None:
         self._stopping = True
@@ -110,6 +118,7 @@ class _Pump:
             while not self._stopping:
                 self._listen(socket)
                 self._obey()
+                self._deliver()
                 self._send(socket)
         finally:
             with self._ordering:

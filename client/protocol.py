@@ -7,8 +7,15 @@
                                   ◀───    Accepted(request, job, seed, …)      or Refused(request)
                                   ◀───    Progress(job, …) *
                                   ◀───    Piece(job, index, text, …) *
-      Cancel(job)                 ───▶
                                   ◀───    Finished(job, reason, …)             or Refused(job)
+      Attach(request, job, …)     ───▶    as Generate, from where the client is
+      Detach(job)                 ───▶    nothing more of it, which goes on
+      Manage(request, job, what)  ───▶
+                                  ◀───    Managed(request, report)             or Refused(request)
+      List(request, …)            ───▶
+                                  ◀───    Listed(request, reports, more)
+      Show(request, job)          ───▶
+                                  ◀───    Described(request, report, …)        or Refused(request)
       Alive()                     ───▶    every few seconds while anything is expected
                                   ◀───    Alive(boot)
       Status(request)             ───▶
@@ -25,24 +32,25 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from .codec import Codec
-from .exit_codes import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE, EXIT_USAGE
+from .exit_codes import EXIT_INTERNAL, EXIT_NO_INPUT, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE, EXIT_USAGE
+from .job_report import JobReport, JobState
 from .status import EngineReport, Guesses, ModelReport, QueueReport, StageReport
 
 #: Raised by one whenever an old peer could misunderstand a new one. The front refuses what it does not speak.
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 #: A client that expects something sends Alive this often; the front answers each.
 HEARTBEAT_S: Final = 2.0
-#: Nothing heard for this long, or another boot in an answer: the front the client spoke to is gone.
+#: Nothing heard for this long: the front the client spoke to is gone.
 SILENCE_S: Final = 10.0
-#: The front cancels the jobs of a client it has not heard of for this long.
+#: The front says no more to a client it has not heard of for this long. Its jobs go on.
 VANISHED_S: Final = 30.0
 
 #: Of one client: so many frames a second, and so many at once after a pause. What is more is dropped.
 FRAMES_PER_S: Final = 256
 BURST_FRAMES: Final = 512
-#: Of one client, under way at once.
-MAX_JOBS: Final = 256
+#: Of one client, followed at once.
+MAX_FOLLOWED: Final = 256
 #: Messages that a client may leave unread; then it has vanished.
 MAX_UNREAD: Final = 1024
 #: Progress that says nothing but other figures comes no more often.
@@ -51,7 +59,9 @@ PROGRESS_EVERY_S: Final = 0.5
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
 MAX_MESSAGES: Final = 10_000
-
+MAX_KEY_CHARS: Final = 128
+#: In one Listed.
+MAX_LISTED: Final = 1000
 
 #: In the order in which their requests are served.
 PRIORITIES: Final = ("interactive", "batch")
@@ -143,16 +153,70 @@ class Generate:
     messages: tuple[ChatMessage, ...] = ()
     prompt: str | None = None
     options: Options = Options()
+    #: a name for this request that the client has never used before: asked for a second time, it is the same job
+    key: str = ""
+    #: whether the client wants to hear of it beyond Accepted
+    follow: bool = True
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):
             raise ValueError("give either messages or prompt, not both and not neither")
         if len(self.messages) > MAX_MESSAGES:
             raise ValueError(f"at most {MAX_MESSAGES} messages")
+        if len(self.key) > MAX_KEY_CHARS:
+            raise ValueError(f"key must have at most {MAX_KEY_CHARS} characters")
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel:
+class Attach:
+    """Hear of a job that was asked for earlier: what there is beyond what the client has, and what comes."""
+
+    request: int
+    #: its id, or the beginning of it where that is no other's
+    job: str
+    #: tokens that the client has, and characters of answer and reasoning
+    tokens: int = 0
+    text_chars: int = 0
+    reasoning_chars: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "text_chars", "reasoning_chars"):
+            _whole(name, getattr(self, name), 0, 1 << 40, "a whole number, 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    job: str
+
+
+JobAction = Literal["cancel", "pause", "resume", "retry", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Manage:
+    #: 0 where no answer is wanted
+    request: int
+    job: str
+    action: JobAction
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    request: int
+    #: of these states; all where there is none
+    states: tuple[JobState, ...] = ()
+    #: only jobs that arrived before the one of this number; 0: the newest
+    before: int = 0
+    limit: int = 100
+
+    def __post_init__(self) -> None:
+        _whole("before", self.before, 0, 1 << 62, "a whole number, 0 or more")
+        _whole("limit", self.limit, 1, MAX_LISTED, f"a whole number from 1 to {MAX_LISTED}")
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    request: int
     job: str
 
 
@@ -191,6 +255,8 @@ class Accepted:
     prompt_tokens: int
     #: answers before this one; 0 runs now
     place: int
+    #: whether it was there already: asked for with the same key, or attached to
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +264,7 @@ class Progress:
     """Sent now and then while a job waits or is prefilled, and after a restart of the engine."""
 
     job: str
-    state: Literal["queued", "prefill", "decode", "restarting"]
+    state: Literal["queued", "prefill", "decode", "restarting", "paused"]
     place: int = 0
     #: of the sweep under way
     layers_done: int = 0
@@ -254,7 +320,7 @@ class Finished:
 
 RefusalCode = Literal[
     "bad_frame", "too_fast", "bad_version", "hello_first", "bad_request", "prompt_too_long", "empty_prompt", "no_template",
-    "queue_full", "degraded", "stopping", "unknown_job", "internal",
+    "queue_full", "degraded", "stopping", "storage", "unknown_job", "ambiguous_job", "not_now", "key_used", "other_model", "poisoned", "internal",
 ]  # fmt: skip
 
 #: What a command-line client ends with; Refused carries it, so that whoever passes it on needs no table.
@@ -270,7 +336,13 @@ REFUSAL_EXIT_CODES: Final[Mapping[RefusalCode, int]] = {
     "queue_full": EXIT_TRY_AGAIN,
     "degraded": EXIT_TRY_AGAIN,
     "stopping": EXIT_TRY_AGAIN,
-    "unknown_job": EXIT_USAGE,
+    "storage": EXIT_TRY_AGAIN,
+    "unknown_job": EXIT_NO_INPUT,
+    "ambiguous_job": EXIT_USAGE,
+    "not_now": EXIT_USAGE,
+    "key_used": EXIT_USAGE,
+    "other_model": EXIT_NO_INPUT,
+    "poisoned": EXIT_INTERNAL,
     "internal": EXIT_INTERNAL,
 }
 assert set(REFUSAL_EXIT_CODES) == set(get_args(RefusalCode))
@@ -297,6 +369,34 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Managed:
+    request: int
+    #: as it is now; of a job that has been deleted, as it was
+    report: JobReport
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    request: int
+    #: the newest first
+    reports: tuple[JobReport, ...]
+    #: whether there are older ones
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A job and what was asked. What was answered comes with Attach."""
+
+    request: int
+    report: JobReport
+    seed: int
+    messages: tuple[ChatMessage, ...]
+    prompt: str | None
+    options: Options
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     request: int
     daemon: str
@@ -308,5 +408,5 @@ class Report:
     stages: tuple[StageReport, ...]
 
 
-FROM_CLIENT: Final = Codec(Hello, Generate, Cancel, Status, Alive, max_items=MAX_MESSAGES)
-FROM_FRONT: Final = Codec(Welcome, Accepted, Progress, Piece, Finished, Refused, Report, Alive)
+FROM_CLIENT: Final = Codec(Hello, Generate, Attach, Detach, Manage, List, Show, Status, Alive, max_items=MAX_MESSAGES)
+FROM_FRONT: Final = Codec(Welcome, Accepted, Progress, Piece, Finished, Refused, Managed, Listed, Described, Report, Alive)

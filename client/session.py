@@ -1,7 +1,7 @@
 """Every decision of a client, without a socket: frames and the time go in, frames and events come out.
 
-    ask(request, frame) ────┐                       ┌─▶ frames()   to be sent
-    cancel(request)  ───────┼─▶   Session    ───────┤
+    ask(request, message) ──┐                       ┌─▶ frames()   to be sent
+    cancel, detach  ────────┼─▶   Session    ───────┤
     receive(frame)  ────────┤                       └─▶ events()   for whoever asked
     tick()  ────────────────┘      due_in() says when tick is wanted
 
@@ -10,8 +10,9 @@ The clock is an argument.
 
 NOTE [ another front ]
 A ZeroMQ socket reconnects silently, so the front that answers may not be the one that was asked. Each front has a boot
-id: as soon as another one shows up while something is expected, all that is expected is lost. While nothing is expected
-nobody listens; so whoever asks after that says Hello again, and the answer to it settles who is there.
+id: where another one shows up, it is greeted and asked again. A job that has a name is attached to, from where we are; what has none yet
+is asked for with the same key, so that it is the same job where the front before had it already. While nothing is expected nobody
+listens; so whoever asks after that says Hello again, and the answer to it settles who is there.
 """
 
 from __future__ import annotations
@@ -29,21 +30,30 @@ from .protocol import (
     SILENCE_S,
     Accepted,
     Alive,
-    Cancel,
+    Attach,
+    Described,
+    Detach,
     Finished,
     Generate,
     Hello,
+    List,
+    Listed,
+    Manage,
+    Managed,
     Piece,
     Progress,
     Refused,
     Report,
+    Show,
     Status,
     Welcome,
 )
 
-Message = Accepted | Progress | Piece | Finished | Report
+Question = Generate | Attach | Manage | List | Show | Status
+Message = Accepted | Progress | Piece | Finished | Managed | Listed | Described | Report
 
-_TRY_AGAIN: Final = "what you asked is gone with it; ask again"
+#: Said where no answer is wanted.
+_NOBODY: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +73,28 @@ class _Open:
     """A request that is not over."""
 
     frame: bytes
+    #: whether pieces come for it until it is over; of anything else the first answer is the last
+    followed: bool = False
+    #: whether it was there before us and stays when we go
+    kept: bool = False
     sent: bool = False
     job: str | None = None
     cancelled: bool = False
+    #: what has come of a followed job
+    tokens: int = 0
+    text_chars: int = 0
+    reasoning_chars: int = 0
+
+    def again(self, request: int) -> bytes:
+        """What another front is asked."""
+        if not self.followed or self.job is None:
+            return self.frame
+        return FROM_CLIENT.encode(Attach(request, self.job, self.tokens, self.text_chars, self.reasoning_chars))
+
+    def take(self, piece: Piece) -> None:
+        self.tokens = piece.index + len(piece.token_ids)
+        self.text_chars += len(piece.text)
+        self.reasoning_chars += len(piece.reasoning)
 
 
 class Session:
@@ -92,14 +121,14 @@ class Session:
         """Whether anything is asked and not over."""
         return bool(self._open)
 
-    def ask(self, request: int, frame: bytes, now: float) -> None:
-        """Sends an encoded Generate or Status, after the greeting. ``request``, its number, must be new."""
+    def ask(self, request: int, frame: bytes, now: float, *, followed: bool = False, kept: bool = False) -> None:
+        """Sends an encoded question, after the greeting. ``request``, its number, must be new. What is ``kept`` is not cancelled at the end."""
         assert request not in self._open, "a request's number is used once"
         if not self.expecting:  # NOTE [ another front ]
             self._greeted, self._boot = False, None
             self._heard_at = self._said_at = self._ticked_at = now
             self._frames.append(self._hello)
-        self._open[request] = _Open(frame)
+        self._open[request] = _Open(frame, followed, kept)
         self._send_open()
 
     def cancel(self, request: int) -> None:
@@ -109,7 +138,14 @@ class Session:
             return
         asked.cancelled = True
         if asked.job is not None:
-            self._frames.append(FROM_CLIENT.encode(Cancel(asked.job)))
+            self._frames.append(_cancelling(asked.job))
+
+    def detach(self, request: int, now: float) -> None:
+        """Hears no more of a job that has a name; it goes on."""
+        asked = self._open.get(request)
+        if asked is not None and asked.job is not None:
+            self._frames.append(FROM_CLIENT.encode(Detach(asked.job)))
+            self._tell(request, ClientError(f"detached from job {asked.job}"), now, last=True)
 
     # what the owner of the socket tells
 
@@ -124,7 +160,7 @@ class Session:
         if isinstance(message, Welcome):
             self._welcome(message, now)
         elif isinstance(message, Alive):
-            self._is_boot(message.boot, now)
+            self._is_boot(message.boot)
         elif isinstance(message, Refused):
             self._refused(message, now)
         else:
@@ -146,9 +182,10 @@ class Session:
             self._frames.append(FROM_CLIENT.encode(Alive()) if self._greeted else self._hello)
 
     def close(self, now: float) -> None:
-        """Nothing more will come: the socket is about to close. What has a name is cancelled."""
-        for request in self._open:
-            self.cancel(request)
+        """Nothing more will come: the socket is about to close. What was asked here, is followed and has a name is cancelled."""
+        for request, asked in self._open.items():
+            if asked.followed and not asked.kept:
+                self.cancel(request)
         self._fail(ClientError("the client was closed before the answer was complete"), now)
 
     # what it answers
@@ -178,20 +215,30 @@ class Session:
                 f"{PROTOCOL_VERSION}: install the same release of both"
             )
             self._fail(RequestRefused("bad_version", why), now)
-        elif self._is_boot(welcome.boot, now) and self._open:
+        elif self._open:
+            if welcome.boot != self._boot:
+                self._ask_again()
             self._boot, self._greeted = welcome.boot, True
             self._send_open()
 
-    def _is_boot(self, boot: str, now: float) -> bool:
-        """Whether that is the front we know, or we know none yet. Another one has nothing of what was asked."""
-        if self._boot is None or boot == self._boot:
-            return True
-        self._fail(DaemonLost(f"the daemon at {self._address} was restarted; {_TRY_AGAIN}"), now)
-        return False
+    def _is_boot(self, boot: str) -> None:
+        """Another one than we know has heard nothing of what was asked."""
+        if self._open and self._boot is not None and boot != self._boot:
+            self._greet()
+
+    def _greet(self) -> None:
+        self._boot, self._greeted = None, False
+        self._ask_again()
+        self._frames.append(self._hello)
+
+    def _ask_again(self) -> None:
+        for request, asked in self._open.items():
+            asked.frame, asked.sent = asked.again(request), False
 
     def _refused(self, refused: Refused, now: float) -> None:
-        if refused.code == "hello_first" and self._greeted:
-            self._fail(DaemonLost(f"the daemon at {self._address} does not know us any more; {_TRY_AGAIN}"), now)
+        if refused.code == "hello_first" and self._open:
+            if self._greeted:
+                self._greet()
         elif refused.request is None and refused.job is None:
             self._fail(RequestRefused.of(refused), now)
         else:
@@ -200,18 +247,26 @@ class Session:
 
     def _about_request(self, message: Message, now: float) -> None:
         if isinstance(message, Accepted):
-            self._accepted(message)
-        request = message.request if isinstance(message, Accepted | Report) else self._jobs.get(message.job)
-        self._tell(request, message, now, last=isinstance(message, Finished | Report))
+            self._accepted(message, now)
+        request = self._jobs.get(message.job) if isinstance(message, Progress | Piece | Finished) else message.request
+        asked = self._open.get(request) if request is not None else None
+        if request is None or asked is None:
+            return  # it belongs to nobody (any more)
+        if isinstance(message, Piece):
+            asked.take(message)
+        self._tell(request, message, now, last=isinstance(message, Finished) or not asked.followed)
 
-    def _accepted(self, accepted: Accepted) -> None:
+    def _accepted(self, accepted: Accepted, now: float) -> None:
         asked = self._open.get(accepted.request)
         if asked is None:
             return
         asked.job = accepted.job
-        self._jobs[accepted.job] = accepted.request
+        if asked.followed and self._jobs.setdefault(accepted.job, accepted.request) != accepted.request:
+            asked.job = None
+            self._tell(accepted.request, BadRequest(f"job {accepted.job} is followed already by this client"), now, last=True)
+            return
         if asked.cancelled:
-            self._frames.append(FROM_CLIENT.encode(Cancel(accepted.job)))
+            self._frames.append(_cancelling(accepted.job))
 
     # means
 
@@ -242,12 +297,20 @@ class Session:
 
     def _silent(self) -> ClientError:
         for_s = f"for {self._silence_s:g} seconds"
-        if self._greeted:
-            return DaemonLost(f"the daemon at {self._address} has said nothing {for_s}; {_TRY_AGAIN}")
+        if self._boot is not None or any(asked.job is not None for asked in self._open.values()):
+            jobs = [asked.job for asked in self._open.values() if asked.job is not None]
+            then = "ask again when it is back"
+            if jobs:
+                then = f"what it accepted goes on when it is back: potato-client attach {jobs[0]}"
+            return DaemonLost(f"the daemon at {self._address} has said nothing {for_s}; {then}")
         return NoDaemon(f"somebody listens at {self._address} and has not answered {for_s}: it hangs, or is no potatod")
 
 
-def encode(message: Generate | Status) -> bytes:
+def _cancelling(job: str) -> bytes:
+    return FROM_CLIENT.encode(Manage(_NOBODY, job, "cancel"))
+
+
+def encode(message: Question) -> bytes:
     """The frame to ask with. What we would not read ourselves is not sent: :class:`BadRequest` says why."""
     try:
         frame = FROM_CLIENT.encode(message)

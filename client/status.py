@@ -82,3 +82,5 @@ class QueueReport:
     guesses: tuple[Guesses, ...] = ()
     #: why the draft model guesses no more; empty where it does, or there is none
     draft_failed: str = ""
+    #: why nothing is accepted and computed now: jobs cannot be written; empty where they can
+    trouble: str = ""

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from potato_client.paths import default_socket
+from potato_client.paths import default_socket, state_directory
 
 from .errors import ConfigError
-from .keys import Choice, Device, DraftModel, Duration, Folder, Folders, Kind, NotAllowed, Number, Plain, Share, Size, Socket, Whole
+from .keys import Choice, Device, DraftModel, Duration, File, Folder, Folders, Kind, NotAllowed, Number, Plain, Share, Size, Socket, Whole
 from .sizes import Auto, Percent
 
 _ROOT: Final = Path("/")
@@ -143,8 +143,8 @@ class Front:
         "Longest prompt and answer together. 0 takes the model's own length, or what [kv] size holds.",
     )  # fmt: skip
     max_queue: int = _key(
-        64, Whole(0, 100_000, "requests"),
-        "Requests that may wait. One more is refused at once instead of waiting for hours.",
+        1000, Whole(0, 100_000, "requests"),
+        "Requests that may wait. One more is refused at once instead of waiting for days.",
     )  # fmt: skip
 
 
@@ -164,6 +164,23 @@ class Speculation:
         "that of another model folder with the same vocabulary.",
     )  # fmt: skip
     max_tokens: int = _key(64, Whole(1, 64, "tokens"), "Longest guess.")
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    path: str = _key(
+        lambda: str(state_directory() / "jobs.db"), File(),
+        "The database of jobs, from which they go on after a restart or a power cut. One for each daemon, on a disk of this machine.",
+        unset="jobs.db in the user's state directory, ~/.local/state/potato", example="/var/lib/potato/jobs.db",
+    )  # fmt: skip
+    #: seconds
+    keep_s: float = _key(30 * 86400.0, Duration(1, 3650 * 86400), "Jobs that are over are deleted after so long.", name="keep")
+    #: bytes
+    size_bytes: int = _key(
+        256 << 20, Size(1 << 20, 1 << 40), "Where the database becomes larger, jobs that are over are deleted before that, the oldest first.",
+        name="size",
+    )  # fmt: skip
+    per_user: int = _key(1000, Whole(1, 100_000, "jobs"), "Jobs of one user that may be under way or wait.")
 
 
 def _sampling(kind: Kind, reason: str, example: Plain) -> Any:
@@ -230,6 +247,7 @@ class Settings:
     reader: Reader = field(default_factory=Reader)
     worker: Worker = field(default_factory=Worker)
     front: Front = field(default_factory=Front)
+    jobs: Jobs = field(default_factory=Jobs)
     speculation: Speculation = field(default_factory=Speculation)
     sampling: Sampling = field(default_factory=Sampling)
     log: Log = field(default_factory=Log)

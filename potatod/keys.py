@@ -266,6 +266,20 @@ class Folder(_Text):
 
 
 @dataclass(frozen=True, slots=True)
+class File(_Text):
+    """A file's path; absolute in the tree, ``~`` expanded."""
+
+    @property
+    def allowed(self) -> str:
+        return "the path of a file"
+
+    def parse(self, value: object, base: Path) -> str:
+        if not isinstance(value, str) or "\0" in value or not value or value.endswith("/"):
+            raise NotAllowed
+        return _absolute(value, base)
+
+
+@dataclass(frozen=True, slots=True)
 class DraftModel(Folder):
     """A folder's path, or a copy that lies in the model's own folder."""
 

@@ -28,7 +28,7 @@ from typing import Any, Final, NoReturn
 import setproctitle
 import zmq
 
-from . import drafts, log, pool, process, rates, run_directory, surroundings, wire
+from . import drafts, identity, log, pool, process, rates, run_directory, surroundings, wire
 from . import plan as plans
 from .config import Settings
 from .errand import Cancelled
@@ -149,6 +149,7 @@ class Supervisor:
     def _boot(self, plan: plans.Plan | None) -> Path:
         load = dataclasses.asdict(Load.of(self._plan, self._manifest.layers))
         facts = self._verdict.facts() | {"load": load, "resident_bytes": self._plan.resident_bytes, "card_bytes": self._plan.card_bytes}
+        facts["checksum"] = identity.checksum_of(self._folder, self._manifest)
         boot = Boot(self._epoch, str(self._directory), str(self._folder), self._settings, plan, facts)
         path = self._directory / f"boot.{self._epoch}{'' if plan else '.front'}.json"
         boot.write(path)

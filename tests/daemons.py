@@ -96,7 +96,8 @@ class Daemon:
         self.socket = f"ipc://{self.place}/front.sock"
         self.log = self.place / "log"
         (self.place / "potatod.toml").write_text(config)
-        self._environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1", **(env or {})}
+        homes = {"XDG_CACHE_HOME": str(cache), "XDG_STATE_HOME": str(self.place / "state")}
+        self._environment = {**os.environ, **homes, "OMP_NUM_THREADS": "1", **(env or {})}
         self._command = [
             *([sys.executable, "-c", program] if program else [str(BIN / "potatod")]),
             "start", str(model), "--config", str(self.place / "potatod.toml"), "--run-directory",

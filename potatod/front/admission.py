@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from potato_client.protocol import PRIORITIES, Generate
+from potato_client.protocol import FROM_CLIENT, PRIORITIES, Generate
 from potatod.config import Sampling as Defaults
+from potatod.jobs.job import Ask
 from potatod.sampling.params import Sampling, of_model, resolve
 
 from . import detokenizer, generation, reasoning
@@ -25,13 +26,15 @@ from .tokenizer import Tokenizer
 _MAX_CHARS_PER_TOKEN: Final = 32
 
 
+#: Of the text that a chat template made: its end says whether a thought has begun.
+_TAIL_CHARS: Final = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    prompt_ids: list[int]
-    sampling: Sampling
+    ask: Ask
     #: tokens that the answer may have
     limit_tokens: int
-    text: Text
     #: which of several answers to one prompt it is
     choice: int = 0
     #: 0 goes before 1
@@ -71,7 +74,15 @@ class Admission:
             )
         limit = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
         options = ask.options
-        return Admitted(prompt_ids, sampling, limit, self._text(sampling, prompt), options.choice, PRIORITIES.index(options.priority))
+        understood = Ask(frame_of(ask), tuple(prompt_ids), sampling, prompt is not None, (prompt or "").rstrip()[-_TAIL_CHARS:])
+        return Admitted(understood, limit, options.choice, PRIORITIES.index(options.priority))
+
+    def text(self, ask: Ask) -> Text:
+        """Of an answer that has not begun. A chat's template may have opened a thought; a raw prompt's answer is not split."""
+        marks = self._marks if ask.chat else None
+        ids = (self._tokenizer.id(mark) for mark in (marks.opening, marks.closing)) if marks else ()
+        keep = frozenset(id for id in ids if id is not None)
+        return Text(Detokenizer(self._tokenizer, keep=keep), Stops(ask.sampling.stop), Reasoning(marks, ask.tail))
 
     def _sampling(self, ask: Generate) -> Sampling:
         return resolve(ask.options, self._defaults, self._generation_config, drawn_seed=secrets.randbits(63))
@@ -97,9 +108,7 @@ class Admission:
                 f"the prompt has {len(text)} characters, far more than the context of {self.max_context} tokens holds",
             )
 
-    def _text(self, sampling: Sampling, prompt: str | None) -> Text:
-        """``prompt`` is the chat's, whose template may have opened a thought; a raw prompt's answer is not split."""
-        marks = self._marks if prompt is not None else None
-        ids = (self._tokenizer.id(mark) for mark in (marks.opening, marks.closing)) if marks else ()
-        keep = frozenset(id for id in ids if id is not None)
-        return Text(Detokenizer(self._tokenizer, keep=keep), Stops(sampling.stop), Reasoning(marks, prompt or ""))
+
+def frame_of(ask: Generate) -> bytes:
+    """What was asked, without the name that it had on its way."""
+    return FROM_CLIENT.encode(replace(ask, request=0, key="", follow=True))

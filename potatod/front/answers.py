@@ -1,38 +1,52 @@
-"""Jobs that are not over, from Accepted to the last message: requests and rows come in, messages for clients go out.
+"""Jobs that run or wait for their turn: rows come in, tokens and text go to the journal, and from there to whoever follows.
 
-No socket in here: ``send(owner, message)`` puts a message on its way and never waits. A client that cannot be reached
-is found out by whoever owns the socket, and its jobs are cancelled between two sweeps like any other.
+    swept ──▶ sampled tokens, their text ──▶ journal ──on disk──▶ send(client, Piece | Finished)
+
+No socket in here: ``send(client, message)`` puts a message on its way and never waits. What a client hears has been committed before; only Progress is
+not worth that.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from potato_client.protocol import MAX_JOBS, PROGRESS_EVERY_S, Accepted, Piece, Progress
+from potato_client.protocol import PROGRESS_EVERY_S, Piece, Progress
 from potato_client.words import disk_share
 from potatod import log
 from potatod.errors import first_line
+from potatod.jobs.database import Answered, Changed, Gathered, Said, Write
+from potatod.jobs.job import Ask, Job, Reason
+from potatod.jobs.states import Event, State
 from potatod.messages import Drawn, Row, Rows, Step, Sweep
 from potatod.sampling.params import Sampling
 from potatod.sampling.sampler import needs_logits, sample
 
-from .admission import Admitted
-from .jobs import Job, Jobs, Reason, State
-from .queue import QueueFull
+from .followers import Followers
 from .refusal import Refusal
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .sweep_times import SweepTimes
 from .text import Shown, Text
+
+#: Engines that end while they compute the same token: after so many the job is tried alone, after so many it fails.
+ALONE_AFTER: Final = 2
+POISONED_AFTER: Final = 3
+
+
+class Diary(Protocol):
+    """As :class:`potatod.jobs.journal.Journal`."""
+
+    def write(self, *writes: Write, then: Callable[[], None] | None = None) -> None: ...
+    def then(self, do: Callable[[], None]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +62,48 @@ class EngineNow:
 
 
 @dataclass(slots=True)
-class _Answer:
+class Answer:
     """A job with its tokens and its text."""
 
     job: Job
+    sampling: Sampling
     sequence: Sequence
-    text: Text
+    #: makes the text of the answer, anew from its beginning; costs time for a long one
+    make_text: Callable[[], Text]
+    #: what has been shown of it
+    shown: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
     #: the last Progress, and when it was said
     said: Progress | None = None
     said_at: float = 0.0
+    _text: Text | None = None
+
+    @property
+    def text(self) -> Text:
+        """Where its tokens are now."""
+        if self._text is None:
+            self._text = self.make_text()
+            for token in self.sequence.tokens[self.job.prompt_tokens :]:
+                self._text.push(token)
+        return self._text
+
+    @property
+    def shown_ids(self) -> tuple[int, ...]:
+        begin = self.job.prompt_tokens
+        return tuple(self.sequence.tokens[begin : begin + self.job.shown_tokens])
+
+
+@dataclass(slots=True)
+class _Gain:
+    """What one sweep, or the end, adds to an answer."""
+
+    first: int
+    ids: list[int] = field(default_factory=list)
+    shown: Shown = field(default_factory=lambda: Shown((), "", ""))
+
+    def add(self, shown: Shown) -> None:
+        before = self.shown
+        self.shown = Shown(before.token_ids + shown.token_ids, before.text + shown.text, before.reasoning + shown.reasoning)
 
 
 class Answers:
@@ -65,99 +112,116 @@ class Answers:
         scheduler: Scheduler,
         times: SweepTimes,
         end_ids: frozenset[int],
+        diary: Diary,
+        followers: Followers,
         send: Callable[[bytes, object], bool],
         logger: logging.Logger,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
+        """``clock`` counts seconds, ``now`` tells the time that jobs keep."""
         self._scheduler = scheduler
         self._times = times
         self._end_ids = end_ids
+        self._diary = diary
+        self._followers = followers
         self._send = send
         self._logger = logger
         self._clock = clock
-        self._jobs = Jobs()
-        self._answers: dict[int, _Answer] = {}
+        self._now = now
+        self._answers: dict[int, Answer] = {}
+        self._by_number: dict[int, Answer] = {}
         self._sequence_ids = itertools.count(1)
 
     # coming and going
 
-    def accept(self, owner: bytes, request: int, admitted: Admitted) -> None:
-        """Queues it and says Accepted. Raises :class:`Refusal` where there is no place."""
-        if len(self._jobs.of_owner(owner)) >= MAX_JOBS:
-            raise Refusal("queue_full", f"{MAX_JOBS} answers are under way for you; wait for one to end")
-        drawn = _drawn(admitted.sampling, admitted.choice)
-        sequence = Sequence(next(self._sequence_ids), list(admitted.prompt_ids), needs_logits(admitted.sampling), drawn, admitted.rank)
-        sequence.most = len(admitted.prompt_ids) + admitted.limit_tokens
-        try:
-            place = self._scheduler.add(sequence)
-        except QueueFull:
-            raise Refusal(
-                "queue_full", f"the queue is full: {len(self._scheduler.waiting)} answers wait; ask again later"
-            ) from None
-        job = Job(
-            id=secrets.token_hex(8),
-            sequence=sequence.id,
-            owner=owner,
-            request=request,
-            prompt_tokens=len(admitted.prompt_ids),
-            sampling=admitted.sampling,
-            limit_tokens=admitted.limit_tokens,
-            accepted_at=self._clock(),
-            choice=admitted.choice,
-        )
-        self._jobs.add(job)
-        self._answers[sequence.id] = _Answer(job, sequence, admitted.text)
-        log.event(self._logger, "accepted", job=job.id, prompt_tokens=job.prompt_tokens, place=place)
-        self._send(owner, Accepted(request, job.id, job.sampling.seed, job.prompt_tokens, place))
+    def begin(self, job: Job, ask: Ask, make_text: Callable[[], Text], answered: Answered = Answered()) -> int:  # noqa: B008  frozen
+        """Queues it, however full the queue is; returns its place. ``answered``: what there is of it already."""
+        drawn = _drawn(ask.sampling, job.choice)
+        tokens = [*ask.prompt_ids, *answered.ids]
+        sequence = Sequence(next(self._sequence_ids), tokens, needs_logits(ask.sampling), drawn, job.rank, job.number)
+        sequence.most = len(ask.prompt_ids) + job.limit_tokens
+        sequence.alone = job.deaths >= ALONE_AFTER
+        answer = Answer(job, ask.sampling, sequence, make_text, [answered.text], [answered.reasoning])
+        place = self._scheduler.add(sequence, beyond=True)
+        self._answers[sequence.id] = self._by_number[job.number] = answer
+        return place
 
-    def cancel(self, job_id: str, owner: bytes) -> None:
-        """Its client does not want it any more. Raises :class:`Refusal` where that client has no such job."""
-        job = self._jobs.owned(job_id, owner)
-        if job is None:
-            raise Refusal("unknown_job", f"there is no job {job_id[:40]!r} of yours under way; it may be over")
-        self._end(self._answers[job.sequence], State.CANCELLED, "cancelled")
+    def of(self, number: int) -> Answer | None:
+        """The job of that number, where it runs or waits for its turn."""
+        return self._by_number.get(number)
 
-    def cancel_where(self, vanished: Callable[[bytes], bool]) -> None:
-        """Ends the jobs whose clients have vanished."""
-        for job in self._jobs:
-            if vanished(job.owner):
-                log.event(self._logger, "its client vanished", job=job.id)
-                self._end(self._answers[job.sequence], State.CANCELLED, "cancelled")
+    def __iter__(self) -> Iterator[Answer]:
+        return iter(tuple(self._by_number.values()))
 
-    def fail_all(self, refusal: Refusal) -> None:
-        for job in self._jobs:
-            self._fail(self._answers[job.sequence], refusal)
+    def places(self) -> dict[int, int]:
+        """By job number: how many are before it, itself included; only of jobs that wait."""
+        return {self._answers[id].job.number: place for place, id in enumerate(self._scheduler.waiting, 1)}
+
+    def cancel(self, answer: Answer) -> None:
+        self._end(answer, Event.CANCEL, "cancelled", _Gain(answer.job.sampled_tokens))
+
+    def pause(self, answer: Answer) -> None:
+        """It takes part in no sweep until it is begun again; whoever follows it goes on doing so."""
+        job = answer.job
+        self._leave(answer, Event.PAUSE)
+        self._diary.write(Changed(job.copy()), then=partial(self._say, job.number, paused(job)))
+        log.event(self._logger, "paused", job=job.id, tokens=job.sampled_tokens)
+
+    def part(self, refusal: Callable[[Job], Refusal]) -> None:
+        """Tells who follows a job why nothing comes of it for now. The jobs stay as they are."""
+        for answer in self:
+            for client in self._followers.forget(answer.job.number):
+                self._send(client, refusal(answer.job).to(job=answer.job.id))
+
+    def engine_died(self) -> None:
+        """What took part in the sweep under way may be why; the scheduler has not been told yet."""
+        sweep = self._scheduler.in_flight
+        suspects = [self._answers[step.sequence] for step in sweep.steps if step.sequence in self._answers] if sweep is not None else []
+        for answer in suspects:
+            if answer.job.died() >= POISONED_AFTER:
+                why = f"the engine has died {POISONED_AFTER} times while it computed this answer's next token; the log says of what"
+                self._fail(answer, Refusal("poisoned", why))
+            else:
+                self._diary.write(Changed(answer.job.copy()))
+        self._scheduler.isolate({answer.sequence.id for answer in suspects if answer.job.deaths >= ALONE_AFTER})
 
     # sweeps
 
     def taken(self, sweep: Sweep) -> None:
         """That sweep is on its way."""
-        now = self._clock()
         for step in sweep.steps:
             job = self._answers[step.sequence].job
-            if job.state is State.QUEUED:
-                job.enter(State.RUNNING, now)
+            if job.state is not State.RUNNING:
+                job.enter(Event.TAKEN, self._now())
+                self._diary.write(Changed(job.copy()))
 
     def swept(self, rows: Rows, logits: Callable[[int], NDArray[np.float32]]) -> None:
-        """The sweep under way is complete: one token more for each job that wanted one."""
+        """The sweep under way is complete: one token more, or several, for each job that wanted one."""
         sweep = self._scheduler.in_flight
         assert sweep is not None, "rows of a sweep that nobody sent"
         for step in sweep.steps:
             if step.sequence in self._answers:  # else it ended while it was being computed
-                self._answers[step.sequence].job.disk.add(rows.read_bytes)
+                self._answers[step.sequence].job.swept(rows.read_bytes)
         if rows.exhausted:
             self._exhausted(rows.number)
             return
         steps = {step.sequence: step for step in sweep.steps}
         for sequence, found in self._scheduler.completed(rows.number, rows.rows):
             answer = self._answers[sequence]
+            gain = _Gain(answer.job.sampled_tokens)
             try:
-                reason = self._advance(answer, steps[sequence], found, logits)
+                reason = self._advance(answer, gain, steps[sequence], found, logits)
                 if reason is not None:
-                    self._end(answer, State.FINISHED, reason)
+                    gain.add(answer.text.finish())
             except Exception as error:  # a job's top: its sampler or its text may fail, the daemon lives
                 self._logger.exception("job %s failed", answer.job.id)
-                self._fail(answer, Refusal("internal", f"this answer failed: {type(error).__name__}: {first_line(error)}"[:500]))
+                self._fail(answer, Refusal("internal", f"this answer failed: {type(error).__name__}: {first_line(error)}"[:500]), gain)
+            else:
+                if reason is None:
+                    self._gained(answer, gain)
+                else:
+                    self._end(answer, Event.FINISH, reason, gain)
 
     def _exhausted(self, number: int) -> None:
         failed = self._scheduler.exhausted(number)
@@ -169,93 +233,114 @@ class Answers:
             )
 
     def _advance(
-        self, answer: _Answer, step: Step, rows: list[Row], logits: Callable[[int], NDArray[np.float32]]
-    ) -> Reason | None:
-        """Samples as long as what was guessed is what is sampled, and shows what can be shown; returns why the answer is complete, None while it is
-        not."""
+        self, answer: Answer, gain: _Gain, step: Step, rows: list[Row], logits: Callable[[int], NDArray[np.float32]]
+    ) -> Reason | None:  # fmt: skip
+        """Samples as long as what was guessed is what is sampled; returns why the answer is complete, None while it is not."""
         job, tokens, reason = answer.job, answer.sequence.tokens, None
         before = len(tokens)
         at: int | None = 0
         right = -1  # of the tokens that are sampled each but the last one was guessed
         while at is not None and reason is None:
             right += 1
-            at, reason = self._sampled(answer, rows[at], logits)
+            at, reason = self._sampled(answer, gain, rows[at], logits)
         if len(rows) > 1:
             job.drafted_tokens += len(rows) - 1
             job.accepted_tokens += right
             job.count_guesses(self._scheduler.verified(answer.sequence.id, step, tokens[before : before + right]))
         return reason
 
-    def _sampled(self, answer: _Answer, row: Row, logits: Callable[[int], NDArray[np.float32]]) -> tuple[int | None, Reason | None]:
+    def _sampled(
+        self, answer: Answer, gain: _Gain, row: Row, logits: Callable[[int], NDArray[np.float32]]
+    ) -> tuple[int | None, Reason | None]:  # fmt: skip
         """Which of its rows follows this one's token, None where none does; and why the answer is complete."""
         job, tokens = answer.job, answer.sequence.tokens
         if row.logits_row is None:
             assert row.token is not None, "a row is a token or logits"
             token = row.token
         else:
-            token = sample(logits(row.logits_row), tokens, job.sampling, job.choice, len(tokens))
+            token = sample(logits(row.logits_row), tokens, answer.sampling, job.choice, len(tokens))
         if token in self._end_ids:
             return None, "stop"
-        job.sampled(self._clock())
+        text = answer.text  # before there is one token more
+        job.sampled(self._now())
         following = self._scheduler.append(answer.sequence.id, token)
-        self._show(job, answer.text.push(token))
-        if answer.text.stopped:
+        gain.ids.append(token)
+        gain.add(text.push(token))
+        if text.stopped:
             return None, "stop"
         return following, "length" if job.full else None
 
-    # last messages
+    # what is written, and said once it is
 
-    def _end(self, answer: _Answer, state: State, reason: Reason) -> None:
+    def _gained(self, answer: Answer, gain: _Gain, *more: Write, last: Callable[[], object] | None = None) -> None:
+        """``last``: the job's last message, made when everything else has been counted."""
+        job, shown = answer.job, gain.shown
+        piece = Piece(job.id, job.shown_tokens, shown.text, shown.token_ids, shown.reasoning) if shown else None
+        job.shown_tokens += len(shown.token_ids)
+        answer.shown.append(shown.text)
+        answer.reasoning.append(shown.reasoning)
+        said = [Said(job.number, gain.first, tuple(gain.ids), shown.text, shown.reasoning)] if gain.ids or shown else []
+        then = partial(self._say, job.number, piece) if last is None else partial(self._say_last, job.number, piece, last())
+        self._diary.write(*said, Changed(job.copy()), *more, then=then)
+
+    def _say(self, number: int, *messages: object | None) -> None:
+        for client in self._followers.of(number):
+            for message in messages:
+                if message is not None:
+                    self._send(client, message)
+
+    def _say_last(self, number: int, *messages: object | None) -> None:
+        self._say(number, *messages)
+        self._followers.forget(number)
+
+    def _end(self, answer: Answer, event: Event, reason: Reason, gain: _Gain) -> None:
         job, limit = answer.job, self._times.disk_limit_bytes_per_s
-        if state is State.FINISHED:
-            self._show(job, answer.text.finish())
-        self._forget(answer, state)
-        self._send(job.owner, job.finished(reason, limit))
+        job.reason = reason
+        self._leave(answer, event)
+        self._gained(answer, gain, Gathered(job.number), last=partial(job.finished, limit))
         log.event(
             self._logger,
             "finished",
             job=job.id,
             reason=reason,
             tokens=job.shown_tokens,
-            s_per_token=_rounded(job.s_per_token),
-            sweeps=job.disk.sweeps,
-            disk_bytes=job.disk.read_bytes,
+            s_per_token=_rounded(job.s_per_token(self._now())),
+            sweeps=job.sweeps,
+            disk_bytes=job.read_bytes,
             share_of_disk=_rounded(disk_share(job.disk_bytes_per_s, limit)),
         )
 
-    def _fail(self, answer: _Answer, refusal: Refusal) -> None:
-        self._forget(answer, State.FAILED, keep=False)
+    def _fail(self, answer: Answer, refusal: Refusal, gain: _Gain | None = None) -> None:
         job = answer.job
-        self._send(job.owner, refusal.to(job=job.id))
+        job.code, job.why = refusal.code, refusal.message
+        self._leave(answer, Event.FAIL, keep=False)
+        self._gained(answer, gain or _Gain(job.sampled_tokens), Gathered(job.number), last=partial(refusal.to, job=job.id))
         log.event(self._logger, "failed", level=logging.WARNING, job=job.id, code=refusal.code, why=refusal.message)
 
-    def _forget(self, answer: _Answer, state: State, keep: bool = True) -> None:
-        answer.job.enter(state, self._clock())
+    def _leave(self, answer: Answer, event: Event, keep: bool = True) -> None:
+        """``keep``: others may go on from what has been computed for it. Raises :class:`NotNow`."""
+        answer.job.enter(event, self._now())
         self._scheduler.remove(answer.sequence.id, keep)
-        self._jobs.forget(answer.job)
-        del self._answers[answer.sequence.id]
-
-    def _show(self, job: Job, shown: Shown) -> None:
-        if not shown:
-            return
-        self._send(job.owner, Piece(job.id, job.shown_tokens, shown.text, shown.token_ids, shown.reasoning))
-        job.shown_tokens += len(shown.token_ids)
+        del self._answers[answer.sequence.id], self._by_number[answer.job.number]
 
     # progress
 
     def say_progress(self, engine: EngineNow) -> None:
-        """Tells each client how far its jobs are: what changed since it was last told, now and then."""
+        """Tells who follows a job how far it is: what changed since it was last said, now and then."""
         now = self._clock()
-        places = {sequence: place for place, sequence in enumerate(self._scheduler.waiting, 1)}
-        for answer in self._answers.values():
+        places = self.places()
+        for answer in self:
+            place = places.get(answer.job.number, 0)
+            if place and answer.job.state is State.RUNNING:
+                answer.job.enter(Event.SET_ASIDE, self._now())
             before = answer.said
-            progress = self._progress(answer, places.get(answer.sequence.id, 0), engine)
+            progress = self._progress(answer, place, engine)
             moved = before is None or (progress.state, progress.place) != (before.state, before.place)
             if progress != before and (moved or now - answer.said_at >= PROGRESS_EVERY_S):
                 answer.said, answer.said_at = progress, now
-                self._send(answer.job.owner, progress)
+                self._say(answer.job.number, progress)
 
-    def _progress(self, answer: _Answer, place: int, engine: EngineNow) -> Progress:
+    def _progress(self, answer: Answer, place: int, engine: EngineNow) -> Progress:
         job = answer.job
         about: dict[str, Any] = {"prompt_tokens": job.prompt_tokens, "s_per_token": self._times.s_per_sweep}
         if job.state is State.QUEUED or place:
@@ -268,11 +353,15 @@ class Answers:
             return Progress(job.id, "decode", **about)
         return Progress(job.id, "prefill", eta_s=self._eta_s(answer, engine), **about)
 
-    def _eta_s(self, answer: _Answer, engine: EngineNow) -> float | None:
+    def _eta_s(self, answer: Answer, engine: EngineNow) -> float | None:
         """Seconds to the next token of a job that is being prefilled."""
         if self._times.s_per_sweep is None:
             return None
         return max(0.0, self._scheduler.sweeps_to_go(answer.sequence.id) * self._times.s_per_sweep - engine.under_way_s)
+
+
+def paused(job: Job) -> Progress:
+    return Progress(job.id, "paused", prompt_tokens=job.prompt_tokens)
 
 
 def _drawn(sampling: Sampling, choice: int) -> Drawn:

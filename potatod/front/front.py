@@ -7,13 +7,15 @@ import logging
 import os
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import zmq
 
-from potato_client.protocol import VANISHED_S, Cancel, Generate, Status
-from potatod.errors import first_line
+from potato_client.protocol import VANISHED_S, Attach, Detach, Generate, List, Manage, Show, Status
+from potatod.errors import PotatoError, first_line
+from potatod.jobs.journal import Journal
 from potatod.kv_layout import KvLayout
 from potatod.messages import Drafted, Engine, LayerDone, Parted, Rows
 from potatod.room import logits_rows
@@ -25,9 +27,13 @@ from .answers import Answers, EngineNow
 from .beside import Beside, Minute, planned
 from .cost import CostModel
 from .engine_link import EngineLink
+from .followers import Followers
+from .handlers import Handlers, goes_on
+from .known import Known
 from .ledger import Ledger
 from .refusal import Refusal
 from .report import Reporter
+from .retention import Retention
 from .scheduler import Scheduler
 from .sequence import weight_of
 from .server import Server
@@ -60,6 +66,7 @@ class Front:
         self._layers = int(boot.verdict["layers"])
         self._layers_done = 0
         self._look_at = 0.0
+        self._in_trouble = False
         self._poller = zmq.Poller()
         expected = planned(boot.verdict)
         self._streamed_bytes: int = boot.verdict["load"]["streamed_bytes"]
@@ -93,11 +100,24 @@ class Front:
             max_context_tokens=self._admission.max_context,
             vanished_s=vanished_s,
         )
-        self._answers = Answers(self._scheduler, self._times, self._admission.end_ids, self._server.send, stage.logger)
+        jobs = boot.settings.jobs
+        self._journal = Journal(Path(jobs.path))
+        self._followers, self._known = Followers(), Known()
+        self._answers = Answers(
+            self._scheduler, self._times, self._admission.end_ids, self._journal, self._followers, self._server.send, stage.logger
+        )  # fmt: skip
+        self._handlers = Handlers(
+            admission=self._admission, answers=self._answers, scheduler=self._scheduler, journal=self._journal, known=self._known,
+            followers=self._followers, limits=jobs, model=str(boot.verdict["checksum"]), model_name=Path(boot.model).name, send=self._server.send,
+            logger=stage.logger, down=self._refusal,
+        )  # fmt: skip
+        self._retention = Retention(self._journal, self._known, jobs.keep_s, jobs.size_bytes, stage.logger)
+        restored = self._handlers.restore()
         self._reporter = Reporter(boot, boot_id, daemon)
-        for socket in (self._server.socket, stage.control.socket):
+        for socket in (self._server.socket, stage.control.socket, self._journal.fd):
             self._poller.register(socket, zmq.POLLIN)
-        stage.ready(f"tokenizer loaded, {limits.socket} bound in {time.monotonic() - began:.1f} s")
+        done = f"tokenizer loaded, {limits.socket} bound in {time.monotonic() - began:.1f} s"
+        stage.ready(done + (f"; {restored} jobs go on" if restored else ""))
 
     def run(self) -> None:
         while not self._stage.stopping:
@@ -109,8 +129,10 @@ class Front:
             self._send_sweep()
             self._hear_clients()
             self._send_sweep()
+            self._journal.flush()
             self._look_around()
-        self._answers.fail_all(Refusal("stopping", "the daemon is stopping; ask again when it is back"))
+        self._journal.close()
+        self._answers.part(partial(goes_on, Refusal("stopping", "the daemon is stopping")))
         self._engine.close()
         self._server.close(_LINGER_MS)
 
@@ -118,11 +140,13 @@ class Front:
 
     def _engine_is(self, engine: Engine) -> None:
         if self._engine.update(engine):
+            if not self._stage.stopping and engine.state != "stopping":
+                self._answers.engine_died()
             self._scheduler.restarted()
             self._layers_done = 0
         refusal = self._refusal()
         if refusal is not None:
-            self._answers.fail_all(refusal)
+            self._answers.part(partial(goes_on, refusal))
 
     def _refusal(self) -> Refusal | None:
         """Why nothing can be asked of this daemon now; None where it can."""
@@ -130,7 +154,7 @@ class Front:
         if engine.state == "degraded":
             return Refusal("degraded", f"the engine stays down until the daemon is restarted: {engine.why}"[:2000])
         if engine.state == "stopping" or self._stage.stopping:
-            return Refusal("stopping", "the daemon is stopping; ask again when it is back")
+            return Refusal("stopping", "the daemon is stopping")
         return None
 
     def _hear_engine(self) -> None:
@@ -160,7 +184,9 @@ class Front:
             self._stage.log(why, level=logging.WARNING, why=drafted.failed)
 
     def _send_sweep(self) -> None:
-        if not self._engine.up:
+        """Nothing is computed that cannot be kept."""
+        self._journal.settle()
+        if not self._engine.up or self._journal.trouble:
             return
         draft = self._scheduler.consult(self._engine.epoch)
         if draft is not None:
@@ -170,6 +196,7 @@ class Front:
         if sweep is not None:
             self._engine.send(sweep)
             self._answers.taken(sweep)
+        self._journal.flush()
 
     def _now(self) -> EngineNow:
         return EngineNow(self._engine.up, self._layers_done, self._layers, self._engine.under_way_s)
@@ -179,7 +206,9 @@ class Front:
         began = time.monotonic()
         if began < self._look_at:
             return
-        self._answers.cancel_where(self._server.vanished)
+        self._followers.drop_where(self._server.vanished)
+        self._retention.look()
+        self._say_trouble()
         self._answers.say_progress(self._now())
         self._stage.beat(sweeps=self._times.sweeps, read_bytes=self._times.read_bytes)
         if (minute := self._beside.look(began)) is not None:
@@ -188,6 +217,16 @@ class Front:
                 self._stage.control.send(Parted(os.getpid(), minute.expected_s, minute.real_s))
         ended = time.monotonic()
         self._look_at = ended + max(_LOOK_EVERY_MS / 1000, 20 * (ended - began))
+
+    def _say_trouble(self) -> None:
+        """Once, and once when it is over."""
+        trouble = self._journal.trouble
+        if bool(trouble) != self._in_trouble:
+            self._in_trouble = bool(trouble)
+            if trouble:
+                self._stage.log("jobs wait: nothing is accepted or computed until they can be written", level=logging.WARNING, why=trouble)
+            else:
+                self._stage.log("jobs go on: they can be written again")
 
     def _tell(self, minute: Minute) -> None:
         real, expected, waited = (round(seconds, 3) for seconds in (minute.real_s, minute.expected_s, minute.waited_s))
@@ -199,34 +238,38 @@ class Front:
     def _hear_clients(self) -> None:
         """Some of what they sent; the engine waits meanwhile, so the rest stays where it is until the next turn."""
         until = time.monotonic() + _TURN_S
-        for identity, message in self._server.receive(_FRAMES_PER_TURN):
-            self._asked(identity, message)
+        for identity, owner, message in self._server.receive(_FRAMES_PER_TURN):
+            self._asked(identity, owner, message)
             if time.monotonic() > until:
                 return
 
-    def _asked(self, identity: bytes, message: Any) -> None:
-        request = getattr(message, "request", None)
-        job = getattr(message, "job", None)
+    def _asked(self, identity: bytes, owner: str, message: Any) -> None:
+        request = getattr(message, "request", 0) or None
         try:
             if isinstance(message, Generate):
-                self._generate(identity, message)
-            elif isinstance(message, Cancel):
-                self._answers.cancel(message.job, identity)
+                self._handlers.generate(identity, owner, message)
+            elif isinstance(message, Attach):
+                self._handlers.attach(identity, message)
+            elif isinstance(message, Detach):
+                self._handlers.detach(identity, message)
+            elif isinstance(message, Manage):
+                self._handlers.manage(identity, message)
+            elif isinstance(message, List):
+                self._handlers.list(identity, message)
+            elif isinstance(message, Show):
+                self._handlers.show(identity, message)
             elif isinstance(message, Status):
                 self._server.send(identity, self._report(message.request))
         except Refusal as refusal:
-            self._server.send(identity, refusal.to(request=request, job=job))
+            if request is not None:
+                self._server.send(identity, refusal.to(request=request))
             self._stage.log("refused", level=logging.WARNING, code=refusal.code, why=refusal.message)
+        except PotatoError:
+            raise
         except Exception as error:  # a request's top: a prompt may break a tokenizer or a template, never the daemon
             self._stage.logger.exception("a request failed")
             why = Refusal("internal", f"this request failed: {type(error).__name__}: {first_line(error)}"[:500])
-            self._server.send(identity, why.to(request=request, job=job))
-
-    def _generate(self, identity: bytes, ask: Generate) -> None:
-        refusal = self._refusal()
-        if refusal is not None:
-            raise refusal
-        self._answers.accept(identity, ask.request, self._admission.admit(ask))
+            self._server.send(identity, why.to(request=request))
 
     def _report(self, request: int) -> Any:
-        return self._reporter.report(request, self._engine.engine, self._times, self._scheduler, self._speculation)
+        return self._reporter.report(request, self._engine.engine, self._times, self._scheduler, self._speculation, self._journal.trouble)

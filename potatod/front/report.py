@@ -33,7 +33,7 @@ class Reporter:
         self._max_waiting = boot.settings.front.max_queue
         self._model = _model(Path(boot.model).name, verdict)
 
-    def report(self, request: int, engine: Engine, times: SweepTimes, scheduler: Scheduler, speculation: Speculation) -> Report:
+    def report(self, request: int, engine: Engine, times: SweepTimes, scheduler: Scheduler, speculation: Speculation, trouble: str) -> Report:
         return Report(
             request=request,
             daemon=self._daemon,
@@ -41,11 +41,11 @@ class Reporter:
             uptime_s=time.time() - self._started,
             model=self._model,
             engine=self._engine(engine, times),
-            queue=self._queue(scheduler, speculation),
+            queue=self._queue(scheduler, speculation, trouble),
             stages=tuple(_stage(process) for process in self._processes(engine)),
         )
 
-    def _queue(self, scheduler: Scheduler, speculation: Speculation) -> QueueReport:
+    def _queue(self, scheduler: Scheduler, speculation: Speculation, trouble: str) -> QueueReport:
         ledger, reuse = scheduler.ledger, scheduler.reuse
         return QueueReport(
             running=len(scheduler.running),
@@ -65,6 +65,7 @@ class Reporter:
                 Guesses(source, counts.drafted, counts.accepted) for source, counts in speculation.by_source.items() if counts.drafted
             ),
             draft_failed=speculation.failed,
+            trouble=trouble,
         )
 
     def _engine(self, engine: Engine, times: SweepTimes) -> EngineReport:

@@ -77,11 +77,11 @@ class Scheduler:
         """Whether so many sequences more would be taken."""
         return self._queue.room_for(count)
 
-    def add(self, sequence: Sequence) -> int:
-        """Queues it; returns its place (0: it takes part in the next sweep). Raises :class:`QueueFull`."""
+    def add(self, sequence: Sequence, *, beyond: bool = False) -> int:
+        """Queues it, ``beyond`` however full the queue is; returns its place (0: it takes part in the next sweep). Raises :class:`QueueFull`."""
         assert sequence.tokens, "a sequence starts with a prompt"
         assert sequence.held == 0, "a new sequence is one that no worker has seen"
-        if not self.room_for(1):
+        if not (beyond or self.room_for(1)):
             raise QueueFull
         self._queue.wait(sequence)
         self._promote(may_put_aside=self._in_flight is None)
@@ -203,11 +203,12 @@ class Scheduler:
         return max(taken, key=lambda s: s.turn).id if taken else None
 
     def append(self, sequence_id: int, token: int) -> int | None:
-        """The sampled token. Where it was guessed it has been fed already, and which of the sequence's rows is what follows it is returned; else it is
-        fed in the next sweep."""
+        """The sampled token, after which the sequence shares sweeps again. Where it was guessed it has been fed already, and which of the
+        sequence's rows is what follows it is returned; else it is fed in the next sweep."""
         sequence = next(s for s in self._queue.running if s.id == sequence_id)
         assert sequence.pending == 0, "a token was sampled before everything before it was computed"
         sequence.tokens.append(token)
+        sequence.alone = False
         node = sequence.guesses.child(sequence.at, token)
         if node is not None:
             sequence.at = node
@@ -224,6 +225,11 @@ class Scheduler:
         """Of this sequence's guesses in the last sweep these were right, one after the other. Returns of each source how many it had guessed, and how
         many of them were right."""
         return self._guessing.verified(sequence_id, step, accepted)
+
+    def isolate(self, sequence_ids: Iterable[int]) -> None:
+        """An engine has died of one of them, as it seems: each computes its next token in a sweep of its own, so that only the guilty one fails."""
+        for sequence in (*self._queue.running, *self._queue.waiting):
+            sequence.alone |= sequence.id in sequence_ids
 
     def restarted(self) -> None:
         """The engine is gone, and all KV with it: whatever runs is prefilled again from its first token."""
@@ -265,7 +271,8 @@ class Scheduler:
         """In turn, so that whoever must be set aside for another has no step yet."""
         budget = self._prefill_tokens()
         drafts = self._guessing.drafts(self._queue.running, budget, self._prefill_chunk)
-        for sequence in list(self._queue.running):
+        alone = next((sequence for sequence in self._queue.running if sequence.alone), None)
+        for sequence in list(self._queue.running) if alone is None else [alone]:
             if sequence not in self._queue.running or (sequence.pending > 1 and budget <= 0) or (sequence.held == 0 and not self._begin(sequence)):
                 continue
             count = min(sequence.pending, max(1, budget))
@@ -322,7 +329,7 @@ class Scheduler:
                 coming = max(coming, shared)
             if length < (here := min(shared, other.held)) and self.ledger.forkable(other.id, here):
                 of, length = other.id, here
-        if coming >= length + WORTH_WAITING:
+        if coming >= length + WORTH_WAITING and not sequence.alone:
             return False
         if length and self.ledger.fork(sequence.id, of, length):
             sequence.held = length

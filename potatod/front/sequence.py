@@ -20,8 +20,9 @@ class Sequence:
     needs_logits: bool = False
     #: how it is sampled
     drawn: Drawn = field(default_factory=Drawn)
-    #: 0 goes before 1, in the queue and in a sweep
+    #: 0 goes before 1, in the queue and in a sweep; of those with the same one, who arrived first
     rank: int = 0
+    arrival: int = 0
     #: tokens that it may ever have
     most: int = 1 << 62
     #: tokens, from the start, whose KV the worker holds; behind them it holds that of ``guesses``
@@ -31,6 +32,8 @@ class Sequence:
     #: how many have gone before it since there was no room for it, and whether it has begun before
     passed: int = 0
     begun: bool = False
+    #: an engine may have died of it: until it has its next token it shares no sweep
+    alone: bool = False
     #: computed in the last sweep, and the one of them that was sampled last
     guesses: Tree = field(default_factory=Tree)
     at: int = ROOT
@@ -41,9 +44,9 @@ class Sequence:
         return len(self.tokens) - self.held
 
     @property
-    def turn(self) -> tuple[int, int]:
+    def turn(self) -> tuple[int, int, int]:
         """Who has the smaller one comes first."""
-        return self.rank, self.id
+        return self.rank, self.arrival, self.id
 
     def is_long(self, rope_border: int) -> bool:
         """Whether it is computed as longrope computes long texts."""

@@ -79,19 +79,20 @@ class Server:
         self.socket = _router(context)
         self.socket.bind(endpoint)
 
-    def receive(self, at_most: int) -> Iterator[tuple[bytes, Any]]:
-        """``(identity, message)`` from greeted clients: everything but Hello and Alive, which are answered here.
+    def receive(self, at_most: int) -> Iterator[tuple[bytes, str, Any]]:
+        """``(identity, owner, message)`` from greeted clients: everything but Hello and Alive, which are answered here.
 
         Reads at most so many frames, so that a flood does not keep the sweeps waiting.
         """
         for _ in range(at_most):
             try:
-                identity, *frames = self.socket.recv_multipart(zmq.DONTWAIT)
+                first, *rest = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 return
-            message = self._message(identity, frames)
+            identity = first.bytes
+            message = self._message(identity, [frame.bytes for frame in rest])
             if message is not None:
-                yield identity, message
+                yield identity, _owner(first), message
 
     def send(self, identity: bytes, message: object) -> bool:
         """Never waits. Whether it is on its way; a client whose queue is full, or who left, is forgotten."""
@@ -175,6 +176,12 @@ class Server:
         del self._clients[
             min(self._clients, key=lambda i: (self._clients[i].name is not None, self._clients[i].heard_at))
         ]
+
+
+def _owner(frame: zmq.Frame) -> str:
+    """Who the kernel says has sent it: libzmq calls a peer on this machine "localhost:uid:gid:pid"."""
+    uid = str(frame.get("Peer-Address")).split(":")[1]
+    return f"uid:{uid}"
 
 
 def _router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import zmq
 
+from potato_client.job_report import JobReport, JobState
 from potato_client.protocol import (
     FROM_CLIENT,
     FROM_FRONT,
@@ -23,13 +24,22 @@ from potato_client.protocol import (
     REFUSAL_EXIT_CODES,
     Accepted,
     Alive,
-    Cancel,
+    Attach,
+    ChatMessage,
+    Described,
+    Detach,
     Finished,
     Generate,
     Hello,
+    List,
+    Listed,
+    Manage,
+    Managed,
+    Options,
     Piece,
     Refused,
     Report,
+    Show,
     Status,
     Welcome,
 )
@@ -57,6 +67,18 @@ def paris(generate: Generate, job: str) -> Iterator[Said]:
     yield Accepted(generate.request, job, 42, 7, 0)
     yield from pieces(job, "The capital", " is", " Paris.")
     yield finished(job, 3, sweeps=4, disk_bytes=800_000_000, disk_bytes_per_s=1.06e9, disk_limit_bytes_per_s=2e9)
+
+
+def attached(attach: Attach, job: str) -> Iterator[Said]:
+    """What is left of an answer of three tokens."""
+    yield Accepted(attach.request, job, 42, 7, 0, known=True)
+    yield Piece(job, attach.tokens, "The capital is Paris."[attach.text_chars :], (100, 101, 102)[attach.tokens :])
+    yield finished(job, 3)
+
+
+def job_report(number: int, state: JobState, **changes: Any) -> JobReport:
+    about = {"number": number, "job": f"{number:016x}", "state": state, "title": "Why?", "model": "tiny", "priority": "interactive"}
+    return JobReport(**{**about, "prompt_tokens": 7, "completion_tokens": 3, "limit_tokens": 100, "accepted_at": 1.7e9, **changes})  # type: ignore[arg-type]
 
 
 def report(request: int, boot: str) -> Report:
@@ -93,6 +115,8 @@ class FakeFront:
         self.greeting: Said = None
         self.received: list[Any] = []
         self.ends_cancelled_jobs = True
+        self.attach_script: Callable[[Attach, str], Iterator[Said]] = attached
+        self.reports: list[JobReport] = [job_report(2, "running"), job_report(1, "finished")]
         self._jobs: list[_Job] = []
         self._names = 0
         self._stopping = threading.Event()
@@ -147,8 +171,20 @@ class FakeFront:
                 self._names += 1
                 name = f"job-{self._names}"
                 self._jobs.append(_Job(identity, name, self.script(message, name), time.monotonic()))
-            case Cancel(name):
-                self._cancel(socket, identity, name)
+            case Attach(request, name):
+                self._jobs.append(_Job(identity, name, self.attach_script(message, name), time.monotonic()))
+            case Detach(name):
+                self._jobs = [job for job in self._jobs if job.name != name]
+            case Manage(request, name, action):
+                if action == "cancel":
+                    self._cancel(socket, identity, name)
+                if request:
+                    self._say(socket, identity, Managed(request, self.reports[0]))
+            case List(request, states, before, limit):
+                found = [each for each in self.reports if (not states or each.state in states) and (not before or each.number < before)]
+                self._say(socket, identity, Listed(request, tuple(found[:limit]), len(found) > limit))
+            case Show(request, name):
+                self._say(socket, identity, Described(request, self.reports[0], 42, (ChatMessage("user", "Why?"),), None, Options()))
 
     def _cancel(self, socket: Any, identity: bytes, name: str) -> None:
         running = [job for job in self._jobs if job.name == name]

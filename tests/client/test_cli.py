@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from potato_client.protocol import Accepted, Cancel, ChatMessage, Generate, Options, Piece
+from potato_client.protocol import Accepted, ChatMessage, Generate, Manage, Options, Piece
 
 from .conftest import StartFront
 from .fake_front import FakeFront, Said, finished, pieces, refused
@@ -276,17 +276,16 @@ def test_a_refusal_decides_the_exit_code(run: Run, start: StartFront, code: str,
     assert run("x", "--json").returncode == exit_code
 
 
-def test_a_daemon_that_is_replaced_halfway_is_75_and_what_came_stays(run: Run, start: StartFront) -> None:
+def test_a_daemon_that_is_replaced_halfway_is_asked_for_the_rest(run: Run, start: StartFront) -> None:
     def script(generate: Generate, job: str) -> Iterator[Said]:
         yield Accepted(generate.request, job, 42, 7, 0)
-        yield from pieces(job, "half")
+        yield from pieces(job, "The")
         yield lambda front: setattr(front, "boot", "boot-2")
         yield 60.0
 
     start(script)
     done = run("x")
-    assert (done.returncode, done.stdout) == (75, b"half")
-    assert b"restarted" in done.stderr
+    assert (done.returncode, done.stdout) == (0, b"The capital is Paris.\n"), done.stderr
 
 
 def endless(generate: Generate, job: str) -> Iterator[Said]:
@@ -313,7 +312,7 @@ def test_ctrl_c_cancels_in_the_daemon_and_ends_with_130(start: StartFront, envir
     front = start(endless)
     code, stderr, _ = interrupted(environment, front, signals=1)
     assert (code, stderr) == (130, b"")
-    assert front.of(Cancel) == [Cancel("job-1")]
+    assert front.of(Manage) == [Manage(0, "job-1", "cancel")]
 
 
 def test_ctrl_c_does_not_wait_for_a_daemon_that_does_not_answer(start: StartFront, environment: dict[str, str]) -> None:
@@ -354,7 +353,7 @@ def test_a_reader_that_leaves_ends_the_answer_quietly(start: StartFront, environ
         program.stdout.close()
         assert program.stderr.read() == b""
         assert program.wait(PATIENCE_S) == 141
-    front.wait_for(Cancel)
+    front.wait_for(Manage)
 
 
 def test_a_full_disk_is_a_sentence(start: StartFront, environment: dict[str, str]) -> None:

@@ -16,10 +16,12 @@ from potato_client.protocol import (
     SILENCE_S,
     Accepted,
     Alive,
-    Cancel,
+    Attach,
+    Detach,
     Finished,
     Generate,
     Hello,
+    Manage,
     Piece,
     Progress,
     Refused,
@@ -41,7 +43,8 @@ class Talk:
         self.now = 1000.0
 
     def ask(self, request: int, what: Any = None) -> None:
-        self.session.ask(request, encode(what or Generate(request, prompt="x")), self.now)
+        message = what or Generate(request, prompt="x")
+        self.session.ask(request, encode(message), self.now, followed=isinstance(message, Attach) or getattr(message, "follow", False))
 
     def hear(self, *messages: Any) -> None:
         for message in messages:
@@ -165,11 +168,65 @@ def test_somebody_who_never_says_welcome_is_no_daemon(talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("news", [Alive("boot-2"), Welcome(PROTOCOL_VERSION, "boot-2", "d", "m", 1)])
-def test_another_boot_means_that_the_daemon_is_lost(asked: Talk, news: Any) -> None:
-    asked.hear(news)
-    error = only_error(asked)
-    assert isinstance(error, DaemonLost)
-    assert "restarted" in str(error)
+def test_another_front_is_asked_for_the_rest_of_an_answer(asked: Talk, news: Any) -> None:
+    asked.hear(Piece("a", 0, "Aé", (1, 2)), Piece("a", 2, "", (3,), "thoughts"), news)
+    sent = asked.sent()
+    if isinstance(news, Alive):
+        assert sent == [Hello(PROTOCOL_VERSION, "a test")], "it is greeted first"
+        asked.hear(Welcome(PROTOCOL_VERSION, "boot-2", "d", "m", 1))
+        sent = asked.sent()
+    assert sent == [Attach(1, "a", 3, 2, 8)]
+    asked.events()
+    asked.hear(Accepted(1, "a", 42, 7, 0, known=True), Piece("a", 3, "B", (4,)), finished("a", 4))
+    assert [type(what) for _, what in asked.events()] == [Accepted, Piece, Finished]
+
+
+def test_another_front_is_asked_anew_for_what_has_no_name_yet(talk: Talk) -> None:
+    talk.ask(1, Generate(1, prompt="x", key="k"))
+    talk.ask(2, Status(2))
+    talk.hear(WELCOME)
+    talk.sent()
+    talk.hear(Alive("boot-2"), Welcome(PROTOCOL_VERSION, "boot-2", "d", "m", 1))
+    assert talk.sent()[1:] == [Generate(1, prompt="x", key="k"), Status(2)]
+    assert talk.events() == []
+
+
+def test_an_answer_that_was_cancelled_before_another_front_came_is_cancelled_there(asked: Talk) -> None:
+    asked.session.cancel(1)
+    asked.hear(Alive("boot-2"), Welcome(PROTOCOL_VERSION, "boot-2", "d", "m", 1))
+    asked.sent()
+    asked.hear(Accepted(1, "a", 42, 7, 0, known=True))
+    assert asked.sent() == [Manage(0, "a", "cancel")]
+
+
+def test_who_detaches_hears_no_more_and_cancels_nothing(asked: Talk) -> None:
+    asked.session.detach(1, asked.now)
+    assert asked.sent() == [Detach("a")]
+    assert "detached" in str(only_error(asked))
+    asked.session.close(asked.now)
+    assert asked.sent() == []
+
+
+def test_what_is_only_submitted_is_over_when_it_is_accepted_and_closing_leaves_it(talk: Talk) -> None:
+    talk.ask(1, Generate(1, prompt="x", follow=False))
+    talk.hear(WELCOME, Accepted(1, "a", 42, 7, 0))
+    assert [type(what) for _, what in talk.events()] == [Accepted]
+    assert not talk.session.expecting
+    talk.ask(2, Generate(2, prompt="x", follow=False))
+    talk.hear(WELCOME)
+    talk.sent()
+    talk.session.close(talk.now)
+    assert talk.sent() == []
+
+
+def test_one_job_is_followed_once(asked: Talk) -> None:
+    asked.ask(2, Attach(2, "a"))
+    asked.hear(Accepted(2, "a", 42, 7, 0, known=True))
+    (request, error), = asked.events()
+    assert request == 2
+    assert isinstance(error, BadRequest)
+    asked.hear(finished("a", 0))
+    assert [request for request, _ in asked.events()] == [1]
 
 
 def test_another_boot_is_nobody_s_loss_while_nothing_is_expected(asked: Talk) -> None:
@@ -184,17 +241,19 @@ def test_another_boot_is_nobody_s_loss_while_nothing_is_expected(asked: Talk) ->
     assert asked.session.expecting
 
 
-def test_a_front_that_does_not_know_us_is_another_one(asked: Talk) -> None:
+def test_a_front_that_does_not_know_us_is_greeted(asked: Talk) -> None:
     asked.hear(Refused("hello_first", "say hello", 75, request=1))
-    assert isinstance(only_error(asked), DaemonLost)
+    assert asked.sent() == [Hello(PROTOCOL_VERSION, "a test")]
+    asked.hear(Welcome(PROTOCOL_VERSION, "boot-1", "d", "m", 1))
+    assert asked.sent() == [Attach(1, "a")]
+    assert asked.events() == []
 
 
-def test_after_a_loss_one_can_ask_again(asked: Talk) -> None:
-    asked.hear(Alive("boot-2"))
-    asked.events()
-    asked.ask(2)
-    asked.hear(Welcome(PROTOCOL_VERSION, "boot-2", "d", "m", 1), Accepted(2, "b", 0, 1, 0), finished("b", 0))
-    assert [type(what).__name__ for _, what in asked.events()] == ["Accepted", "Finished"]
+def test_whoever_loses_the_daemon_is_told_how_to_come_back(asked: Talk) -> None:
+    asked.wait(SILENCE_S)
+    error = only_error(asked)
+    assert isinstance(error, DaemonLost)
+    assert "potato-client attach a" in str(error)
 
 
 def test_a_client_that_was_stopped_itself_reads_what_came_meanwhile_before_it_judges(asked: Talk) -> None:
@@ -215,7 +274,7 @@ def test_a_client_that_was_stopped_while_the_daemon_ended_finds_out(asked: Talk)
 def test_cancel_names_the_job(asked: Talk) -> None:
     asked.session.cancel(1)
     asked.session.cancel(1)
-    assert asked.sent() == [Cancel("a")]
+    assert asked.sent() == [Manage(0, "a", "cancel")]
 
 
 def test_cancel_waits_for_the_job_s_name(talk: Talk) -> None:
@@ -224,7 +283,7 @@ def test_cancel_waits_for_the_job_s_name(talk: Talk) -> None:
     talk.session.cancel(1)
     talk.sent()
     talk.hear(Accepted(1, "a", 42, 7, 0))
-    assert talk.sent() == [Cancel("a")]
+    assert talk.sent() == [Manage(0, "a", "cancel")]
 
 
 def test_cancel_of_what_is_over_says_nothing(asked: Talk) -> None:
@@ -283,7 +342,7 @@ def test_what_cannot_be_read_ends_everything_with_a_sentence(asked: Talk) -> Non
 
 def test_closing_cancels_and_tells_whoever_waits(asked: Talk) -> None:
     asked.session.close(asked.now)
-    assert asked.sent() == [Cancel("a")]
+    assert asked.sent() == [Manage(0, "a", "cancel")]
     assert "closed" in str(only_error(asked))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pexpect
 import pytest
 
-from potato_client.protocol import Accepted, Cancel, ChatMessage, Generate, Piece, Progress
+from potato_client.protocol import Accepted, ChatMessage, Generate, Manage, Piece, Progress
 
 from .conftest import StartFront
 from .fake_front import Said, finished, pieces, refused
@@ -127,7 +127,7 @@ def test_ctrl_c_cancels_leaves_a_whole_line_and_ends_with_130(spawn: Spawn, star
     program.sendintr()
     assert re.search(r"\^C\r\nstopped before the first token", rest(program))
     assert program.exitstatus == 130
-    assert front.of(Cancel) == [Cancel("job-1")]
+    assert front.of(Manage) == [Manage(0, "job-1", "cancel")]
 
 
 def test_an_error_in_the_middle_of_an_answer_begins_a_line(spawn: Spawn, start: StartFront) -> None:
@@ -229,7 +229,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_chat(spawn: Spawn, front: Any) -> No
     program.expect_exact("word word")
     program.sendintr()
     program.expect_exact(PROMPT)
-    front.wait_for(Cancel)
+    front.wait_for(Manage)
     turn(program, "after", "answer 3 to <after>")
     leave(program)
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import zmq
 from guessing import branches_of, paths_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, Generate, Hello, Options, Welcome
+from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, Attach, Generate, Hello, Options, Welcome
 from potatod import pool, wire
 from potatod.config import build
 from potatod.kv_layout import KvGroup, KvLayout
@@ -302,7 +302,8 @@ class Client:
 
     def ask(self, prompt: str | None = None, *, messages: tuple[Any, ...] = (), **options: Any) -> int:
         self._requests += 1
-        self.send(Generate(self._requests, messages, prompt, Options(**options)))
+        about = {name: options.pop(name) for name in ("key", "follow") if name in options}
+        self.send(Generate(self._requests, messages, prompt, Options(**options), **about))
         return self._requests
 
     def hear(self, heard: Heard, until: str, count: int = 1) -> Heard:
@@ -313,6 +314,25 @@ class Client:
             name = type(message).__name__
             assert name == until or name not in ("Finished", "Refused"), message
         return heard
+
+    def attach(self, job: str, **has: int) -> Heard:
+        """All that is said about a job until it is over."""
+        self._requests += 1
+        self.send(Attach(self._requests, job, **has))
+        return self.hear(Heard(), "Finished")
+
+    def waiting(self) -> Iterator[Any]:
+        """What lies there to be received."""
+        while self.socket.poll(0):
+            yield self.receive()
+
+    def request(self, message: Callable[[int], object]) -> Any:
+        """The one answer to a message that is made with the request's number; what comes besides is dropped."""
+        self._requests += 1
+        self.send(message(self._requests))
+        while getattr(found := self.receive(), "request", None) != self._requests:
+            pass
+        return found
 
     def answer(self, prompt: str | None = None, **options: Any) -> Heard:
         self.ask(prompt, **options)
@@ -347,16 +367,21 @@ def front(
     program: list[str] | None = None,
     speculation: bool = True,
     draft: bool = False,
+    checksum: str = "c0ffee",
+    jobs: dict[str, Any] | None = None,
     **limits: int,
 ) -> Front:
-    """A started front; it may not be ready. ``limits`` are keys of [front]."""
+    """A started front; it may not be ready. ``limits`` are keys of [front], ``jobs`` of [jobs]."""
     directory.mkdir(exist_ok=True)
     byte_tokenizer(directory / "model")
     values: dict[tuple[str, str], Any] = {("front", key): value for key, value in limits.items()}
     values["speculation", "enabled"] = speculation
     values["speculation", "draft"] = "self:int4" if draft else ""
+    values["jobs", "path"] = str(directory / "jobs.db")
+    values |= {("jobs", key): value for key, value in (jobs or {}).items()}
     values["front", "socket"] = socket or f"ipc://{directory}/front.sock"
     verdict = {**VERDICT, "max_context": max_context, "prefill_chunk": prefill_chunk, "kv_bytes": kv_bytes, "draft": {} if draft else None}
+    verdict["checksum"] = checksum
     boot = Boot(1, str(directory), str(directory / "model"), build(values), None, verdict)
     return Front(directory, boot, program)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from potato_client.protocol import Alive, Cancel, ChatMessage, Hello, Refused, Report, Status, Welcome
+from potato_client.protocol import PROTOCOL_VERSION, Alive, ChatMessage, Hello, Manage, Refused, Report, Status, Welcome
 from potatod.messages import Counted
 
 from .front_harness import Client, Front, Heard, start_front
@@ -130,7 +130,7 @@ def test_a_seed_gives_the_same_text_alone_in_a_batch_and_across_restarts(start: 
         client.ask(prompt, seed=n, **options)
     heard = [Heard() for _ in prompts]
     clients[0].hear(heard[0], "Piece", 10)
-    for _ in range(3):
+    for _ in range(2):
         front.engine_dies()
         front.engine_up(delay_s=0.002)
     for client, each in zip(clients, heard, strict=True):
@@ -186,7 +186,7 @@ def test_places_in_the_queue_are_told_and_move_up(start: StartFront) -> None:
         heard.append(client.hear(Heard(), "Accepted"))
     assert [each.last.place for each in heard] == [0, 1, 2]
     clients[2].hear(heard[2], "Progress")
-    clients[0].send(Cancel(heard[0].last.job))
+    clients[0].send(Manage(0, heard[0].last.job, "cancel"))
     clients[2].hear(heard[2], "Progress", 2)
     assert [(p.state, p.place) for p in heard[2].of("Progress")] == [("queued", 2), ("queued", 1)]
     worker.hold.clear()
@@ -240,7 +240,7 @@ def test_cancel_ends_a_running_answer_between_sweeps(start: StartFront) -> None:
     client.ask("abc|")
     heard = client.hear(Heard(), "Piece", 3)
     assert list(worker.kv) == [1]
-    client.send(Cancel(heard.of("Accepted")[0].job))
+    client.send(Manage(0, heard.of("Accepted")[0].job, "cancel"))
     client.hear(heard, "Finished")
     assert heard.last.reason == "cancelled"
     assert heard.last.completion_tokens == len(heard.token_ids)
@@ -321,32 +321,17 @@ def test_cancel_ends_an_answer_that_waits(start: StartFront) -> None:
     client.ask("xyz|", max_tokens=3)
     heard = client.hear(Heard(), "Accepted", 2)
     second = heard.of("Accepted")[1].job
-    client.send(Cancel(second))
+    client.send(Manage(0, second, "cancel"))
     client.hear(heard, "Finished")
     assert (heard.last.job, heard.last.reason, heard.last.completion_tokens) == (second, "cancelled", 0)
     front.engine_up()
     assert client.hear(Heard(heard.messages[:0]), "Finished").last.reason == "length"
 
 
-def test_nobody_cancels_the_job_of_another(start: StartFront) -> None:
-    front = start()
-    worker = front.engine_up()
-    worker.hold.set()
-    mine, theirs = front.client(), front.client()
-    mine.ask("abc|", max_tokens=3)
-    job = mine.hear(Heard(), "Accepted").last.job
-    theirs.send(Cancel(job))
-    refused = theirs.receive()
-    assert isinstance(refused, Refused)
-    assert (refused.code, refused.job) == ("unknown_job", job)
-    worker.hold.clear()
-    assert mine.hear(Heard(), "Finished").last.reason == "length"
-
-
 # the daemon's states
 
 
-def test_a_degraded_engine_fails_all_jobs_and_refuses_new_ones_but_reports(start: StartFront) -> None:
+def test_a_degraded_engine_parts_from_who_waits_and_refuses_new_ones_but_reports(start: StartFront) -> None:
     front = start(max_sequences=1)
     worker = front.engine_up()
     worker.hold.set()
@@ -368,7 +353,7 @@ def test_a_degraded_engine_fails_all_jobs_and_refuses_new_ones_but_reports(start
     assert (report.engine.state, report.engine.why, report.queue.running) == (
         "degraded",
         "the worker was killed five times",
-        0,
+        1,
     )
 
 
@@ -434,7 +419,7 @@ def _boot(client: Client) -> str:
 
 def test_heartbeats_are_answered_with_the_boot_of_the_welcome(start: StartFront) -> None:
     client = start().client(hello=False)
-    client.send(Hello(1))
+    client.send(Hello(PROTOCOL_VERSION))
     welcome = client.receive()
     assert isinstance(welcome, Welcome)
     assert welcome.max_context_tokens == 256

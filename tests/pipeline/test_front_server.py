@@ -16,6 +16,9 @@ from potatod.front import server as server_module
 from potatod.front.server import Server
 from potatod.front.socket_lock import SocketLock
 
+#: whom the kernel names
+OWNER = f"uid:{os.getuid()}"
+
 
 class World:
     """A server, a clock that the test moves, and clients in the same process."""
@@ -78,7 +81,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def test_what_a_greeted_client_asks_is_handed_on_with_its_identity(world: World) -> None:
     client = world.greet(b"me")
-    assert world.exchange(client, Status(4)) == [(b"me", Status(4))]
+    assert world.exchange(client, Status(4)) == [(b"me", OWNER, Status(4))]
 
 
 def test_a_client_has_vanished_when_it_was_silent_for_too_long_and_is_back_when_it_speaks(world: World) -> None:
@@ -89,7 +92,7 @@ def test_a_client_has_vanished_when_it_was_silent_for_too_long_and_is_back_when_
     assert world.server.vanished(b"me")
     assert world.exchange(client, Alive()) == []
     assert not world.server.vanished(b"me")
-    assert world.exchange(client, Status(1)) == [(b"me", Status(1))], "it need not say Hello again"
+    assert world.exchange(client, Status(1)) == [(b"me", OWNER, Status(1))], "it need not say Hello again"
 
 
 def test_a_message_to_nobody_is_not_sent_and_does_not_raise(world: World) -> None:
@@ -127,7 +130,7 @@ def test_when_too_many_peers_are_known_the_longest_silent_without_a_hello_is_for
         False,
         False,
     ]
-    assert world.exchange(client, Status(2)) == [(b"me", Status(2))]
+    assert world.exchange(client, Status(2)) == [(b"me", OWNER, Status(2))]
 
 
 # the lock

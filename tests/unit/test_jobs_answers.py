@@ -1,24 +1,30 @@
-"""Jobs from Accepted to their last message, without a socket and with a clock that the test moves."""
+"""Jobs from the queue to their last message, without a socket or a disk and with a clock that the test moves."""
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from schedulers import scheduler
 
-from potato_client.protocol import Accepted, Finished, Piece, Progress, Refused
-from potatod.front.admission import Admitted
-from potatod.front.answers import Answers, EngineNow
+from potato_client.protocol import Finished, Piece, Progress, Refused
+from potatod.front.answers import POISONED_AFTER, Answers, EngineNow
+from potatod.front.followers import Followers
 from potatod.front.refusal import Refusal
 from potatod.front.sweep_times import SweepTimes
 from potatod.front.text import Shown
+from potatod.jobs.database import Answered, Changed, Gathered, Said, Write
+from potatod.jobs.job import Ask, Job
+from potatod.jobs.states import State
 from potatod.messages import Row, Rows, Sweep
 from potatod.sampling.params import Sampling
+
+from .test_jobs import job
 
 END = 0
 UP = EngineNow(up=True, layers_done=0, layers=4, under_way_s=0.0)
@@ -38,6 +44,28 @@ class Numbers:
         return Shown((), "", "")
 
 
+class Paper:
+    """A diary that is durable at once, or when the test says so."""
+
+    def __init__(self) -> None:
+        self.written: list[Write] = []
+        self.held: list[Callable[[], None]] | None = None
+
+    def write(self, *writes: Write, then: Callable[[], None] | None = None) -> None:
+        self.written += writes
+        if then is not None:
+            self.then(then)
+
+    def then(self, do: Callable[[], None]) -> None:
+        if self.held is None:
+            do()
+        else:
+            self.held.append(do)
+
+    def of(self, kind: type) -> list[Any]:
+        return [each for each in self.written if type(each) is kind]
+
+
 @dataclass
 class World:
     """Answers, a clock, and everything that was sent."""
@@ -46,27 +74,32 @@ class World:
     queue: int = 2
     now: float = 100.0
     sent: list[tuple[bytes, Any]] = field(default_factory=list)
+    paper: Paper = field(default_factory=Paper)
 
     def __post_init__(self) -> None:
         self.scheduler = scheduler(running=self.running, queue=self.queue)
         self.times = SweepTimes()
+        self.followers = Followers()
         self.answers = Answers(
-            self.scheduler,
-            self.times,
-            frozenset({END}),
-            self._send,
-            logging.getLogger("potatod.test"),
-            lambda: self.now,
-        )
+            self.scheduler, self.times, frozenset({END}), self.paper, self.followers, self._send, logging.getLogger("potatod.test"),
+            clock=lambda: self.now, now=lambda: self.now,
+        )  # fmt: skip
+        self._numbers = itertools.count(1)
 
     def _send(self, owner: bytes, message: object) -> bool:
         self.sent.append((owner, message))
         return True
 
-    def ask(self, owner: bytes = b"me", prompt: int = 3, limit: int = 5) -> Accepted:
-        prompt_ids = list(range(1, prompt + 1))
-        self.answers.accept(owner, 1, Admitted(prompt_ids, Sampling(seed=7), limit, Numbers()))  # type: ignore[arg-type]
-        return self.of(Accepted, owner)[-1]
+    def ask(self, owner: bytes = b"me", prompt: int = 3, limit: int = 5, answered: Answered = Answered(), **changes: Any) -> Job:  # noqa: B008
+        number = next(self._numbers)
+        one = job(number=number, id=f"job {number}", prompt_tokens=prompt, limit_tokens=limit, accepted_at=self.now, **changes)
+        ask = Ask(b"", tuple(range(1, prompt + 1)), Sampling(seed=7), False, "")
+        self.followers.add(number, owner)
+        self.answers.begin(one, ask, Numbers, answered)  # type: ignore[arg-type]
+        return one
+
+    def answer(self, one: Job) -> Any:
+        return self.answers.of(one.number)
 
     def sweep(self, token: int = 5, seconds: float = 2.0) -> Sweep:
         sweep = self.scheduler.compose(1)
@@ -89,14 +122,13 @@ def no_logits(row: int) -> NDArray[np.float32]:
 
 def test_a_job_is_accepted_shown_and_finished_with_its_timings() -> None:
     world = World()
-    accepted = world.ask(limit=2)
-    assert (accepted.seed, accepted.prompt_tokens, accepted.place) == (7, 3, 0)
+    one = world.ask(limit=2)
     world.now += 1
     world.sweep()
     world.sweep()
     assert [(piece.index, piece.text) for piece in world.of(Piece)] == [(0, "5 "), (1, "5 ")]
     last = world.of(Finished)[0]
-    assert (last.job, last.reason, last.completion_tokens) == (accepted.job, "length", 2)
+    assert (last.job, last.reason, last.completion_tokens) == (one.id, "length", 2)
     assert (last.queued_s, last.prefill_s, last.decode_s) == (1.0, 2.0, 2.0)
     assert (last.sweeps, last.disk_bytes, last.disk_bytes_per_s, last.disk_limit_bytes_per_s) == (2, 200, 50.0, 80.0)
 
@@ -122,7 +154,7 @@ def test_an_answer_whose_text_fails_is_refused_and_the_other_goes_on() -> None:
     rows = (Row(1, token=13), Row(2, token=5))
     world.answers.swept(Rows(1, sweep.number, rows, 1.0, 0, None), no_logits)
     refused = world.of(Refused)[0]
-    assert (refused.job, refused.code, refused.exit_code) == (first.job, "internal", 70)
+    assert (refused.job, refused.code, refused.exit_code) == (first.id, "internal", 70)
     assert len(world.of(Piece, b"you")) == 1
     assert world.scheduler.running == (2,)
 
@@ -131,42 +163,104 @@ def test_a_cancelled_job_frees_its_place_for_whoever_waits() -> None:
     world = World(running=1)
     first = world.ask()
     world.ask(b"you")
-    world.answers.cancel(first.job, b"me")
+    world.answers.cancel(world.answer(first))
     assert world.of(Finished)[0].reason == "cancelled"
     assert world.scheduler.running == (2,)
 
 
-@pytest.mark.parametrize("owner", [b"you", b"me"])
-def test_a_job_that_is_over_or_of_another_is_unknown(owner: bytes) -> None:
+def test_nothing_is_said_before_it_is_on_disk() -> None:
     world = World()
-    accepted = world.ask(limit=1)
-    if owner == b"me":
-        world.sweep()
-    with pytest.raises(Refusal, match="no job") as refusal:
-        world.answers.cancel(accepted.job, owner)
-    assert refusal.value.code == "unknown_job"
+    world.ask(limit=1)
+    world.paper.held = []
+    world.sweep()
+    assert world.sent == []
+    for do in world.paper.held:
+        do()
+    assert [type(message) for _, message in world.sent] == [Piece, Finished]
 
 
-def test_only_jobs_of_vanished_clients_are_cancelled() -> None:
+def test_what_is_written_is_what_is_said() -> None:
     world = World()
-    world.ask(b"me")
-    world.ask(b"you")
-    world.answers.cancel_where(lambda owner: owner == b"you")
-    assert (len(world.of(Finished, b"me")), len(world.of(Finished, b"you"))) == (0, 1)
+    one = world.ask(limit=3)
+    for token in (5, 6, 7):
+        world.sweep(token)
+    assert world.paper.of(Said) == [Said(1, 0, (5,), "5 ", ""), Said(1, 1, (6,), "6 ", ""), Said(1, 2, (7,), "7 ", "")]
+    assert world.paper.of(Gathered) == [Gathered(1)]
+    states = [changed.job.state for changed in world.paper.of(Changed)]
+    assert states == [State.RUNNING] * 3 + [State.FINISHED]
+    assert (one.sampled_tokens, one.shown_tokens, one.reason) == (3, 3, "length")
 
 
-def test_a_full_queue_and_a_greedy_client_are_refused() -> None:
-    world = World(running=1, queue=400)
-    for _ in range(256):
-        world.ask()
-    with pytest.raises(Refusal, match="under way for you"):
-        world.ask()
-    world = World(running=1, queue=1)
-    world.ask()
-    world.ask()
-    with pytest.raises(Refusal, match="queue is full: 1 answer") as refusal:
-        world.ask()
-    assert refusal.value.to(request=1).exit_code == 75
+def test_a_job_goes_on_from_what_was_answered_before() -> None:
+    world = World()
+    one = world.ask(limit=4, answered=Answered((5, 6), "5 6 ", ""), sampled_tokens=2, shown_tokens=2)
+    sweep = world.sweep(7)
+    assert sweep.steps[0].tokens == (1, 2, 3, 5), "prompt and answer are prefilled together, as far as a sweep takes them"
+    world.sweep(7)
+    world.sweep(8)
+    assert [(piece.index, piece.text, piece.token_ids) for piece in world.of(Piece)] == [(2, "7 ", (7,)), (3, "8 ", (8,))]
+    assert (world.of(Finished)[0].reason, one.sampled_tokens) == ("length", 4)
+
+
+def test_whoever_follows_hears_of_it_and_nobody_else() -> None:
+    world = World()
+    one = world.ask(b"me", prompt=1)
+    world.ask(b"you", prompt=1)
+    world.followers.add(one.number, b"also me")
+    world.sweep()
+    assert [len(world.of(Piece, client)) for client in (b"me", b"also me", b"you")] == [1, 1, 1]
+    world.followers.drop_where(lambda client: client == b"me")
+    world.sweep()
+    assert [len(world.of(Piece, client)) for client in (b"me", b"also me", b"you")] == [1, 2, 2]
+
+
+def test_a_job_that_is_paused_computes_nothing_and_says_so() -> None:
+    world = World()
+    one = world.ask()
+    world.sweep()
+    world.answers.pause(world.answer(one))
+    assert one.state is State.PAUSED
+    assert world.scheduler.compose(1) is None
+    assert world.of(Progress)[-1].state == "paused"
+    assert world.followers.of(one.number) == (b"me",), "it will be resumed"
+
+
+def test_a_job_of_which_an_engine_dies_again_and_again_fails_and_the_others_go_on() -> None:
+    world = World()
+    bad, good = world.ask(b"bad"), world.ask(b"good")
+    for _ in range(2):
+        world.scheduler.compose(1)
+        world.answers.engine_died()
+        world.scheduler.restarted()
+    sweep = world.scheduler.compose(1)
+    assert sweep is not None
+    assert [step.sequence for step in sweep.steps] == [1], "who may be guilty is tried alone"
+    assert POISONED_AFTER == 3
+    world.answers.engine_died()
+    world.scheduler.restarted()
+    assert (bad.state, bad.code) == (State.FAILED, "poisoned")
+    assert world.of(Refused, b"bad")[0].exit_code == 70
+    world.sweep()
+    world.sweep()
+    assert (good.deaths, good.sampled_tokens, good.state) == (2, 2, State.RUNNING)
+
+
+def test_who_was_tried_alone_and_is_innocent_shares_sweeps_again() -> None:
+    world = World()
+    world.ask(b"a", prompt=1)
+    world.ask(b"b", prompt=1)
+    for _ in range(2):
+        world.scheduler.compose(1)
+        world.answers.engine_died()
+        world.scheduler.restarted()
+    assert [len(world.sweep().steps) for _ in range(3)] == [1, 1, 2]
+
+
+def test_an_engine_that_dies_between_sweeps_is_nobody_s_fault() -> None:
+    world = World()
+    one = world.ask()
+    world.answers.engine_died()
+    assert one.deaths == 0
 
 
 def test_progress_is_said_at_once_when_a_place_or_state_changes_and_now_and_then_otherwise() -> None:
@@ -201,12 +295,15 @@ def test_an_answer_that_is_prefilled_again_after_a_restart_says_so() -> None:
     assert world.of(Progress)[-1].state == "prefill"
 
 
-def test_when_the_daemon_stops_every_job_is_told() -> None:
+def test_when_the_daemon_stops_whoever_follows_is_told_and_the_jobs_stay() -> None:
     world = World(running=1)
-    jobs = {world.ask().job, world.ask().job}
-    world.answers.fail_all(Refusal("stopping", "the daemon is stopping"))
-    assert {(r.job, r.code, r.exit_code) for r in world.of(Refused)} == {(job, "stopping", 75) for job in jobs}
-    assert world.scheduler.compose(1) is None
+    jobs = [world.ask(), world.ask()]
+    world.answers.part(lambda job: Refusal("stopping", f"{job.id} goes on"))
+    assert {(r.job, r.code, r.exit_code, r.message) for r in world.of(Refused)} == {
+        (job.id, "stopping", 75, f"{job.id} goes on") for job in jobs
+    }
+    assert [job.state for job in jobs] == [State.QUEUED, State.QUEUED]
+    assert world.followers.of(1) == ()
 
 
 def test_a_text_that_the_card_has_no_memory_for_is_refused_and_the_others_go_on() -> None:
@@ -216,7 +313,7 @@ def test_a_text_that_the_card_has_no_memory_for_is_refused_and_the_others_go_on(
     assert sweep is not None
     world.answers.taken(sweep)
     world.answers.swept(Rows(1, sweep.number, (), 1.0, 100, 80.0, exhausted=True), no_logits)
-    assert [refused.job for refused in world.of(Refused, b"b")] == [second.job]
+    assert [refused.job for refused in world.of(Refused, b"b")] == [second.id]
     assert not world.of(Refused, b"a")
     world.sweep()
-    assert world.of(Piece, b"a")[0].job == first.job
+    assert world.of(Piece, b"a")[0].job == first.id

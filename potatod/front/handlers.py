@@ -1,0 +1,379 @@
+"""What clients ask about jobs: one method a message, from the message to what is said to it.
+
+A job that runs or waits is in ``Answers``; every other one is only in the database, which is asked without waiting. While it is, other messages are
+handled, so whoever gets an answer looks again whether the job has begun or is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from potato_client.job_report import JobReport
+from potato_client.protocol import (
+    FROM_CLIENT,
+    MAX_FOLLOWED,
+    Accepted,
+    Attach,
+    Described,
+    Detach,
+    Generate,
+    List,
+    Listed,
+    Manage,
+    Managed,
+    Piece,
+    Progress,
+    Show,
+)
+from potatod import log
+from potatod.config import Jobs as JobSettings
+from potatod.jobs.database import Added, Answered, Changed, Database, Deleted
+from potatod.jobs.job import Ask, Job
+from potatod.jobs.journal import Journal
+from potatod.jobs.states import Event, NotNow, State
+
+from .admission import Admission, Admitted, frame_of
+from .answers import Answer, Answers, paused
+from .followers import Followers
+from .known import Known
+from .refusal import Refusal
+from .scheduler import Scheduler
+from .status_of_job import report_of
+
+_TITLE_CHARS = 80
+#: More than the largest number.
+_NEWEST = 1 << 62
+
+
+class Handlers:
+    def __init__(
+        self, *, admission: Admission, answers: Answers, scheduler: Scheduler, journal: Journal, known: Known, followers: Followers,
+        limits: JobSettings, model: str, model_name: str,
+        send: Callable[[bytes, object], bool], logger: logging.Logger, down: Callable[[], Refusal | None],
+        now: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        """``model``: the checksum of the one that is served; ``down``: why nothing is computed now and until the daemon is started again."""
+        self._admission = admission
+        self._answers = answers
+        self._scheduler = scheduler
+        self._journal = journal
+        self._known = known
+        self._followers = followers
+        self._limits = limits
+        self._model = model
+        self._model_name = model_name
+        self._send = send
+        self._logger = logger
+        self._down = down
+        self._now = now
+        #: jobs on their way to the disk
+        self._arriving = 0
+        self._arriving_keys: dict[tuple[str, str], list[tuple[bytes, Generate]]] = {}
+
+    # new ones
+
+    def generate(self, client: bytes, owner: str, message: Generate) -> None:
+        """Raises :class:`Refusal`."""
+        if (refusal := self._down()) is not None:
+            raise refusal
+        if message.follow:
+            self._may_follow(client)
+        waiting = self._arriving_keys.get((owner, message.key)) if message.key else None
+        if waiting is not None:  # the same is being written down just now
+            waiting.append((client, message))
+        elif (number := self._known.by_key(owner, message.key)) is not None:
+            self._generate_again(client, message, number)
+        else:
+            self._accept(client, owner, message)
+
+    def _accept(self, client: bytes, owner: str, message: Generate) -> None:
+        if self._journal.trouble:
+            raise Refusal("storage", f"nothing can be accepted now: {self._journal.trouble}")
+        if not self._scheduler.room_for(1 + self._arriving):
+            raise Refusal("queue_full", f"the queue is full: {len(self._scheduler.waiting)} answers wait; ask again later")
+        if self._known.open_of(owner) + self._arriving >= self._limits.per_user:
+            raise Refusal("queue_full", f"{self._limits.per_user} of your jobs are not over ([jobs] per_user); wait for one to end, or cancel one")
+        admitted = self._admission.admit(message)
+        job = self._job(owner, message, admitted)
+        self._arriving += 1
+        if message.key:
+            self._arriving_keys[owner, message.key] = []
+        self._journal.write(
+            Added(job.copy(), admitted.ask),
+            then=partial(self._accepted, client, message, job, admitted.ask),
+            otherwise=partial(self._not_accepted, client, message, owner),
+        )
+
+    def _job(self, owner: str, message: Generate, admitted: Admitted) -> Job:
+        return Job(
+            number=self._known.next_number(),
+            id=secrets.token_hex(8),
+            owner=owner,
+            key=message.key,
+            model=self._model,
+            model_name=self._model_name,
+            title=_title(message),
+            rank=admitted.rank,
+            seed=admitted.ask.sampling.seed,
+            choice=admitted.choice,
+            prompt_tokens=len(admitted.ask.prompt_ids),
+            limit_tokens=admitted.limit_tokens,
+            accepted_at=self._now(),
+        )
+
+    def _accepted(self, client: bytes, message: Generate, job: Job, ask: Ask) -> None:
+        """It is on disk."""
+        self._arriving -= 1
+        self._known.add(job)
+        place = self._answers.begin(job, ask, partial(self._admission.text, ask))
+        log.event(self._logger, "accepted", job=job.id, prompt_tokens=job.prompt_tokens, place=place)
+        if message.follow:
+            self._followers.add(job.number, client)
+        self._send(client, Accepted(message.request, job.id, job.seed, job.prompt_tokens, place))
+        for other, again in self._arriving_keys.pop((job.owner, job.key), []):
+            self._refusing(other, again.request, partial(self._generate_again, other, again, job.number))
+
+    def _not_accepted(self, client: bytes, message: Generate, owner: str, why: str) -> None:
+        self._arriving -= 1
+        refusal = Refusal("storage", f"this was not accepted: {why}")
+        log.event(self._logger, "refused", level=logging.WARNING, code=refusal.code, why=refusal.message)
+        for other, again in [(client, message), *self._arriving_keys.pop((owner, message.key), [])]:
+            self._send(other, refusal.to(request=again.request))
+
+    def _generate_again(self, client: bytes, message: Generate, number: int) -> None:
+        """There is a job with that key already."""
+
+        def found(ask: Ask) -> None:
+            if ask.frame != frame_of(message):
+                raise Refusal("key_used", f"the key {message.key[:40]!r} is that of another request: take a new one for each")
+            if message.follow:
+                self._attach(client, message.request, number)
+            else:
+                self._tell_again(client, message.request, number)
+
+        self._ask(client, message.request, number, lambda database: database.ask(number), found)
+
+    def _tell_again(self, client: bytes, request: int, number: int) -> None:
+        def found(job: Job) -> None:
+            self._send(client, Accepted(request, job.id, job.seed, job.prompt_tokens, self._answers.places().get(number, 0), known=True))
+
+        self._ask(client, request, number, partial(_job_of, number=number), found)
+
+    # old ones
+
+    def attach(self, client: bytes, message: Attach) -> None:
+        """Raises :class:`Refusal`."""
+        self._may_follow(client)
+        self._attach(client, message.request, self._known.find(message.job), message)
+
+    def _attach(self, client: bytes, request: int, number: int, has: Attach | None = None) -> None:
+        """``has``: what the client has of it already."""
+        answer = self._answers.of(number)
+        if answer is not None:
+            shown = Answered(answer.shown_ids, "".join(answer.shown), "".join(answer.reasoning))
+            self._journal.then(partial(self._catch_up, client, request, answer.job.copy(), shown, has))
+            answer.said = None
+            return
+
+        def found(job_and_answered: tuple[Job, Answered]) -> None:
+            job, answered = job_and_answered
+            if self._answers.of(number) is not None:  # it has begun meanwhile
+                self._attach(client, request, number, has)
+                return
+            self._catch_up(client, request, job, replace(answered, ids=answered.ids[: job.shown_tokens]), has)
+
+        self._ask(client, request, number, lambda database: (_job_of(database, number), database.answered(number)), found)
+
+    def _catch_up(self, client: bytes, request: int, job: Job, shown: Answered, has: Attach | None) -> None:
+        place = self._answers.places().get(job.number, 0)
+        self._send(client, Accepted(request, job.id, job.seed, job.prompt_tokens, place, known=True))
+        tokens, chars, reasoning = (has.tokens, has.text_chars, has.reasoning_chars) if has is not None else (0, 0, 0)
+        piece = Piece(job.id, tokens, shown.text[chars:], shown.ids[tokens:], shown.reasoning[reasoning:])
+        if piece.token_ids or piece.text or piece.reasoning:
+            self._send(client, piece)
+        if job.state is State.FAILED:
+            self._send(client, Refusal(job.code, job.why).to(job=job.id))  # type: ignore[arg-type]  # one of the protocol's, as it was written
+        elif job.state.over:
+            self._send(client, job.finished(None))
+        elif (refusal := self._down()) is not None:
+            self._send(client, goes_on(refusal, job).to(job=job.id))
+        else:
+            self._followers.add(job.number, client)
+            if job.state is State.PAUSED:
+                self._send(client, paused(job))
+            elif job.model != self._model:
+                self._send(client, Progress(job.id, "queued", prompt_tokens=job.prompt_tokens))
+
+    def detach(self, client: bytes, message: Detach) -> None:
+        """Raises :class:`Refusal`."""
+        self._followers.remove(self._known.find(message.job), client)
+
+    def manage(self, client: bytes, message: Manage) -> None:
+        """Raises :class:`Refusal`."""
+        number = self._known.find(message.job)
+        answer = self._answers.of(number)
+        if answer is not None:
+            self._manage_running(client, message, answer)
+            return
+
+        def found(everything: tuple[Job, Ask, Answered]) -> None:
+            answer = self._answers.of(number)
+            if answer is not None:
+                self._manage_running(client, message, answer)
+            else:
+                self._manage_resting(client, message, *everything)
+
+        self._ask(client, message.request, number, lambda db: (_job_of(db, number), db.ask(number), db.answered(number)), found)
+
+    def _manage_running(self, client: bytes, message: Manage, answer: Answer) -> None:
+        job = answer.job
+        if message.action == "cancel":
+            self._answers.cancel(answer)
+        elif message.action == "pause":
+            self._answers.pause(answer)
+        else:
+            raise _not_now(job, message.action)
+        self._managed(client, message, job)
+
+    def _manage_resting(self, client: bytes, message: Manage, job: Job, ask: Ask, answered: Answered) -> None:
+        if message.action == "delete":
+            if not job.state.over:
+                raise Refusal("not_now", f"job {job.id} is {job.state.value}: cancel it before it is deleted")
+            self._journal.write(Deleted(job.number))
+            self._known.forget(job.number)
+            self._managed(client, message, job)
+            return
+        if message.action in ("resume", "retry") and job.model != self._model:
+            asked, served = f"{job.model_name} ({job.model[:8]})", f"{self._model_name} ({self._model[:8]})"
+            raise Refusal("other_model", f"job {job.id} was asked of the model {asked}, and {served} is served")
+        try:
+            job.enter(Event(message.action), self._now())
+        except NotNow:
+            raise _not_now(job, message.action) from None
+        if job.state is State.QUEUED:
+            self._answers.begin(job, ask, partial(self._admission.text, ask), answered)
+        else:
+            job.reason = "cancelled"
+            self._journal.then(partial(self._say_cancelled, job))
+        self._journal.write(Changed(job.copy()))
+        self._managed(client, message, job)
+
+    def _say_cancelled(self, job: Job) -> None:
+        for client in self._followers.forget(job.number):
+            self._send(client, job.finished(None))
+
+    def _managed(self, client: bytes, message: Manage, job: Job) -> None:
+        self._known.changed(job)
+        log.event(self._logger, f"{message.action} asked for", job=job.id, state=job.state.value)
+        if message.request:
+            self._journal.then(partial(self._say, client, Managed(message.request, self._report(job.copy()))))
+
+    def list(self, client: bytes, message: List) -> None:
+        states = [State(state) for state in message.states]
+
+        def found(jobs: list[Job]) -> None:
+            reports = tuple(self._report(job) for job in jobs[: message.limit])
+            self._send(client, Listed(message.request, reports, len(jobs) > message.limit))
+
+        self._journal.ask(lambda database: database.newest(states, message.before or _NEWEST, message.limit + 1), found)
+
+    def show(self, client: bytes, message: Show) -> None:
+        """Raises :class:`Refusal`."""
+        number = self._known.find(message.job)
+
+        def found(job_and_ask: tuple[Job, Ask]) -> None:
+            job, ask = job_and_ask
+            asked = FROM_CLIENT.decode(ask.frame)
+            self._send(client, Described(message.request, self._report(job), job.seed, asked.messages, asked.prompt, asked.options))
+
+        self._ask(client, message.request, number, lambda database: (_job_of(database, number), database.ask(number)), found)
+
+    # at the beginning, and now and then
+
+    def restore(self) -> int:
+        """Every job that was not over when the last daemon ended goes on where it was; returns how many. Waits for the disk: for the beginning only.
+
+        Raises what the database raises."""
+        begun: list[tuple[Job, Ask, Answered]] = []
+
+        def read(database: Database) -> list[Job]:
+            jobs = []
+            for job in database.all():
+                jobs.append(job)
+                if job.state.active and job.model == self._model:
+                    begun.append((job, database.ask(job.number), database.answered(job.number)))
+            return jobs
+
+        def found(jobs: list[Job]) -> None:
+            for job in jobs:
+                self._known.add(job)
+
+        self._journal.ask(read, found)
+        self._journal.wait()
+        for job, ask, answered in begun:
+            job.enter(Event.INTERRUPTED, self._now())
+            job.sampled_tokens = len(answered.ids)
+            self._answers.begin(job, ask, partial(self._admission.text, ask), answered)
+        return len(begun)
+
+    # means
+
+    def _may_follow(self, client: bytes) -> None:
+        if self._followers.count(client) >= MAX_FOLLOWED:
+            raise Refusal("queue_full", f"you follow {MAX_FOLLOWED} answers already; wait for one to end, or submit without following")
+
+    def _ask(self, client: bytes, request: int, number: int, query: Callable[[Database], Any], found: Callable[[Any], None]) -> None:
+        """``found`` may raise :class:`Refusal`; a job that has been deleted meanwhile is refused."""
+
+        def look(database: Database) -> Any:
+            return query(database) if database.job(number) is not None else None
+
+        def then(value: Any) -> None:
+            if value is None or number not in self._known:
+                self._send(client, Refusal("unknown_job", "that job has just been deleted").to(request=request or None))
+            else:
+                self._refusing(client, request, partial(found, value))
+
+        self._journal.ask(look, then)
+
+    def _refusing(self, client: bytes, request: int, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except Refusal as refusal:
+            self._send(client, refusal.to(request=request or None))
+            log.event(self._logger, "refused", level=logging.WARNING, code=refusal.code, why=refusal.message)
+
+    def _say(self, client: bytes, message: object) -> None:
+        self._send(client, message)
+
+    def _report(self, job: Job) -> JobReport:
+        answer = self._answers.of(job.number)
+        place = self._answers.places().get(job.number, 0)
+        return report_of(job if answer is None else answer.job, place, job.model == self._model, self._now())
+
+
+def _job_of(database: Database, number: int) -> Job:
+    job = database.job(number)
+    assert job is not None, "whoever asks has looked"
+    return job
+
+
+def goes_on(refusal: Refusal, job: Job) -> Refusal:
+    """To whoever follows a job of which nothing comes for now."""
+    return Refusal(refusal.code, f"{refusal.message}; the job goes on when it is back: potato-client attach {job.id}")
+
+
+def _not_now(job: Job, action: str) -> Refusal:
+    return Refusal("not_now", f"job {job.id} is {job.state.value}: there is nothing to {action}")
+
+
+def _title(message: Generate) -> str:
+    text = message.prompt if message.prompt is not None else message.messages[-1].content
+    return " ".join(text[: 4 * _TITLE_CHARS].split())[:_TITLE_CHARS]
+

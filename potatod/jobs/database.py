@@ -1,0 +1,308 @@
+"""The job database: SQLite, one connection, nobody else's while we have it. Every commit is on disk when it returns.
+
+NOTE [ what holds a commit ]
+WAL with ``synchronous=FULL`` syncs the log at each commit: over simulated power cuts FULL lost none and NORMAL thousands. The exclusive
+locking mode keeps a second daemon out, needs no shared-memory file, and frees itself with the process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sqlite3
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from potatod.errors import ConfigError, InternalError, ModelDataError, PotatoError, TryAgain, Unavailable
+from potatod.sampling.params import Sampling
+
+from .job import Ask, Job
+from .schema import APPLICATION_ID, MIGRATIONS
+from .states import State
+
+_COLUMNS: Final = tuple(each.name for each in dataclasses.fields(Job))
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM jobs"
+#: A front that has just been killed may hold the lock for a moment.
+_BUSY_S: Final = 5.0
+#: The log is cut back to this when it has grown beyond.
+_LOG_BYTES: Final = 8 << 20
+
+
+class Unwritable(TryAgain):
+    """The disk does not take it: full, a quota, an error of the device, or read-only."""
+
+
+class Damaged(ModelDataError):
+    """The file is no sound database of jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    job: Job
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """All of a job but question and answer."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one sweep added to an answer."""
+
+    number: int
+    #: sampled before these
+    first: int
+    ids: tuple[int, ...]
+    text: str
+    reasoning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The job is over: what it said becomes one row."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    number: int
+
+
+Write = Added | Changed | Said | Gathered | Deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """All that has been said for a job: sampled tokens, those at the end that are not shown yet among them, and what is shown of their text."""
+
+    ids: tuple[int, ...] = ()
+    text: str = ""
+    reasoning: str = ""
+
+
+class Database:
+    """Raises :class:`Damaged`, :class:`Unwritable`, :class:`Unavailable` where another process has it, :class:`ConfigError` where it cannot be."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _make_place(path)
+        with self._explained():
+            self._connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, cached_statements=64)
+        try:
+            with self._explained():
+                self._open()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        with self._explained():
+            self._connection.close()
+
+    # writing
+
+    def commit(self, writes: Iterable[Write]) -> None:
+        """All of them or, where it raises, none. A write about a job that has been deleted does nothing."""
+        with self._transaction():
+            for write in writes:
+                self._write(write)
+
+    def _write(self, write: Write) -> None:
+        run = self._connection.execute
+        match write:
+            case Added(job, ask):
+                marks = ", ".join("?" * len(_COLUMNS))
+                run(f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})", _row(job))
+                sampling = json.dumps(dataclasses.asdict(ask.sampling))
+                run("INSERT INTO asks VALUES (?, ?, ?, ?, ?, ?)", (job.number, ask.frame, _packed(ask.prompt_ids), sampling, ask.chat, ask.tail))
+            case Changed(job):
+                run(f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _COLUMNS)} WHERE number = ?", (*_row(job), job.number))
+            case Said(number, first, ids, text, reasoning):
+                there = "WHERE EXISTS (SELECT 1 FROM jobs WHERE number = ?)"
+                run(f"INSERT INTO tokens SELECT ?, ?, ?, ?, ? {there}", (number, first, _packed(ids), text, reasoning, number))
+            case Gathered(number):
+                whole = self.answered(number)
+                run("DELETE FROM tokens WHERE number = ?", (number,))
+                if whole != Answered():
+                    self._write(Said(number, 0, whole.ids, whole.text, whole.reasoning))
+            case Deleted(number):
+                run("DELETE FROM jobs WHERE number = ?", (number,))
+
+    # reading
+
+    def all(self) -> Iterator[Job]:
+        """In the order of their arrival."""
+        return self._jobs(f"{_SELECT} ORDER BY number", ())
+
+    def newest(self, states: Sequence[State], before: int, limit: int) -> list[Job]:
+        """The last ones that arrived before number ``before``; of these states, or of all where none is named."""
+        marks = ", ".join("?" * len(states))
+        among = f"AND state IN ({marks})" if states else ""
+        query = f"{_SELECT} WHERE number < ? {among} ORDER BY number DESC LIMIT ?"
+        return list(self._jobs(query, (before, *(state.value for state in states), limit)))
+
+    def job(self, number: int) -> Job | None:
+        return next(self._jobs(f"{_SELECT} WHERE number = ?", (number,)), None)
+
+    def ask(self, number: int) -> Ask:
+        with self._read():
+            row = self._connection.execute("SELECT frame, prompt_ids, sampling, chat, tail FROM asks WHERE number = ?", (number,)).fetchone()
+            if row is None:
+                raise ValueError(f"job number {number} has no question")
+            frame, ids, sampling, chat, tail = row
+            page = json.loads(sampling)
+            return Ask(frame, _unpacked(ids), Sampling(**page | {"stop": tuple(page["stop"])}), bool(chat), tail)
+
+    def answered(self, number: int) -> Answered:
+        with self._read():
+            rows = self._connection.execute("SELECT ids, text, reasoning FROM tokens WHERE number = ? ORDER BY first", (number,)).fetchall()
+            ids = tuple(token for packed, _, _ in rows for token in _unpacked(packed))
+        return Answered(ids, "".join(text for _, text, _ in rows), "".join(reasoning for _, _, reasoning in rows))
+
+    @property
+    def size_bytes(self) -> int:
+        """Of what is in it; free pages do not count."""
+        with self._read():
+            pages, free, page = (int(self._one(f"PRAGMA {name}")) for name in ("page_count", "freelist_count", "page_size"))
+        return (pages - free) * page
+
+    def shrink(self) -> None:
+        """Gives free pages back to the disk."""
+        with self._explained():
+            self._connection.executescript("PRAGMA incremental_vacuum")  # a page a step, and execute takes one step only
+
+    # means
+
+    def _open(self) -> None:
+        run = self._connection.execute
+        run("PRAGMA locking_mode = EXCLUSIVE")
+        run("PRAGMA auto_vacuum = INCREMENTAL")
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = FULL")
+        run("PRAGMA foreign_keys = ON")
+        run(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+        form = self._one("PRAGMA user_version")
+        if (found := self._one("PRAGMA application_id")) != APPLICATION_ID and (found or form or self._one("SELECT count(*) FROM sqlite_master")):
+            raise ConfigError(f"{self.path} is a database of something else: give [jobs] path another name")
+        if form > len(MIGRATIONS):
+            newer = f"{self.path} was made by a newer potatod (form {form}, this one knows {len(MIGRATIONS)})"
+            raise ConfigError(f"{newer}: install that, or move the file away")
+        if (found := self._one("PRAGMA quick_check(1)")) != "ok":
+            raise self._damaged(str(found))
+        with self._transaction():
+            for number, script in enumerate(MIGRATIONS[form:], form + 1):
+                for statement in script.split(";"):
+                    run(statement)
+                run(f"PRAGMA user_version = {number}")
+            run(f"PRAGMA application_id = {APPLICATION_ID}")
+        _sync_directory(self.path.parent)
+
+    def _one(self, query: str) -> Any:
+        return self._connection.execute(query).fetchone()[0]
+
+    def _jobs(self, query: str, values: tuple[object, ...]) -> Iterator[Job]:
+        with self._read(), closing(self._connection.execute(query, values)) as rows:
+            for row in rows:
+                yield _job(row)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # some errors have rolled it back already
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise self._as_ours(error) from error
+
+    @contextmanager
+    def _read(self) -> Iterator[None]:
+        """As ``_explained``, and for rows that we did not write."""
+        try:
+            with self._explained():
+                yield
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged(f"{type(error).__name__}: {error}") from error
+
+    def _as_ours(self, error: sqlite3.DatabaseError) -> PotatoError:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return Unavailable(f"the job database {self.path} is in use by another process; stop that daemon, or give this one its own [jobs] path")
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
+            return Unwritable(f"the job database {self.path} cannot be written: {_PLAINLY.get(name, str(error))}")
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR")):  # the last: a table or a column is missing
+            return self._damaged(str(error))
+        return InternalError(f"the job database {self.path}: {name} {error}")
+
+    def _damaged(self, what: str) -> Damaged:
+        return Damaged(
+            f"the job database {self.path} is damaged ({what}): `potatod jobs repair` saves what can be saved and keeps the old file, "
+            "`potatod jobs export` shows what can be read"
+        )
+
+
+_PLAINLY: Final = {"SQLITE_FULL": "the disk is full"}
+
+
+def _make_place(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    except OSError as error:
+        raise ConfigError(f"cannot use [jobs] path {path}: {error.strerror}") from error
+
+
+def _sync_directory(directory: Path) -> None:
+    """So that a file's name survives a power cut, too."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _row(job: Job) -> tuple[object, ...]:
+    values = {name: getattr(job, name) for name in _COLUMNS}
+    return tuple((values | {"state": job.state.value, "guesses": json.dumps(job.guesses)}).values())
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    guesses = {source: (drafted, accepted) for source, (drafted, accepted) in json.loads(values["guesses"]).items()}
+    return Job(**values | {"state": State(values["state"]), "guesses": guesses})
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    """Four bytes a token, the lowest first."""
+    packed = array("I", ids)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def _unpacked(packed: bytes) -> tuple[int, ...]:
+    ids = array("I")
+    ids.frombytes(packed)
+    if sys.byteorder == "big":
+        ids.byteswap()
+    return tuple(ids)
