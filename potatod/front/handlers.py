@@ -36,6 +36,7 @@ from potatod.config import Jobs as JobSettings
 from potatod.jobs.database import Added, Answered, Changed, Database, Deleted
 from potatod.jobs.job import Ask, Job
 from potatod.jobs.journal import Journal
+from potatod.jobs.report import report_of
 from potatod.jobs.states import Event, NotNow, State
 
 from .admission import Admission, Admitted, frame_of
@@ -44,7 +45,6 @@ from .followers import Followers
 from .known import Known
 from .refusal import Refusal
 from .scheduler import Scheduler
-from .status_of_job import report_of
 
 _TITLE_CHARS = 80
 #: More than the largest number.

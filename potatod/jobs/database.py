@@ -153,22 +153,16 @@ class Database:
         return list(self._jobs(query, (before, *(state.value for state in states), limit)))
 
     def job(self, number: int) -> Job | None:
-        return next(self._jobs(f"{_SELECT} WHERE number = ?", (number,)), None)
+        with self._read():
+            return job_of(self._connection, number)
 
     def ask(self, number: int) -> Ask:
         with self._read():
-            row = self._connection.execute("SELECT frame, prompt_ids, sampling, chat, tail FROM asks WHERE number = ?", (number,)).fetchone()
-            if row is None:
-                raise ValueError(f"job number {number} has no question")
-            frame, ids, sampling, chat, tail = row
-            page = json.loads(sampling)
-            return Ask(frame, _unpacked(ids), Sampling(**page | {"stop": tuple(page["stop"])}), bool(chat), tail)
+            return ask_of(self._connection, number)
 
     def answered(self, number: int) -> Answered:
         with self._read():
-            rows = self._connection.execute("SELECT ids, text, reasoning FROM tokens WHERE number = ? ORDER BY first", (number,)).fetchall()
-            ids = tuple(token for packed, _, _ in rows for token in _unpacked(packed))
-        return Answered(ids, "".join(text for _, text, _ in rows), "".join(reasoning for _, _, reasoning in rows))
+            return answer_of(self._connection, number)
 
     @property
     def size_bytes(self) -> int:
@@ -259,6 +253,39 @@ class Database:
             f"the job database {self.path} is damaged ({what}): `potatod jobs repair` saves what can be saved and keeps the old file, "
             "`potatod jobs export` shows what can be read"
         )
+
+
+def job_of(connection: sqlite3.Connection, number: int) -> Job | None:
+    """Raises ValueError, KeyError, TypeError where the row is none of ours, like the two below; sqlite3's own errors."""
+    row = connection.execute(f"{_SELECT} WHERE number = ?", (number,)).fetchone()
+    return None if row is None else _job(row)
+
+
+def ask_of(connection: sqlite3.Connection, number: int) -> Ask:
+    row = connection.execute("SELECT frame, prompt_ids, sampling, chat, tail FROM asks WHERE number = ?", (number,)).fetchone()
+    if row is None:
+        raise ValueError(f"job number {number} has no question")
+    frame, ids, sampling, chat, tail = row
+    page = json.loads(sampling)
+    return Ask(frame, _unpacked(ids), Sampling(**page | {"stop": tuple(page["stop"])}), bool(chat), tail)
+
+
+def answer_of(connection: sqlite3.Connection, number: int, *, as_far_as_it_goes: bool = False) -> Answered:
+    """Up to a row that does not go on where the one before ends, or, ``as_far_as_it_goes``, that cannot be read."""
+    ids: list[int] = []
+    text, reasoning = [], []
+    try:
+        rows = connection.execute("SELECT first, ids, text, reasoning FROM tokens WHERE number = ? ORDER BY first", (number,))
+        for first, packed, more, thought in rows:
+            if first != len(ids):
+                break
+            ids += _unpacked(packed)
+            text.append(more)
+            reasoning.append(thought)
+    except (sqlite3.DatabaseError, ValueError, TypeError):
+        if not as_far_as_it_goes:
+            raise
+    return Answered(tuple(ids), "".join(text), "".join(reasoning))
 
 
 _PLAINLY: Final = {"SQLITE_FULL": "the disk is full"}

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from potato_client import protocol
 from potato_client.codec import MAX_FRAME_BYTES, BadFrame, Codec
-from potato_client.protocol import FROM_CLIENT, FROM_FRONT, ChatMessage, Generate, Hello, Options, Piece, Status
+from potato_client.job_report import JOB_STATES
+from potato_client.protocol import FROM_CLIENT, FROM_FRONT, Attach, ChatMessage, Generate, Hello, List, Options, Piece, Status
 
 INT = st.integers(-(1 << 63), (1 << 64) - 1)
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
@@ -34,16 +35,23 @@ OPTIONS = st.builds(
     thinking=st.none() | st.booleans(),
 )
 CHAT = st.builds(ChatMessage, st.text(), st.text(), st.none() | st.text())
-GENERATE = st.builds(Generate, INT, st.lists(CHAT, min_size=1).map(tuple), st.none(), OPTIONS) | st.builds(
-    Generate, INT, st.just(()), st.text(), OPTIONS
-)
+KEY = st.text(max_size=protocol.MAX_KEY_CHARS)
+COUNT = st.integers(0, 1 << 40)
+#: Those that refuse some values.
+GIVEN: dict[Any, st.SearchStrategy[Any]] = {
+    Options: OPTIONS,
+    Generate: st.builds(Generate, INT, st.lists(CHAT, min_size=1).map(tuple), st.none(), OPTIONS, KEY, st.booleans())
+    | st.builds(Generate, INT, st.just(()), st.text(), OPTIONS, KEY, st.booleans()),
+    Attach: st.builds(Attach, INT, st.text(), COUNT, COUNT, COUNT),
+    List: st.builds(List, INT, st.lists(st.sampled_from(JOB_STATES)).map(tuple), COUNT, st.integers(1, protocol.MAX_LISTED)),
+}
 
 
 def of_type(hint: Any) -> st.SearchStrategy[Any]:
     """Any value that a field of that type may hold."""
     args = typing.get_args(hint)
-    if hint is Generate:
-        return GENERATE
+    if hint in GIVEN:
+        return GIVEN[hint]
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         return st.builds(hint, **{field.name: of_type(hints[field.name]) for field in dataclasses.fields(hint)})

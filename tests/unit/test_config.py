@@ -103,7 +103,7 @@ def test_the_defaults_are_those_the_design_names() -> None:
     assert (settings.reader.io, settings.reader.in_flight, settings.reader.piece) == ("auto", 4, 8 << 20)
     assert (settings.worker.device, settings.worker.vram, settings.worker.threads) == ("auto", Auto(), 0)
     assert settings.worker.kernels == "invariant"
-    assert (settings.front.max_sequences, settings.front.max_context, settings.front.max_queue) == (16, 0, 64)
+    assert (settings.front.max_sequences, settings.front.max_context, settings.front.max_queue) == (16, 0, 1000)
     assert (settings.run.restarts, settings.run.restart_window_s) == (5, 600.0)
 
 

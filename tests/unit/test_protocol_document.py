@@ -1,4 +1,4 @@
-"""docs/PROTOCOL.md against protocol.py and status.py: every message, field, type, default, code and limit, and nothing else."""
+"""docs/PROTOCOL.md against protocol.py, status.py and job_report.py: every message, field, type, default, code and limit, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import potatod.front
-from potato_client import address, codec, protocol, status
+from potato_client import address, codec, job_report, protocol, status
 from potatod.front import server
 
 TEXT = (Path(__file__).parents[2] / "docs" / "PROTOCOL.md").read_text()
-RECORDS = {name: cls for name, cls in (vars(protocol) | vars(status)).items() if dataclasses.is_dataclass(cls)}
+RECORDS = {name: cls for name, cls in (vars(protocol) | vars(status) | vars(job_report)).items() if dataclasses.is_dataclass(cls)}
 SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL))
 
 
@@ -79,7 +79,9 @@ def test_every_refusal_has_its_code_and_exit_code() -> None:
         ("VANISHED_S", "for {:g} s (`VANISHED_S`)"),
         ("FRAMES_PER_S", "{} frames a second (`FRAMES_PER_S`)"),
         ("BURST_FRAMES", "{} at once after a pause (`BURST_FRAMES`)"),
-        ("MAX_JOBS", "at most {} (`MAX_JOBS`)"),
+        ("MAX_FOLLOWED", "at most {} (`MAX_FOLLOWED`)"),
+        ("MAX_LISTED", "1 to {:,} (`MAX_LISTED`)"),
+        ("MAX_KEY_CHARS", "at most {} characters (`MAX_KEY_CHARS`)"),
         ("MAX_UNREAD", "({:,} messages, `MAX_UNREAD`)"),
         ("PROGRESS_EVERY_S", "every {:g} s (`PROGRESS_EVERY_S`)"),
         ("MAX_STOPS", "at most {} (`MAX_STOPS`)"),
@@ -120,7 +122,7 @@ def test_limits_are_named_in_the_protocol_and_nowhere_else() -> None:
 
 def test_no_message_is_named_that_does_not_exist() -> None:
     words = set(re.findall(r"`([A-Z][a-z]\w+)(?:\(|`)", TEXT))
-    assert words - {"RefusalCode", "None", "Literal"} <= set(RECORDS)
+    assert words - {"RefusalCode", "JobState", "JobAction", "None", "True", "False", "Literal"} <= set(RECORDS)
 
 
 def test_the_drawing_is_the_code_s_own() -> None:

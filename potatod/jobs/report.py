@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from potato_client.job_report import JobReport
 from potato_client.protocol import PRIORITIES
-from potatod.jobs.job import Job
+
+from .job import Job
 
 
 def report_of(job: Job, place: int, served: bool, now: float) -> JobReport:
