@@ -53,9 +53,9 @@ def _tokens(answer: str) -> list[int]:
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_front_is_noticed_within_seconds_and_the_daemon_serves_again(tiny_model: Path, probe_cache: Path):
+def test_an_answer_goes_on_when_the_front_is_killed(tiny_model: Path, probe_cache: Path):
     with Daemon(tiny_model, probe_cache, *SMALL) as daemon, ThreadPoolExecutor(1) as pool:
-        expected = _tokens(_ask(daemon, *ASKED[0]).stdout)
+        expected = _tokens(_ask(daemon, *ASKED[1]).stdout)
         for _ in range(3):
             asked = pool.submit(_ask, daemon, *ASKED[1])
             accepted = daemon.text().count("accepted")
@@ -63,10 +63,9 @@ def test_a_killed_front_is_noticed_within_seconds_and_the_daemon_serves_again(ti
             served = daemon.text().count("serving")
             daemon.stages()["front"].kill()
             done = asked.result()
-            assert done.returncode == 75, (done.returncode, done.stderr, done.stdout)
-            assert "Traceback" not in done.stderr
+            assert done.returncode == 0, (done.returncode, done.stderr, done.stdout)
+            assert _tokens(done.stdout) == expected
             daemon.until(lambda n=served: daemon.text().count("serving") > n, "serving again")
-            assert _tokens(_ask(daemon, *ASKED[0]).stdout) == expected
         assert daemon.stop() == 0
 
 

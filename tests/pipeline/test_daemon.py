@@ -15,8 +15,6 @@ import psutil
 import pytest
 from daemons import BIN, Daemon, leaks
 
-from potato_client.protocol import VANISHED_S
-
 #: Below the tiny model: about half of it streams.
 SMALL = ("--pool-size", "560KiB", "--front-max-context", "256")
 
@@ -160,27 +158,37 @@ def test_ctrl_c_cancels_in_the_daemon(daemon):
     daemon.until(lambda: "reason=cancelled" in daemon.text(), "the cancelled job in the log", 20)
 
 
-def test_a_client_that_is_killed_has_its_request_cancelled(daemon):
-    """After VANISHED_S without a word of it; the worker stands still meanwhile, or the answer would be complete by then."""
-    client = subprocess.Popen(
-        [BIN / "potato-client", "--socket", daemon.socket, "go on for long", "--max-tokens", "200"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-    )
-    worker = daemon.stages()["worker"]
+def test_the_job_of_a_client_that_is_killed_goes_on_and_can_be_attached_to(daemon):
+    asked = ["go on for long", "--max-tokens", "200", "--seed", "5", "--temperature", "1"]
+    whole = daemon.client(*asked).stdout
+    client = subprocess.Popen([BIN / "potato-client", "--socket", daemon.socket, *asked], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     try:
         assert client.stdout.read(1)
-        worker.suspend()
-        seen = len(daemon.text())
-        client.kill()
-        client.wait(10)
-        assert daemon.client("status").returncode == 0
-        daemon.until(lambda: "its client vanished" in daemon.text()[seen:], "the vanished client in the log", VANISHED_S + 15)
     finally:
-        worker.resume()
         client.kill()
         client.stdout.close()
         client.wait(10)
-    daemon.until(lambda: "reason=cancelled" in daemon.text()[seen:], "the cancelled job in the log", 20)
-    assert daemon.ask("x", "--max-tokens", "2")["completion_tokens"] == 2
+    job = json.loads(daemon.client("jobs", "--json", "--limit", "1").stdout)["job"]
+    attached = daemon.client("attach", job[:8])
+    assert (attached.returncode, attached.stdout) == (0, whole)
+
+
+def test_a_job_outlives_the_daemon_that_is_killed_with_all_its_processes(tiny_model, probe_cache):
+    with Daemon(tiny_model, probe_cache) as daemon:
+        asked = ["go on for long", "--max-tokens", "300", "--seed", "5", "--temperature", "1"]
+        whole = daemon.client(*asked).stdout
+        jobs = [daemon.client("submit", *asked).stdout.strip() for _ in range(2)]
+        for _ in range(2):
+            served = daemon.text().count("serving")
+            os.killpg(daemon.process.pid, signal.SIGKILL)
+            daemon.process.wait()
+            daemon.start()
+            daemon.until(lambda n=served: daemon.text().count("serving") > n, "serving again")
+        for job in jobs:
+            attached = daemon.client("attach", job)
+            assert (attached.returncode, attached.stdout) == (0, whole), attached.stderr
+        states = [json.loads(line)["state"] for line in daemon.client("jobs", "--json").stdout.splitlines()]
+        assert states == ["finished"] * 3
 
 
 def test_a_second_daemon_in_the_same_place_is_refused_with_the_pid_of_the_first(daemon, tiny_model):
