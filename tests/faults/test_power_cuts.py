@@ -209,7 +209,7 @@ def losses(history: History, cuts: int) -> int:
     log, acknowledged = history
     chance = random.Random(SEED + 1)
     lost = 0
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+    with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         for _ in range(cuts):
             at = chance.randint(acknowledged[0][0], len(log))
