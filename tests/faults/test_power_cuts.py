@@ -1,7 +1,7 @@
 """The power is cut at any write of the job database: what was acknowledged is there when it is opened again.
 
-SQLite runs on a file system that writes down every write and sync (apsw's VFS; the same release as Python's). A cut is replayed into files: what was
-synced is there, of what was not any part may be, whole, in pieces of a sector, or not at all. POTATO_CUTS says how many (make torture).
+SQLite runs on a file system that writes down every write and sync. A cut is replayed into files: what was synced is there, of what was not any part may
+be, whole, in pieces of a sector, or not at all. POTATO_CUTS says how many (make torture).
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import apsw
 import pytest
+from sqlite_disk import Disk, Done
 
 from potatod.errors import PotatoError
-from potatod.jobs import database as database_module
 from potatod.jobs.database import Added, Answered, Changed, Database, Deleted, Gathered, Said, Write
 from potatod.jobs.job import Ask, Job
 from potatod.jobs.states import Event
@@ -28,81 +26,6 @@ from tests.unit.test_jobs import job
 CUTS = int(os.environ.get("POTATO_CUTS", "500"))
 SEED = int(os.environ.get("POTATO_SEED", "1"))
 SECTOR = 512
-
-
-@dataclass(frozen=True)
-class Done:
-    """What was asked of the file system: a write, a truncation ("size"), a sync, a removal."""
-
-    what: str
-    file: str
-    offset: int = 0
-    data: bytes = b""
-
-
-class Recorder(apsw.VFS):
-    """The usual file system, and a list of what was done to it."""
-
-    def __init__(self, log: list[Done]) -> None:
-        self.log = log
-        super().__init__("recorder", "unix")
-
-    def xOpen(self, name: Any, flags: list[int]) -> Recorded:
-        return Recorded(name, flags, self.log)
-
-    def xDelete(self, name: str, syncdir: bool) -> None:
-        self.log.append(Done("gone", Path(name).name))
-        super().xDelete(name, syncdir)
-
-
-class Recorded(apsw.VFSFile):
-    def __init__(self, name: Any, flags: list[int], log: list[Done]) -> None:
-        self._name = Path(name.filename() if isinstance(name, apsw.URIFilename) else name or "temporary").name
-        self._log = log
-        super().__init__("unix", name, flags)
-
-    def xWrite(self, data: bytes, offset: int) -> None:
-        self._log.append(Done("write", self._name, offset, bytes(data)))
-        super().xWrite(data, offset)
-
-    def xTruncate(self, size: int) -> None:
-        self._log.append(Done("size", self._name, size))
-        super().xTruncate(size)
-
-    def xSync(self, flags: int) -> None:
-        self._log.append(Done("sync", self._name))
-        super().xSync(flags)
-
-
-class Connection(apsw.Connection):
-    """As much of sqlite3's as Database uses."""
-
-    @property
-    def in_transaction(self) -> bool:
-        return bool(self.getautocommit() is False)
-
-    def execute(self, query: str, values: tuple[object, ...] = ()) -> Any:
-        return Rows(self.cursor().execute(query, values))
-
-    def executescript(self, script: str) -> None:
-        self.cursor().execute(script)
-
-
-class Rows:
-    def __init__(self, cursor: Any) -> None:
-        self._cursor = cursor
-
-    def fetchone(self) -> Any:
-        return next(iter(self._cursor), None)
-
-    def fetchall(self) -> list[Any]:
-        return list(self._cursor)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._cursor)
-
-    def close(self) -> None:
-        self._cursor.close()
 
 
 @dataclass(frozen=True)
@@ -157,25 +80,20 @@ def history() -> History:
 
 def lived(synchronous: str = "FULL") -> History:
     """All that was done to the files, and after how much of it which state was acknowledged."""
-    log: list[Done] = []
-    recorder = Recorder(log)
-    before = database_module.sqlite3.connect
-    with tempfile.TemporaryDirectory() as place:
-        try:
-            database_module.sqlite3.connect = lambda path, **_: Connection(str(path), vfs="recorder")  # type: ignore[assignment, attr-defined]
-            database = Database(Path(place) / "jobs.db")
-            database._connection.execute("PRAGMA wal_autocheckpoint = 20").fetchall()  # often, so that cuts meet checkpoints
-            database._connection.execute(f"PRAGMA synchronous = {synchronous}")
-            acknowledged = [(len(log), held(database))]
-            for batch in batches(random.Random(SEED), 120):
-                database.commit(batch)
-                acknowledged.append((len(log), held(database)))
-            database.shrink()
+    disk = Disk()
+    log = disk.log
+    with tempfile.TemporaryDirectory() as place, disk.under():
+        database = Database(Path(place) / "jobs.db")
+        database._connection.execute("PRAGMA wal_autocheckpoint = 20").fetchall()  # often, so that cuts meet checkpoints
+        database._connection.execute(f"PRAGMA synchronous = {synchronous}")
+        acknowledged = [(len(log), held(database))]
+        for batch in batches(random.Random(SEED), 120):
+            database.commit(batch)
             acknowledged.append((len(log), held(database)))
-        finally:
-            database_module.sqlite3.connect = before  # type: ignore[attr-defined]
-        recorder.unregister()
-        del database
+        database.shrink()
+        acknowledged.append((len(log), held(database)))
+        log = log[:]
+        database.close()
     assert {done.what for done in log} >= {"write", "sync"}
     return log, acknowledged
 
