@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
@@ -30,6 +30,7 @@ from potatod.messages import Drawn, Row, Rows, Step, Sweep
 from potatod.sampling.params import Sampling
 from potatod.sampling.sampler import needs_logits, sample
 
+from .eta import Eta, Lengths, Work, ends, work_of
 from .followers import Followers
 from .refusal import Refusal
 from .scheduler import Scheduler
@@ -132,6 +133,8 @@ class Answers:
         self._answers: dict[int, Answer] = {}
         self._by_number: dict[int, Answer] = {}
         self._sequence_ids = itertools.count(1)
+        #: of answers that ended by themselves
+        self.lengths = Lengths()
 
     # coming and going
 
@@ -157,6 +160,23 @@ class Answers:
     def places(self) -> dict[int, int]:
         """By job number: how many are before it, itself included; only of jobs that wait."""
         return {self._answers[id].job.number: place for place, id in enumerate(self._scheduler.waiting, 1)}
+
+    def etas(self, max_running: int) -> Mapping[int, Eta]:
+        """By job number, as far as anybody knows."""
+        if self._times.s_per_sweep is None:
+            return {}
+        works = [self._work(self._answers[id], self._times.s_per_sweep) for id in (*self._scheduler.running, *self._scheduler.waiting)]
+        return ends(works, max_running)
+
+    def _work(self, answer: Answer, s_per_sweep: float) -> Work | None:
+        job = answer.job
+        left = self.lengths.left(job.sampled_tokens, job.limit_tokens, answer.sampling.max_tokens is not None)
+        if left is None:
+            return None
+        tokens_per_sweep = job.sampled_tokens / max(1, job.sampled_tokens - job.accepted_tokens) if job.sampled_tokens else 1.0
+        running = answer.sequence.id in self._scheduler.running
+        prefill_s = self._scheduler.sweeps_for(answer.sequence) * s_per_sweep
+        return work_of(job.number, running, left, s_per_sweep / max(1.0, tokens_per_sweep), prefill_s)
 
     def cancel(self, answer: Answer) -> None:
         self._end(answer, Event.CANCEL, "cancelled", _Gain(answer.job.sampled_tokens))
@@ -296,6 +316,8 @@ class Answers:
     def _end(self, answer: Answer, event: Event, reason: Reason, gain: _Gain) -> None:
         job, limit = answer.job, self._times.disk_limit_bytes_per_s
         job.reason = reason
+        if reason == "stop":
+            self.lengths.add(job.sampled_tokens)
         self._leave(answer, event)
         self._gained(answer, gain, Gathered(job.number), last=partial(job.finished, limit))
         log.event(

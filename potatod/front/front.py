@@ -108,7 +108,8 @@ class Front:
         )  # fmt: skip
         self._handlers = Handlers(
             admission=self._admission, answers=self._answers, scheduler=self._scheduler, journal=self._journal, known=self._known,
-            followers=self._followers, limits=jobs, model=str(boot.verdict["checksum"]), model_name=Path(boot.model).name, send=self._server.send,
+            followers=self._followers, limits=jobs, max_running=limits.max_sequences, model=str(boot.verdict["checksum"]),
+            model_name=Path(boot.model).name, send=self._server.send,
             logger=stage.logger, down=self._refusal,
         )  # fmt: skip
         self._retention = Retention(self._journal, self._known, jobs.keep_s, jobs.size_bytes, stage.logger)

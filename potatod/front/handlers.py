@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,6 +41,7 @@ from potatod.jobs.states import Event, NotNow, State
 
 from .admission import Admission, Admitted, frame_of
 from .answers import Answer, Answers, paused
+from .eta import Eta
 from .followers import Followers
 from .known import Known
 from .refusal import Refusal
@@ -54,7 +55,7 @@ _NEWEST = 1 << 62
 class Handlers:
     def __init__(
         self, *, admission: Admission, answers: Answers, scheduler: Scheduler, journal: Journal, known: Known, followers: Followers,
-        limits: JobSettings, model: str, model_name: str,
+        limits: JobSettings, max_running: int, model: str, model_name: str,
         send: Callable[[bytes, object], bool], logger: logging.Logger, down: Callable[[], Refusal | None],
         now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
@@ -66,6 +67,7 @@ class Handlers:
         self._known = known
         self._followers = followers
         self._limits = limits
+        self._max_running = max_running
         self._model = model
         self._model_name = model_name
         self._send = send
@@ -278,7 +280,8 @@ class Handlers:
         states = [State(state) for state in message.states]
 
         def found(jobs: list[Job]) -> None:
-            reports = tuple(self._report(job) for job in jobs[: message.limit])
+            places, etas = self._answers.places(), self._answers.etas(self._max_running)
+            reports = tuple(self._reported(job, places, etas) for job in jobs[: message.limit])
             self._send(client, Listed(message.request, reports, len(jobs) > message.limit))
 
         self._journal.ask(lambda database: database.newest(states, message.before or _NEWEST, message.limit + 1), found)
@@ -313,6 +316,8 @@ class Handlers:
         def found(jobs: list[Job]) -> None:
             for job in jobs:
                 self._known.add(job)
+                if job.reason == "stop" and job.model == self._model:
+                    self._answers.lengths.add(job.sampled_tokens)
 
         self._journal.ask(read, found)
         self._journal.wait()
@@ -353,9 +358,13 @@ class Handlers:
         self._send(client, message)
 
     def _report(self, job: Job) -> JobReport:
+        return self._reported(job, self._answers.places(), self._answers.etas(self._max_running))
+
+    def _reported(self, job: Job, places: Mapping[int, int], etas: Mapping[int, Eta]) -> JobReport:
         answer = self._answers.of(job.number)
-        place = self._answers.places().get(job.number, 0)
-        return report_of(job if answer is None else answer.job, place, job.model == self._model, self._now())
+        report = report_of(job if answer is None else answer.job, places.get(job.number, 0), job.model == self._model, self._now())
+        eta = etas.get(job.number)
+        return report if eta is None else replace(report, eta_s=eta.s, eta_least_s=eta.least_s, eta_most_s=eta.most_s)
 
 
 def _job_of(database: Database, number: int) -> Job:

@@ -116,6 +116,10 @@ class Scheduler:
                 break
         return max(1, -(-ahead // max(1, self._prefill_tokens())))
 
+    def sweeps_for(self, sequence: Sequence) -> int:
+        """Sweeps that what is left of its prompt takes, if it were alone."""
+        return -(-max(0, sequence.pending - 1) // max(1, self._prefill_tokens()))
+
     # sweeps
 
     def orders(self) -> tuple[Drop | Fork | Cut, ...]:

@@ -1,0 +1,120 @@
+"""When jobs will be over: from how long answers are, how fast they come, and who is before them. Pure.
+
+    what there is to say ×  seconds a token  +  what there is to read  ──▶  seconds of work
+    work of all jobs, in the order of the queue, on so many places     ──▶  when each is over
+
+How long an answer becomes nobody knows: answers before it that had become as long say how much longer they became. Where few have, it is taken to go
+on to its limit.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+#: Answers whose length is remembered, and how many must have been as long for their lengths to say anything.
+_REMEMBERED: Final = 500
+_ENOUGH: Final = 5
+#: Between the least and the most lie nine times of ten.
+_LEAST, _MOST = 0.05, 0.95
+#: So much slower or faster sweeps become: the machine does other things, texts grow, jobs join and leave.
+_SPREAD: Final = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Eta:
+    """Seconds from now; it ends between the last two nine times of ten."""
+
+    s: float
+    least_s: float
+    most_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """How many are still to come."""
+
+    expected: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is left to do for one job, if it had a place now."""
+
+    number: int
+    running: bool
+    s: float
+    least_s: float
+    most_s: float
+
+
+class Lengths:
+    """Of answers that ended by themselves."""
+
+    def __init__(self) -> None:
+        self._lengths: deque[int] = deque(maxlen=_REMEMBERED)
+
+    def add(self, tokens: int) -> None:
+        self._lengths.append(tokens)
+
+    def left(self, said: int, limit: int, asked_for: bool) -> Tokens | None:
+        """Of an answer that has ``said`` so many of at most ``limit``; None where nobody knows. ``asked_for``: whether somebody has chosen the
+        limit; else it is what the context leaves, which answers seldom reach."""
+        longer = sorted(min(length, limit) - said for length in self._lengths if length > said)
+        if len(longer) < _ENOUGH:
+            left = float(limit - said)
+            return Tokens(left, min(longer, default=0.0), left) if asked_for else None
+        return Tokens(_quantile(longer, 0.5), _quantile(longer, _LEAST), _quantile(longer, _MOST))
+
+
+def work_of(number: int, running: bool, left: Tokens, s_per_token: float, prefill_s: float) -> Work:
+    return Work(
+        number,
+        running,
+        prefill_s + left.expected * s_per_token,
+        (1 - _SPREAD) * (prefill_s + left.least * s_per_token),
+        (1 + _SPREAD) * (prefill_s + left.most * s_per_token),
+    )
+
+
+def ends(works: Sequence[Work | None], places: int) -> Mapping[int, Eta]:
+    """By job number. ``works`` are in the order in which they get a place; None is a job of which nobody knows how long it takes: whoever waits may
+    wait for it."""
+    sure = [work for work in works if work is not None]
+    if len(sure) < len(works):  # those that run are known by themselves; who waits is not
+        sure = [work for work in sure if work.running]
+    expected, least, most = (_simulated(sure, [pick(work) for work in sure], places) for pick in (_s, _least, _most))
+    return {work.number: Eta(*each) for work, *each in zip(sure, expected, least, most, strict=True)}
+
+
+def _simulated(works: Sequence[Work], seconds: Sequence[float], places: int) -> list[float]:
+    """When each ends: those that run have a place already, the others take one as it becomes free."""
+    free = [0.0] * max(0, places - sum(work.running for work in works))
+    found = []
+    for work, length in zip(works, seconds, strict=True):
+        begin = 0.0 if work.running else heapq.heappop(free)
+        found.append(begin + length)
+        heapq.heappush(free, begin + length)
+    return found
+
+
+def _s(work: Work) -> float:
+    return work.s
+
+
+def _least(work: Work) -> float:
+    return work.least_s
+
+
+def _most(work: Work) -> float:
+    return work.most_s
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    """Of sorted values."""
+    return values[min(len(values) - 1, int(share * len(values)))]
