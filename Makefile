@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GGUF   := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check torture bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -20,6 +20,9 @@ check: $(STAMP) ## lint, types and unit tests: what a change must pass before it
 	$(BIN)/ruff check .
 	MYPYPATH=$(VENV)/typed $(BIN)/mypy -p potatod -p potato_client
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit
+
+torture: $(STAMP) ## kills, power cuts and failing disks in full numbers: a quarter of an hour
+	POTATO_KILLS=1000 POTATO_CUTS=10000 $(BIN)/python -m pytest -q --timeout 3600 tests/pipeline/test_front_torture.py tests/faults/test_power_cuts.py tests/faults/test_job_disk.py
 
 bench: $(STAMP) ## measure; prints tables and writes bench-out/*.json
 	$(BIN)/python benchmarks/pipeline.py

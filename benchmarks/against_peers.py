@@ -75,6 +75,7 @@ def started(system: str, limits: Limits, ram_bytes: int | None, tokens: int, err
             case "ours":
                 socket = f"ipc://{place}/s"
                 daemon = start([BIN / "potatod", "start", CACHE / "random-3gb", "--run-directory", f"{place}/run", "--front-socket", socket,
+                                "--jobs-path", f"{place}/jobs.db",
                                 "--log-level", "warning", "--front-max-context", "512", "--front-max-sequences", "1"])  # fmt: skip
                 client = [sys.executable, HERE / "run_ours.py", socket, "--prompt", PROMPT, "--tokens", str(tokens)]
                 yield [daemon, start(client, subprocess.Popen, stdout=subprocess.PIPE)]

@@ -43,7 +43,7 @@ def daemon(model: Path, *flags: str, limits: Limits | None = None, log: Path | N
         flags = (*flags, "--speculation-enabled", "false")
     with tempfile.TemporaryDirectory(prefix="pb-") as place:
         command = [str(BIN / "potatod"), "start", str(model), "--run-directory", f"{place}/run", "--front-socket", f"ipc://{place}/s",
-                   "--log-level", "info" if log else "error", *flags]  # fmt: skip
+                   "--jobs-path", f"{place}/jobs.db", "--log-level", "info" if log else "error", *flags]  # fmt: skip
         began = time.monotonic()
         with log.open("wb") if log else nullcontext() as said:
             process = (limits.popen if limits else subprocess.Popen)(command, stderr=said)

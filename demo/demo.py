@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
         say("starting the daemon with a pool of 96 MiB …")
         daemon = subprocess.Popen(
             [BIN / "potatod", "start", "--config", ROOT / "demo" / "demo.toml", "--model", MODEL,
-             "--run-directory", f"{place}/run", "--front-socket", socket],
+             "--run-directory", f"{place}/run", "--front-socket", socket, "--jobs-path", f"{place}/jobs.db"],
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
         )  # fmt: skip
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -11,6 +12,10 @@ import pytest
 
 # Several test processes share the cores, and OpenMP threads that wait for each other spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A daemon's jobs outlive it, and those of a test have no business in the home of whoever runs it.
+_STATE = tempfile.TemporaryDirectory(prefix="pt-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 # A machine that does other things too is slow now and then, and that is no fault of an example.
 hypothesis.settings.register_profile("whenever", deadline=None)

@@ -29,7 +29,7 @@ def potatod(*arguments: object, **environment: str) -> subprocess.CompletedProce
 
 def started(model: Path, place: Path, draft: object) -> subprocess.CompletedProcess[str]:
     """Where it is refused."""
-    directories = ("--run-directory", place / "run", "--front-socket", f"ipc://{place}/s")
+    directories = ("--run-directory", place / "run", "--front-socket", f"ipc://{place}/s", "--jobs-path", place / "jobs.db")
     return potatod("start", model, *directories, "--speculation-draft", draft, "--worker-threads", "1", XDG_CACHE_HOME=str(place))
 
 
