@@ -208,7 +208,7 @@ class _Connection:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._session.close(time.monotonic())
         self._deliver()
-        for frame in self._session.frames():
+        for frame in self._session.frames(time.monotonic()):
             await self._socket.send(frame)
         self._socket.close(linger=LINGER_MS)
         await asyncio.to_thread(self._context.term)
@@ -229,7 +229,7 @@ class _Connection:
                 self._wake.clear()
                 self._session.tick(time.monotonic())
                 self._deliver()
-                for frame in self._session.frames():
+                for frame in self._session.frames(time.monotonic()):
                     await self._socket.send(frame)
                 await self._sleep(self._session.due_in(time.monotonic()))
         finally:

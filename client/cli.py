@@ -154,7 +154,9 @@ def ask(
             if outcome is Outcome.DETACHED:
                 say_detached(answer, quiet)
             elif outcome is Outcome.INTERRUPTED:
-                if sys.stderr.isatty() and not quiet:
+                if answer.accepted is None:
+                    sys.stderr.write("the daemon had not answered yet: `potato-client jobs` shows whether it has the question\n")
+                elif sys.stderr.isatty() and not quiet:
                     sys.stderr.write("cancelled; Ctrl-\\ would have left it running\n")
                 return EXIT_INTERRUPTED
     return EXIT_OK

@@ -135,7 +135,7 @@ class _Pump:
             self._orders.popleft()()
 
     def _send(self, socket: zmq.Socket[bytes]) -> None:
-        for frame in self.session.frames():
+        for frame in self.session.frames(time.monotonic()):
             socket.send(frame, zmq.DONTWAIT)
 
     def _listen(self, socket: zmq.Socket[bytes]) -> None:

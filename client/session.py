@@ -23,6 +23,8 @@ from typing import Final
 from .codec import BadFrame
 from .errors import BadRequest, ClientError, DaemonLost, NoDaemon, NotUnderstood, RequestRefused
 from .protocol import (
+    BURST_FRAMES,
+    FRAMES_PER_S,
     FROM_CLIENT,
     FROM_FRONT,
     HEARTBEAT_S,
@@ -54,6 +56,9 @@ Message = Accepted | Progress | Piece | Finished | Managed | Listed | Described 
 
 #: Said where no answer is wanted.
 _NOBODY: Final = 0
+#: Frames a second, and at once after a pause: less than a front takes, whose clock may be slower.
+_PACE: Final = 0.8 * FRAMES_PER_S
+_BURST: Final = 0.8 * BURST_FRAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,9 @@ class Session:
         #: the front's boot id; None until Welcome
         self._boot: str | None = None
         self._greeted = False
-        self._heard_at = self._said_at = self._ticked_at = 0.0
+        self._heard_at = self._said_at = self._ticked_at = self._paced_at = 0.0
+        #: frames that may be sent now
+        self._allowance = _BURST
 
     # what is wanted
 
@@ -125,9 +132,10 @@ class Session:
         """Sends an encoded question, after the greeting. ``request``, its number, must be new. What is ``kept`` is not cancelled at the end."""
         assert request not in self._open, "a request's number is used once"
         if not self.expecting:  # NOTE [ another front ]
-            self._greeted, self._boot = False, None
+            if not self._greeted or now - self._heard_at > self._heartbeat_s:
+                self._greeted, self._boot = False, None
+                self._frames.append(self._hello)
             self._heard_at = self._said_at = self._ticked_at = now
-            self._frames.append(self._hello)
         self._open[request] = _Open(frame, followed, kept)
         self._send_open()
 
@@ -191,14 +199,19 @@ class Session:
     # what it answers
 
     def due_in(self, now: float) -> float | None:
-        """Seconds until ``tick`` has something to do; None while nothing is expected."""
-        if not self.expecting:
+        """Seconds until ``tick`` or ``frames`` has something to do; None while nothing is expected or waits to be sent."""
+        if not self.expecting and not self._frames:
             return None
-        return max(0.0, min(self._said_at + self._heartbeat_s, self._heard_at + self._silence_s) - now)
+        due_s = min(self._said_at + self._heartbeat_s, self._heard_at + self._silence_s) - now
+        return max(0.0, min(due_s, 1 / _PACE) if self._frames else due_s)
 
-    def frames(self) -> list[bytes]:
-        """To be sent, in this order; they are handed out once."""
-        frames, self._frames = self._frames, []
+    def frames(self, now: float) -> list[bytes]:
+        """To be sent, in this order; they are handed out once, and no faster than a front takes them."""
+        self._allowance = min(_BURST, self._allowance + _PACE * max(0.0, now - self._paced_at))
+        self._paced_at = now
+        count = min(len(self._frames), int(self._allowance))
+        self._allowance -= count
+        frames, self._frames = self._frames[:count], self._frames[count:]
         return frames
 
     def events(self) -> list[Event]:
@@ -253,6 +266,8 @@ class Session:
         if request is None or asked is None:
             return  # it belongs to nobody (any more)
         if isinstance(message, Piece):
+            if message.index < asked.tokens:
+                return  # of another Attach to the same job, which has been refused here
             asked.take(message)
         self._tell(request, message, now, last=isinstance(message, Finished) or not asked.followed)
 

@@ -65,10 +65,10 @@ def follow(answer: Answer, screen: Screen, *, cancels: bool = True) -> Outcome:
                 screen.show(message)
         return Outcome.COMPLETE
     except _Detach:
-        return _detached(answer)
+        return _detached(answer, cancels)
     except KeyboardInterrupt:
         if not cancels:
-            return _detached(answer)
+            return _detached(answer, cancels)
         answer.cancel()
     except ClientError:
         screen.break_off()
@@ -88,9 +88,9 @@ def say_detached(answer: Answer, quiet: bool) -> None:
         sys.stderr.write(f"job {answer.accepted.job} goes on: potato-client attach {answer.accepted.job[:8]}\n")
 
 
-def _detached(answer: Answer) -> Outcome:
-    """Where the daemon has not accepted it there is nothing to leave: it is cancelled when it is."""
-    if answer.detach() is None:
+def _detached(answer: Answer, cancels: bool) -> Outcome:
+    """Where the daemon has not accepted what was asked here there is nothing to leave yet: it is cancelled when it is."""
+    if answer.detach() is None and cancels:
         answer.cancel()
         return Outcome.INTERRUPTED
     return Outcome.DETACHED

@@ -8,7 +8,7 @@ from pathlib import Path
 from .manifest import Manifest
 
 #: Beside the weights these decide which tokens a text becomes, and which end one.
-_FILES = ("tokenizer.json", "generation_config.json")
+_FILES = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json")
 
 
 def checksum_of(folder: Path, manifest: Manifest) -> str:

@@ -290,6 +290,13 @@ class Parted:
 
 
 @dataclass(frozen=True, slots=True)
+class Poisoned:
+    """front → supervisor: a job has failed since engines died of it, so that what they died of is gone."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """whoever watches → supervisor → stages: for so long from now, note down what you do when."""
 
@@ -320,4 +327,4 @@ class Traced:
 
 BYTES_WIRE = (Loaded, Passed, Freed)
 SWEEPS_WIRE = (Sweep, Drop, Fork, Cut, Draft, Drafted, Rows, LayerDone)
-CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Parted, Trace, Traced)
+CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Parted, Poisoned, Trace, Traced)

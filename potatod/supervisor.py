@@ -41,7 +41,7 @@ from .errors import (
 from .forecast import Load, forecast
 from .manifest import Manifest, check_files, check_mirror, stored_as
 from .manifest import load as load_manifest
-from .messages import Counted, Engine, Failed, Parted, Ready, StageProcess, Stop, Trace, Traced
+from .messages import Counted, Engine, Failed, Parted, Poisoned, Ready, StageProcess, Stop, Trace, Traced
 from .notify import notify
 from .process import Process
 from .restarts import Restarts
@@ -220,6 +220,8 @@ class Supervisor:
                 notify(READY="1", STATUS=f"serving {self._folder.name}")
             elif stage is self._front:
                 self._tell(self._state, self._why)
+        elif isinstance(message, Poisoned):
+            self._restarts.swept()
         elif isinstance(message, Parted):
             rates.forget(self._settings, self._folder, stored_as(self._manifest))
             log.event(

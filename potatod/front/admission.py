@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from potato_client.codec import MAX_FRAME_BYTES
 from potato_client.protocol import FROM_CLIENT, PRIORITIES, Generate
 from potatod.config import Sampling as Defaults
 from potatod.jobs.job import Ask
@@ -26,6 +27,8 @@ from .tokenizer import Tokenizer
 _MAX_CHARS_PER_TOKEN: Final = 32
 
 
+#: So much less than a frame may have that the job's description, which has it again, is no longer than one.
+_MAX_ASK_BYTES: Final = MAX_FRAME_BYTES - (64 << 10)
 #: Of the text that a chat template made: its end says whether a thought has begun.
 _TAIL_CHARS: Final = 64
 
@@ -74,7 +77,10 @@ class Admission:
             )
         limit = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
         options = ask.options
-        understood = Ask(frame_of(ask), tuple(prompt_ids), sampling, prompt is not None, (prompt or "").rstrip()[-_TAIL_CHARS:])
+        frame = frame_of(ask)
+        if len(frame) > _MAX_ASK_BYTES:
+            raise Refusal("prompt_too_long", f"the request has {len(frame):,} bytes; at most {_MAX_ASK_BYTES:,} can be kept")
+        understood = Ask(frame, tuple(prompt_ids), sampling, prompt is not None, (prompt or "").rstrip()[-_TAIL_CHARS:])
         return Admitted(understood, limit, options.choice, PRIORITIES.index(options.priority))
 
     def text(self, ask: Ask) -> Text:
@@ -96,7 +102,8 @@ class Admission:
         if self._template is None:
             raise Refusal("no_template", "this model has no chat template: send the prompt as it is (--raw)")
         for message in ask.messages:
-            self._check_size(message.content)
+            for text in (message.role, message.content, message.reasoning or ""):
+                self._check_size(text)
         text = self._template.render(ask.messages, thinking=ask.options.thinking)
         self._check_size(text)
         return self._tokenizer.encode(text, add_special_tokens=False), text

@@ -41,6 +41,8 @@ from .text import Shown, Text
 #: Engines that end while they compute the same token: after so many the job is tried alone, after so many it fails.
 ALONE_AFTER: Final = 2
 POISONED_AFTER: Final = 3
+#: Between two looks at when jobs will be over.
+_ETAS_EVERY_S: Final = 1.0
 
 
 class Diary(Protocol):
@@ -117,10 +119,11 @@ class Answers:
         followers: Followers,
         send: Callable[[bytes, object], bool],
         logger: logging.Logger,
+        changed: Callable[[Job], None],
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """``clock`` counts seconds, ``now`` tells the time that jobs keep."""
+        """``changed`` is told of each job that is over or paused; ``clock`` counts seconds, ``now`` tells the time that jobs keep."""
         self._scheduler = scheduler
         self._times = times
         self._end_ids = end_ids
@@ -128,6 +131,7 @@ class Answers:
         self._followers = followers
         self._send = send
         self._logger = logger
+        self._changed = changed
         self._clock = clock
         self._now = now
         self._answers: dict[int, Answer] = {}
@@ -135,6 +139,8 @@ class Answers:
         self._sequence_ids = itertools.count(1)
         #: of answers that ended by themselves
         self.lengths = Lengths()
+        self._expected: Mapping[int, Eta] = {}
+        self._expected_at = -_ETAS_EVERY_S
 
     # coming and going
 
@@ -162,20 +168,26 @@ class Answers:
         return {self._answers[id].job.number: place for place, id in enumerate(self._scheduler.waiting, 1)}
 
     def etas(self, max_running: int) -> Mapping[int, Eta]:
-        """By job number, as far as anybody knows."""
-        if self._times.s_per_sweep is None:
-            return {}
-        works = [self._work(self._answers[id], self._times.s_per_sweep) for id in (*self._scheduler.running, *self._scheduler.waiting)]
-        return ends(works, max_running)
+        """By job number, as far as anybody knows; a second old at most."""
+        if self._clock() - self._expected_at > _ETAS_EVERY_S:
+            self._expected_at, self._expected = self._clock(), self._ends(max_running)
+        return self._expected
 
-    def _work(self, answer: Answer, s_per_sweep: float) -> Work | None:
+    def _ends(self, max_running: int) -> Mapping[int, Eta]:
+        s_per_sweep = self._times.s_per_sweep
+        if s_per_sweep is None:
+            return {}
+        chunk, running = self._scheduler.prefill_tokens(), self._scheduler.running
+        ids = (*running, *self._scheduler.waiting)
+        return ends([self._work(self._answers[id], at < len(running), chunk, s_per_sweep) for at, id in enumerate(ids)], max_running)
+
+    def _work(self, answer: Answer, running: bool, chunk: int, s_per_sweep: float) -> Work | None:
         job = answer.job
         left = self.lengths.left(job.sampled_tokens, job.limit_tokens, answer.sampling.max_tokens is not None)
         if left is None:
             return None
         tokens_per_sweep = job.sampled_tokens / max(1, job.sampled_tokens - job.accepted_tokens) if job.sampled_tokens else 1.0
-        running = answer.sequence.id in self._scheduler.running
-        prefill_s = self._scheduler.sweeps_for(answer.sequence) * s_per_sweep
+        prefill_s = -(-max(0, answer.sequence.pending - 1) // chunk) * s_per_sweep
         return work_of(job.number, running, left, s_per_sweep / max(1.0, tokens_per_sweep), prefill_s)
 
     def cancel(self, answer: Answer) -> None:
@@ -188,14 +200,8 @@ class Answers:
         self._diary.write(Changed(job.copy()), then=partial(self._say, job.number, paused(job)))
         log.event(self._logger, "paused", job=job.id, tokens=job.sampled_tokens)
 
-    def part(self, refusal: Callable[[Job], Refusal]) -> None:
-        """Tells who follows a job why nothing comes of it for now. The jobs stay as they are."""
-        for answer in self:
-            for client in self._followers.forget(answer.job.number):
-                self._send(client, refusal(answer.job).to(job=answer.job.id))
-
-    def engine_died(self) -> None:
-        """What took part in the sweep under way may be why; the scheduler has not been told yet."""
+    def engine_died(self) -> bool:
+        """What took part in the sweep under way may be why; the scheduler has not been told yet. Returns whether a job has failed for it."""
         sweep = self._scheduler.in_flight
         suspects = [self._answers[step.sequence] for step in sweep.steps if step.sequence in self._answers] if sweep is not None else []
         for answer in suspects:
@@ -205,6 +211,7 @@ class Answers:
             else:
                 self._diary.write(Changed(answer.job.copy()))
         self._scheduler.isolate({answer.sequence.id for answer in suspects if answer.job.deaths >= ALONE_AFTER})
+        return any(answer.job.state is State.FAILED for answer in suspects)
 
     # sweeps
 
@@ -306,8 +313,9 @@ class Answers:
     def _say(self, number: int, *messages: object | None) -> None:
         for client in self._followers.of(number):
             for message in messages:
-                if message is not None:
-                    self._send(client, message)
+                if message is not None and not self._send(client, message):
+                    self._followers.drop(client)  # what it misses it asks for when it is back
+                    break
 
     def _say_last(self, number: int, *messages: object | None) -> None:
         self._say(number, *messages)
@@ -344,6 +352,7 @@ class Answers:
         answer.job.enter(event, self._now())
         self._scheduler.remove(answer.sequence.id, keep)
         del self._answers[answer.sequence.id], self._by_number[answer.job.number]
+        self._changed(answer.job)
 
     # progress
 
@@ -355,6 +364,7 @@ class Answers:
             place = places.get(answer.job.number, 0)
             if place and answer.job.state is State.RUNNING:
                 answer.job.enter(Event.SET_ASIDE, self._now())
+                self._diary.write(Changed(answer.job.copy()))
             before = answer.said
             progress = self._progress(answer, place, engine)
             moved = before is None or (progress.state, progress.place) != (before.state, before.place)

@@ -9,6 +9,7 @@ on to its limit.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -57,19 +58,28 @@ class Lengths:
     """Of answers that ended by themselves."""
 
     def __init__(self) -> None:
-        self._lengths: deque[int] = deque(maxlen=_REMEMBERED)
+        self._lengths: deque[int] = deque()
+        self._sorted: list[int] = []
 
     def add(self, tokens: int) -> None:
         self._lengths.append(tokens)
+        bisect.insort(self._sorted, tokens)
+        if len(self._lengths) > _REMEMBERED:
+            self._sorted.remove(self._lengths.popleft())
 
     def left(self, said: int, limit: int, asked_for: bool) -> Tokens | None:
         """Of an answer that has ``said`` so many of at most ``limit``; None where nobody knows. ``asked_for``: whether somebody has chosen the
         limit; else it is what the context leaves, which answers seldom reach."""
-        longer = sorted(min(length, limit) - said for length in self._lengths if length > said)
-        if len(longer) < _ENOUGH:
+        first = bisect.bisect_right(self._sorted, said)
+        count = len(self._sorted) - first
+
+        def longer(share: float) -> float:
+            return min(self._sorted[first + min(count - 1, int(share * count))], limit) - said
+
+        if count < _ENOUGH:
             left = float(limit - said)
-            return Tokens(left, min(longer, default=0.0), left) if asked_for else None
-        return Tokens(_quantile(longer, 0.5), _quantile(longer, _LEAST), _quantile(longer, _MOST))
+            return Tokens(left, longer(0.0) if count else 0.0, left) if asked_for else None
+        return Tokens(longer(0.5), longer(_LEAST), longer(_MOST))
 
 
 def work_of(number: int, running: bool, left: Tokens, s_per_token: float, prefill_s: float) -> Work:
@@ -113,8 +123,3 @@ def _least(work: Work) -> float:
 
 def _most(work: Work) -> float:
     return work.most_s
-
-
-def _quantile(values: Sequence[float], share: float) -> float:
-    """Of sorted values."""
-    return values[min(len(values) - 1, int(share * len(values)))]

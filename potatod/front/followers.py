@@ -30,9 +30,18 @@ class Followers:
         """The job is over, or nobody is to hear of it any more; returns who did."""
         return tuple(self._of.pop(number, ()))
 
-    def drop_where(self, vanished: Callable[[bytes], bool]) -> None:
-        """Clients that do not listen any more."""
-        gone = {client for clients in self._of.values() for client in clients if vanished(client)}
+    def drop(self, client: bytes) -> None:
+        """It hears of nothing any more."""
         for number in list(self._of):
-            for client in gone:
-                self.remove(number, client)
+            self.remove(number, client)
+
+    def drop_where(self, vanished: Callable[[bytes], bool]) -> set[bytes]:
+        """Clients that do not listen any more; returns them."""
+        gone = {client for clients in self._of.values() for client in clients if vanished(client)}
+        for client in gone:
+            self.drop(client)
+        return gone
+
+    def numbers(self) -> tuple[int, ...]:
+        """Of the jobs that anybody follows."""
+        return tuple(self._of)

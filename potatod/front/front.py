@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from potato_client.protocol import VANISHED_S, Attach, Detach, Generate, List, M
 from potatod.errors import PotatoError, first_line
 from potatod.jobs.journal import Journal
 from potatod.kv_layout import KvLayout
-from potatod.messages import Drafted, Engine, LayerDone, Parted, Rows
+from potatod.messages import Drafted, Engine, LayerDone, Parted, Poisoned, Rows
 from potatod.room import logits_rows
 from potatod.sizes import human_size
 from potatod.stage import Stage
@@ -28,7 +27,7 @@ from .beside import Beside, Minute, planned
 from .cost import CostModel
 from .engine_link import EngineLink
 from .followers import Followers
-from .handlers import Handlers, goes_on
+from .handlers import Handlers
 from .known import Known
 from .ledger import Ledger
 from .refusal import Refusal
@@ -104,15 +103,16 @@ class Front:
         self._journal = Journal(Path(jobs.path))
         self._followers, self._known = Followers(), Known()
         self._answers = Answers(
-            self._scheduler, self._times, self._admission.end_ids, self._journal, self._followers, self._server.send, stage.logger
+            self._scheduler, self._times, self._admission.end_ids, self._journal, self._followers, self._server.send, stage.logger,
+            self._known.changed,
         )  # fmt: skip
         self._handlers = Handlers(
             admission=self._admission, answers=self._answers, scheduler=self._scheduler, journal=self._journal, known=self._known,
             followers=self._followers, limits=jobs, max_running=limits.max_sequences, model=str(boot.verdict["checksum"]),
             model_name=Path(boot.model).name, send=self._server.send,
-            logger=stage.logger, down=self._refusal,
+            logger=stage.logger, down=self._refusal, full=lambda: self._retention.full,
         )  # fmt: skip
-        self._retention = Retention(self._journal, self._known, jobs.keep_s, jobs.size_bytes, stage.logger)
+        self._retention = Retention(self._journal, self._known, self._answers, jobs.keep_s, jobs.size_bytes, stage.logger)
         restored = self._handlers.restore()
         self._reporter = Reporter(boot, boot_id, daemon)
         for socket in (self._server.socket, stage.control.socket, self._journal.fd):
@@ -133,7 +133,7 @@ class Front:
             self._journal.flush()
             self._look_around()
         self._journal.close()
-        self._answers.part(partial(goes_on, Refusal("stopping", "the daemon is stopping")))
+        self._handlers.part(Refusal("stopping", "the daemon is stopping"))
         self._engine.close()
         self._server.close(_LINGER_MS)
 
@@ -141,13 +141,14 @@ class Front:
 
     def _engine_is(self, engine: Engine) -> None:
         if self._engine.update(engine):
-            if not self._stage.stopping and engine.state != "stopping":
-                self._answers.engine_died()
+            stopping = self._stage.stopping or engine.state == "stopping"
+            if not stopping and self._answers.engine_died():
+                self._stage.control.send(Poisoned(os.getpid()))
             self._scheduler.restarted()
             self._layers_done = 0
         refusal = self._refusal()
         if refusal is not None:
-            self._answers.part(partial(goes_on, refusal))
+            self._handlers.part(refusal)
 
     def _refusal(self) -> Refusal | None:
         """Why nothing can be asked of this daemon now; None where it can."""
@@ -207,7 +208,8 @@ class Front:
         began = time.monotonic()
         if began < self._look_at:
             return
-        self._followers.drop_where(self._server.vanished)
+        for gone in self._followers.drop_where(self._server.vanished):
+            self._server.forget(gone)
         self._retention.look()
         self._say_trouble()
         self._answers.say_progress(self._now())

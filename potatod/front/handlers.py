@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from potato_client.protocol import (
     Attach,
     Described,
     Detach,
+    Finished,
     Generate,
     List,
     Listed,
@@ -33,7 +34,8 @@ from potato_client.protocol import (
 )
 from potatod import log
 from potatod.config import Jobs as JobSettings
-from potatod.jobs.database import Added, Answered, Changed, Database, Deleted
+from potatod.errors import PotatoError, first_line
+from potatod.jobs.database import Added, Answered, Changed, Damaged, Database, Deleted
 from potatod.jobs.job import Ask, Job
 from potatod.jobs.journal import Journal
 from potatod.jobs.report import report_of
@@ -50,6 +52,8 @@ from .scheduler import Scheduler
 _TITLE_CHARS = 80
 #: More than the largest number.
 _NEWEST = 1 << 62
+#: Tokens, and characters, in a Piece of what a client lacks.
+_PIECE = 500_000
 
 
 class Handlers:
@@ -57,9 +61,11 @@ class Handlers:
         self, *, admission: Admission, answers: Answers, scheduler: Scheduler, journal: Journal, known: Known, followers: Followers,
         limits: JobSettings, max_running: int, model: str, model_name: str,
         send: Callable[[bytes, object], bool], logger: logging.Logger, down: Callable[[], Refusal | None],
+        full: Callable[[], bool],
         now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        """``model``: the checksum of the one that is served; ``down``: why nothing is computed now and until the daemon is started again."""
+        """``model``: the checksum of the one that is served; ``down``: why nothing is computed now and until the daemon is started again; ``full``:
+        whether jobs that are not over take all that the database may have."""
         self._admission = admission
         self._answers = answers
         self._scheduler = scheduler
@@ -73,6 +79,9 @@ class Handlers:
         self._send = send
         self._logger = logger
         self._down = down
+        self._full = full
+        #: counts what has been done to jobs that do not run: what was read before is of another time
+        self._done = 0
         self._now = now
         #: jobs on their way to the disk
         self._arriving = 0
@@ -97,6 +106,8 @@ class Handlers:
     def _accept(self, client: bytes, owner: str, message: Generate) -> None:
         if self._journal.trouble:
             raise Refusal("storage", f"nothing can be accepted now: {self._journal.trouble}")
+        if self._full():
+            raise Refusal("storage", "jobs that are not over take all that [jobs] size allows; wait for one to end, or cancel and delete some")
         if not self._scheduler.room_for(1 + self._arriving):
             raise Refusal("queue_full", f"the queue is full: {len(self._scheduler.waiting)} answers wait; ask again later")
         if self._known.open_of(owner) + self._arriving >= self._limits.per_user:
@@ -139,7 +150,7 @@ class Handlers:
             self._followers.add(job.number, client)
         self._send(client, Accepted(message.request, job.id, job.seed, job.prompt_tokens, place))
         for other, again in self._arriving_keys.pop((job.owner, job.key), []):
-            self._refusing(other, again.request, partial(self._generate_again, other, again, job.number))
+            self._safely(other, again.request, partial(self._generate_again, other, again, job.number))
 
     def _not_accepted(self, client: bytes, message: Generate, owner: str, why: str) -> None:
         self._arriving -= 1
@@ -172,7 +183,9 @@ class Handlers:
     def attach(self, client: bytes, message: Attach) -> None:
         """Raises :class:`Refusal`."""
         self._may_follow(client)
-        self._attach(client, message.request, self._known.find(message.job), message)
+        number = self._known.find(message.job)
+        self._refuse_in_trouble()
+        self._attach(client, message.request, number, message)
 
     def _attach(self, client: bytes, request: int, number: int, has: Attach | None = None) -> None:
         """``has``: what the client has of it already."""
@@ -196,15 +209,14 @@ class Handlers:
         place = self._answers.places().get(job.number, 0)
         self._send(client, Accepted(request, job.id, job.seed, job.prompt_tokens, place, known=True))
         tokens, chars, reasoning = (has.tokens, has.text_chars, has.reasoning_chars) if has is not None else (0, 0, 0)
-        piece = Piece(job.id, tokens, shown.text[chars:], shown.ids[tokens:], shown.reasoning[reasoning:])
-        if piece.token_ids or piece.text or piece.reasoning:
+        for piece in _pieces(job.id, tokens, shown.text[chars:], shown.ids[tokens:], shown.reasoning[reasoning:]):
             self._send(client, piece)
         if job.state is State.FAILED:
             self._send(client, Refusal(job.code, job.why).to(job=job.id))  # type: ignore[arg-type]  # one of the protocol's, as it was written
         elif job.state.over:
             self._send(client, job.finished(None))
         elif (refusal := self._down()) is not None:
-            self._send(client, goes_on(refusal, job).to(job=job.id))
+            self._send(client, goes_on(refusal, job.id).to(job=job.id))
         else:
             self._followers.add(job.number, client)
             if job.state is State.PAUSED:
@@ -219,17 +231,20 @@ class Handlers:
     def manage(self, client: bytes, message: Manage) -> None:
         """Raises :class:`Refusal`."""
         number = self._known.find(message.job)
+        self._refuse_in_trouble()
         answer = self._answers.of(number)
         if answer is not None:
             self._manage_running(client, message, answer)
             return
+        done = self._done
 
         def found(everything: tuple[Job, Ask, Answered]) -> None:
-            answer = self._answers.of(number)
-            if answer is not None:
-                self._manage_running(client, message, answer)
-            else:
-                self._manage_resting(client, message, *everything)
+            if self._done != done or self._answers.of(number) is not None:  # it may be another now
+                self.manage(client, message)
+                return
+            self._refuse_in_trouble()
+            self._done += 1
+            self._manage_resting(client, message, *everything)
 
         self._ask(client, message.request, number, lambda db: (_job_of(db, number), db.ask(number), db.answered(number)), found)
 
@@ -254,21 +269,36 @@ class Handlers:
         if message.action in ("resume", "retry") and job.model != self._model:
             asked, served = f"{job.model_name} ({job.model[:8]})", f"{self._model_name} ({self._model[:8]})"
             raise Refusal("other_model", f"job {job.id} was asked of the model {asked}, and {served} is served")
+        if message.action in ("resume", "retry") and not self._fits(job):
+            raise Refusal("prompt_too_long", self._too_long(job))
         try:
             job.enter(Event(message.action), self._now())
         except NotNow:
             raise _not_now(job, message.action) from None
         if job.state is State.QUEUED:
+            job.why = ""
+            job.sampled_tokens = len(answered.ids)
             self._answers.begin(job, ask, partial(self._admission.text, ask), answered)
-        else:
+        elif job.state is State.CANCELLED:
             job.reason = "cancelled"
-            self._journal.then(partial(self._say_cancelled, job))
-        self._journal.write(Changed(job.copy()))
+        if job.state.active:
+            self._journal.write(Changed(job.copy()))
+        else:
+            said = paused(job) if job.state is State.PAUSED else job.finished(None)
+            self._journal.write(Changed(job.copy()), then=partial(self._say_of_resting, job.number, said))
         self._managed(client, message, job)
 
-    def _say_cancelled(self, job: Job) -> None:
-        for client in self._followers.forget(job.number):
-            self._send(client, job.finished(None))
+    def _fits(self, job: Job) -> bool:
+        return job.prompt_tokens + job.limit_tokens <= self._admission.max_context
+
+    def _too_long(self, job: Job) -> str:
+        tokens = job.prompt_tokens + job.limit_tokens
+        context = self._admission.max_context
+        return f"job {job.id} may have {tokens} tokens, and the context has only {context} now: raise [front] max_context or [kv] size"
+
+    def _say_of_resting(self, number: int, message: Finished | Progress) -> None:
+        for client in self._followers.forget(number) if isinstance(message, Finished) else self._followers.of(number):
+            self._send(client, message)
 
     def _managed(self, client: bytes, message: Manage, job: Job) -> None:
         self._known.changed(job)
@@ -280,11 +310,15 @@ class Handlers:
         states = [State(state) for state in message.states]
 
         def found(jobs: list[Job]) -> None:
+            self._safely(client, message.request, partial(tell, jobs))
+
+        def tell(jobs: list[Job]) -> None:
             places, etas = self._answers.places(), self._answers.etas(self._max_running)
             reports = tuple(self._reported(job, places, etas) for job in jobs[: message.limit])
             self._send(client, Listed(message.request, reports, len(jobs) > message.limit))
 
-        self._journal.ask(lambda database: database.newest(states, message.before or _NEWEST, message.limit + 1), found)
+        newest = partial(_newest, states=states, before=message.before or _NEWEST, limit=message.limit + 1)
+        self._journal.ask(newest, found, partial(self._unreadable, client, message.request))
 
     def show(self, client: bytes, message: Show) -> None:
         """Raises :class:`Refusal`."""
@@ -297,7 +331,13 @@ class Handlers:
 
         self._ask(client, message.request, number, lambda database: (_job_of(database, number), database.ask(number)), found)
 
-    # at the beginning, and now and then
+    def part(self, refusal: Refusal) -> None:
+        """Tells who follows a job why nothing comes of it for now. The jobs stay as they are."""
+        for number in self._followers.numbers():
+            for client in self._followers.forget(number):
+                self._send(client, goes_on(refusal, self._known.id_of(number)).to(job=self._known.id_of(number)))
+
+    # at the beginning
 
     def restore(self) -> int:
         """Every job that was not over when the last daemon ended goes on where it was; returns how many. Waits for the disk: for the beginning only.
@@ -319,12 +359,18 @@ class Handlers:
                 if job.reason == "stop" and job.model == self._model:
                     self._answers.lengths.add(job.sampled_tokens)
 
-        self._journal.ask(read, found)
+        self._journal.ask(read, found, _damaged)
         self._journal.wait()
         for job, ask, answered in begun:
             job.enter(Event.INTERRUPTED, self._now())
             job.sampled_tokens = len(answered.ids)
-            self._answers.begin(job, ask, partial(self._admission.text, ask), answered)
+            if self._fits(job):
+                self._answers.begin(job, ask, partial(self._admission.text, ask), answered)
+            else:
+                job.enter(Event.PAUSE, self._now())
+                job.why = self._too_long(job)
+                self._journal.write(Changed(job.copy()))
+                log.event(self._logger, "paused", level=logging.WARNING, job=job.id, why=job.why)
         return len(begun)
 
     # means
@@ -341,18 +387,36 @@ class Handlers:
 
         def then(value: Any) -> None:
             if value is None or number not in self._known:
-                self._send(client, Refusal("unknown_job", "that job has just been deleted").to(request=request or None))
+                self._refuse(client, request, Refusal("unknown_job", "that job has just been deleted"))
             else:
-                self._refusing(client, request, partial(found, value))
+                self._safely(client, request, partial(found, value))
 
-        self._journal.ask(look, then)
+        self._journal.ask(look, then, partial(self._unreadable, client, request))
 
-    def _refusing(self, client: bytes, request: int, do: Callable[[], None]) -> None:
+    def _safely(self, client: bytes, request: int, do: Callable[[], None]) -> None:
+        """A request's top, for what is done when the disk has answered: whatever is wrong with it ends the request and not the front."""
         try:
             do()
         except Refusal as refusal:
-            self._send(client, refusal.to(request=request or None))
-            log.event(self._logger, "refused", level=logging.WARNING, code=refusal.code, why=refusal.message)
+            self._refuse(client, request, refusal)
+        except PotatoError:
+            raise
+        except Exception as error:
+            self._logger.exception("a request failed")
+            self._refuse(client, request, Refusal("internal", f"this request failed: {type(error).__name__}: {first_line(error)}"[:500]))
+
+    def _unreadable(self, client: bytes, request: int, why: str) -> None:
+        self._refuse(client, request, Refusal("storage", why))
+
+    def _refuse(self, client: bytes, request: int, refusal: Refusal) -> None:
+        """Nobody hears of it who wanted no answer."""
+        log.event(self._logger, "refused", level=logging.WARNING, code=refusal.code, why=refusal.message)
+        if request:
+            self._send(client, refusal.to(request=request))
+
+    def _refuse_in_trouble(self) -> None:
+        if self._journal.trouble:
+            raise Refusal("storage", f"not now: {self._journal.trouble}")
 
     def _say(self, client: bytes, message: object) -> None:
         self._send(client, message)
@@ -373,9 +437,25 @@ def _job_of(database: Database, number: int) -> Job:
     return job
 
 
-def goes_on(refusal: Refusal, job: Job) -> Refusal:
+def goes_on(refusal: Refusal, id: str) -> Refusal:
     """To whoever follows a job of which nothing comes for now."""
-    return Refusal(refusal.code, f"{refusal.message}; the job goes on when it is back: potato-client attach {job.id}")
+    return Refusal(refusal.code, f"{refusal.message}; the job goes on when it is back: potato-client attach {id}")
+
+
+def _pieces(id: str, index: int, text: str, token_ids: tuple[int, ...], reasoning: str) -> Iterator[Piece]:
+    """Of what a client lacks, each no longer than a frame."""
+    while token_ids or text or reasoning:
+        yield Piece(id, index, text[:_PIECE], token_ids[:_PIECE], reasoning[:_PIECE])
+        index += len(token_ids[:_PIECE])
+        text, token_ids, reasoning = text[_PIECE:], token_ids[_PIECE:], reasoning[_PIECE:]
+
+
+def _newest(database: Database, states: list[State], before: int, limit: int) -> list[Job]:
+    return database.newest(states, before, limit)
+
+
+def _damaged(why: str) -> None:
+    raise Damaged(why)
 
 
 def _not_now(job: Job, action: str) -> Refusal:

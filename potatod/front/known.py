@@ -76,6 +76,9 @@ class Known:
             raise Refusal("ambiguous_job", f"{id!r} begins the ids of {len(found)} jobs: {some}")
         return self._by_id[found[0]].number
 
+    def id_of(self, number: int) -> str:
+        return self._by_number[number].id if number in self._by_number else ""
+
     def by_key(self, owner: str, key: str) -> int | None:
         entry = self._by_key.get((owner, key)) if key else None
         return None if entry is None else entry.number

@@ -116,9 +116,9 @@ class Scheduler:
                 break
         return max(1, -(-ahead // max(1, self._prefill_tokens())))
 
-    def sweeps_for(self, sequence: Sequence) -> int:
-        """Sweeps that what is left of its prompt takes, if it were alone."""
-        return -(-max(0, sequence.pending - 1) // max(1, self._prefill_tokens()))
+    def prefill_tokens(self) -> int:
+        """Tokens of prompts that the next sweep may take."""
+        return max(1, self._prefill_tokens())
 
     # sweeps
 

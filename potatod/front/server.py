@@ -108,7 +108,11 @@ class Server:
     def vanished(self, identity: bytes) -> bool:
         """Whether this client left, does not read, or was silent for too long while it expected something."""
         client = self._clients.get(identity)
-        return client is None or self._clock() - client.heard_at > self._vanished_s
+        return client is None or client.name is None or self._clock() - client.heard_at > self._vanished_s
+
+    def forget(self, identity: bytes) -> None:
+        """Nothing is said to it until it says Hello again: it has missed something."""
+        self._clients.pop(identity, None)
 
     def close(self, linger_ms: int) -> None:
         """Lets the last messages go out, then frees the path."""
@@ -126,10 +130,10 @@ class Server:
         except BadFrame as error:
             self._refuse(identity, "bad_frame", f"not understood: {error}"[:500])
             return None
-        if isinstance(message, Alive):
-            self.send(identity, Alive(self.boot))
-        elif isinstance(message, Hello):
+        if isinstance(message, Hello):
             self._greet(identity, client, message)
+        elif isinstance(message, Alive) and client.name is not None:
+            self.send(identity, Alive(self.boot))
         elif client.name is None:
             self._refuse(identity, "hello_first", "the first message must be Hello", getattr(message, "request", None))
         else:

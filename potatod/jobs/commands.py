@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from potato_client.codec import BadFrame
 from potato_client.job_table import as_object
 from potato_client.protocol import FROM_CLIENT, Described
 from potato_client.units import count
@@ -32,8 +33,12 @@ def jobs() -> None:
 def export(path: Path | None, file: Path | None) -> None:
     """Every job that can be read, with its question and answer, a JSON object a line. Changes nothing."""
     found = salvage.read(_where(path, file))
-    for each in found.saved:
-        asked = FROM_CLIENT.decode(each.ask.frame)
+    for each in list(found.saved):
+        try:
+            asked = FROM_CLIENT.decode(each.ask.frame)
+        except BadFrame:
+            found.lost.append(each.job.number)
+            continue
         report = report_of(each.job, 0, True, time.time())
         described = Described(0, report, each.job.seed, asked.messages, asked.prompt, asked.options)
         click.echo(json.dumps(as_object(described, each.answered.text, each.answered.reasoning, each.answered.ids), ensure_ascii=False))

@@ -27,6 +27,7 @@ from .schema import APPLICATION_ID, MIGRATIONS
 from .states import State
 
 _COLUMNS: Final = tuple(each.name for each in dataclasses.fields(Job))
+_OVER: Final = ", ".join(f"'{state.value}'" for state in State if state.over)
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM jobs"
 #: A front that has just been killed may hold the lock for a moment.
 _BUSY_S: Final = 5.0
@@ -76,10 +77,19 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
+    """Does nothing to a job that is not over."""
+
     number: int
 
 
-Write = Added | Changed | Said | Gathered | Deleted
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """Free pages are given back to the disk, so many at most."""
+
+    pages: int = 4096
+
+
+Write = Added | Changed | Said | Gathered | Deleted | Shrunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +147,10 @@ class Database:
                 if whole != Answered():
                     self._write(Said(number, 0, whole.ids, whole.text, whole.reasoning))
             case Deleted(number):
-                run("DELETE FROM jobs WHERE number = ?", (number,))
+                run(f"DELETE FROM jobs WHERE number = ? AND state IN ({_OVER})", (number,))
+            case Shrunk(pages):
+                for _ in range(min(pages, self._one("PRAGMA freelist_count"))):
+                    run("PRAGMA incremental_vacuum(1)")  # execute takes one step only, and a step is a page
 
     # reading
 
@@ -171,10 +184,14 @@ class Database:
             pages, free, page = (int(self._one(f"PRAGMA {name}")) for name in ("page_count", "freelist_count", "page_size"))
         return (pages - free) * page
 
-    def shrink(self) -> None:
-        """Gives free pages back to the disk."""
-        with self._explained():
-            self._connection.executescript("PRAGMA incremental_vacuum")  # a page a step, and execute takes one step only
+    @property
+    def over_bytes(self) -> int:
+        """About what jobs that are over take of it."""
+        of = f"WHERE number IN (SELECT number FROM jobs WHERE state IN ({_OVER}))"
+        with self._read():
+            asked = int(self._one(f"SELECT coalesce(sum(length(frame) + length(prompt_ids)), 0) FROM asks {of}"))
+            said = int(self._one(f"SELECT coalesce(sum(length(ids) + length(text) + length(reasoning)), 0) FROM tokens {of}"))
+        return asked + said
 
     # means
 
@@ -194,13 +211,18 @@ class Database:
             raise ConfigError(f"{newer}: install that, or move the file away")
         if (found := self._one("PRAGMA quick_check(1)")) != "ok":
             raise self._damaged(str(found))
+        if form < len(MIGRATIONS):  # else nothing is written: a disk that is full keeps nobody from reading
+            self._migrate(form)
+        sync_directory(self.path.parent)
+
+    def _migrate(self, form: int) -> None:
+        run = self._connection.execute
         with self._transaction():
             for number, script in enumerate(MIGRATIONS[form:], form + 1):
                 for statement in script.split(";"):
                     run(statement)
                 run(f"PRAGMA user_version = {number}")
             run(f"PRAGMA application_id = {APPLICATION_ID}")
-        _sync_directory(self.path.parent)
 
     def _one(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()[0]
@@ -299,7 +321,7 @@ def _make_place(path: Path) -> None:
         raise ConfigError(f"cannot use [jobs] path {path}: {error.strerror}") from error
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """So that a file's name survives a power cut, too."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

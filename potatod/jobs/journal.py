@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 from potatod.errors import InternalError, PotatoError, first_line
 
-from .database import Database, Unwritable, Write
+from .database import Damaged, Database, Unwritable, Write
 
 _T = TypeVar("_T")
 
@@ -45,6 +45,8 @@ class _Batch:
     entries: list[_Entry] = field(default_factory=list)
     #: reads what is there after them, and returns what is to be done with it
     query: Callable[[Database], Callable[[], None]] | None = None
+    #: where that cannot be read
+    failed: Callable[[str], None] | None = None
 
 
 class Journal:
@@ -62,6 +64,7 @@ class Journal:
         self._under_way = 0
         self._work = threading.Event()
         self._closing = False
+        self._troubled = False
         self._broken: BaseException | None = None
         opened: collections.deque[Database | BaseException] = collections.deque()
         ready = threading.Event()
@@ -87,15 +90,16 @@ class Journal:
         else:
             self._open.entries.append(_Entry((), do))
 
-    def ask(self, query: Callable[[Database], _T], then: Callable[[_T], None]) -> None:
-        """What the database says after all that has been written so far."""
+    def ask(self, query: Callable[[Database], _T], then: Callable[[_T], None], otherwise: Callable[[str], None]) -> None:
+        """What the database says after all that has been written so far, or, while there is ``trouble``, before it. ``otherwise``: it cannot be
+        read."""
         self.flush()
 
         def read(database: Database) -> Callable[[], None]:
             found = query(database)
             return lambda: then(found)
 
-        self._hand(_Batch(query=read))
+        self._hand(_Batch(query=read, failed=otherwise))
 
     def flush(self) -> None:
         """Hands over what has been written; never waits."""
@@ -115,7 +119,7 @@ class Journal:
     def wait(self) -> None:
         """Until all that has been written is durable, and settled."""
         done = threading.Event()
-        self.ask(lambda _: done.set(), lambda _: None)
+        self.ask(lambda _: done.set(), lambda _: None, lambda why: None)
         while not done.wait(_AGAIN_S) and self._thread.is_alive():
             pass
         self.settle()
@@ -163,6 +167,7 @@ class Journal:
                 database.close()
 
     def _serve(self, database: Database) -> None:
+        self._troubled = False
         waiting: collections.deque[_Batch] = collections.deque()
         while True:
             self._work.wait(self._again_s if waiting else None)
@@ -186,12 +191,12 @@ class Journal:
         together = list(itertools.takewhile(lambda batch: batch.query is None, waiting))
         entries = [entry for batch in together for entry in batch.entries]
         try:
-            database.commit(write for entry in entries for write in entry.writes)
+            if entries:
+                database.commit(write for entry in entries for write in entry.writes)
         except Unwritable as error:
             self._refuse(together, str(error))
             return not any(batch.entries for batch in together)
-        if self.trouble:
-            self._tell(lambda: self._is_in_trouble(""))
+        self._trouble("")
         for batch in together:
             waiting.popleft()
             for entry in batch.entries:
@@ -202,7 +207,12 @@ class Journal:
 
     def _answer(self, database: Database, batch: _Batch) -> None:
         assert batch.query is not None
-        self._tell(batch.query(database))
+        try:
+            self._tell(batch.query(database))
+        except (Unwritable, Damaged) as error:
+            if batch.failed is None:
+                raise
+            self._tell(partial(batch.failed, str(error)))
         self._tell(self._settled)
 
     def _refuse(self, batches: list[_Batch], why: str) -> None:
@@ -212,8 +222,13 @@ class Journal:
                 if entry.otherwise is not None:
                     self._tell(partial(entry.otherwise, why))
             batch.entries = [entry for entry in batch.entries if entry.otherwise is None]
-        left = any(batch.entries for batch in batches)
-        self._tell(lambda: self._is_in_trouble(why if left else ""))
+        self._trouble(why if any(batch.entries for batch in batches) else "")
+
+    def _trouble(self, why: str) -> None:
+        """Tells when there is some, and when it is over: what the loop knows of it may be older."""
+        if why or self._troubled:
+            self._tell(partial(self._is_in_trouble, why))
+        self._troubled = bool(why)
 
     def _tell(self, do: Callable[[], None]) -> None:
         self._done.append(do)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import os
 import shutil
 import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from potatod.errors import NoSuchModel, PotatoError, Unavailable
+from potatod.errors import ConfigError, InternalError, NoSuchModel, PotatoError, Unavailable
 
-from .database import Added, Answered, Database, Said, answer_of, ask_of, job_of
+from .database import Added, Answered, Database, Said, answer_of, ask_of, job_of, sync_directory
 from .job import Ask, Job
+from .schema import APPLICATION_ID, MIGRATIONS
 
 #: Where both ends of a table can be read and its middle cannot, so many numbers are tried one by one.
 _TRIED: Final = 200_000
@@ -54,6 +56,7 @@ def read(path: Path) -> Salvage:
             if (part := path.with_name(path.name + ending)).is_file():
                 shutil.copyfile(part, copy.with_name(copy.name + ending))
         with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+            _refuse_another_s(connection, path)
             connection.text_factory = lambda raw: raw.decode(errors="replace")
             for number in _numbers(connection):
                 _take(connection, number, found)
@@ -65,28 +68,49 @@ def repair(path: Path) -> tuple[Salvage, Path]:
     found = read(path)
     aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
     fresh = path.with_name(f"{path.name}.repaired")
-    fresh.unlink(missing_ok=True)
+    for ending in ("", "-wal"):
+        fresh.with_name(fresh.name + ending).unlink(missing_ok=True)
     database = Database(fresh)
     try:
-        for each in found.saved:
+        for each in list(found.saved):
             said = [] if each.answered == Answered() else [Said(each.job.number, 0, each.answered.ids, each.answered.text, each.answered.reasoning)]
-            database.commit([Added(each.job, each.ask), *said])
+            try:
+                database.commit([Added(each.job, each.ask), *said])
+            except InternalError:  # its id or its key is that of another by now
+                found.saved.remove(each)
+                found.lost.append(each.job.number)
     finally:
         database.close()
-    for ending in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + ending).rename(aside.with_name(aside.name + ending))
-    fresh.rename(path)
+    os.link(path, aside)  # there is a file of this name at every moment: a daemon that starts meanwhile makes no empty one
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists():
+        log.rename(aside.with_name(f"{aside.name}-wal"))
+    fresh.replace(path)
+    sync_directory(path.parent)
     return found, aside
 
 
 def _refuse_what_is_in_use(path: Path) -> None:
     """By the bytes that SQLite locks."""
-    with path.open("r+b") as file:
+    try:
+        file = path.open("r+b")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCKED_BYTES, _LOCKED_AT)
         except OSError:
             raise Unavailable(f"a daemon uses {path}: ask it, with `potato-client export`, or stop it first") from None
+
+
+def _refuse_another_s(connection: sqlite3.Connection, path: Path) -> None:
+    """A database that can be read so far and is none of ours, or of a newer release."""
+    try:
+        (id,), (form,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version"))
+    except sqlite3.DatabaseError:
+        return
+    if id not in (0, APPLICATION_ID) or form > len(MIGRATIONS) or (id == 0 and form):
+        raise ConfigError(f"{path} is a database of something else, or of a newer potatod")
 
 
 def _numbers(connection: sqlite3.Connection) -> Iterator[int]:
@@ -127,10 +151,13 @@ def _take(connection: sqlite3.Connection, number: int, found: Salvage) -> None:
     answered = answer_of(connection, number, as_far_as_it_goes=True)
     if len(answered.ids) < job.sampled_tokens:
         found.shortened.append(number)
-        job = _shortened(job, answered)
+        job, answered = _shortened(job, answered), answered if job.state.over else Answered()
     found.saved.append(Saved(job, ask, answered))
 
 
 def _shortened(job: Job, answered: Answered) -> Job:
-    """What is missing of its answer is computed again, the same, where the job was not over; else it ends where it ends."""
-    return dataclasses.replace(job, sampled_tokens=len(answered.ids), shown_tokens=min(job.shown_tokens, len(answered.ids)))
+    """A job that is over ends where it can be read to. Any other begins anew, since nobody knows how much of what is left had been shown; its text
+    becomes the same."""
+    if job.state.over:
+        return dataclasses.replace(job, sampled_tokens=len(answered.ids), shown_tokens=min(job.shown_tokens, len(answered.ids)))
+    return dataclasses.replace(job, sampled_tokens=0, shown_tokens=0, first_token_at=None)

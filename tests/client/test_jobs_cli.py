@@ -63,6 +63,9 @@ def test_a_file_of_questions(run: Run, start: StartFront, place: Path) -> None:
         ('{"prompt": "x", "max_token": 3}', "did you mean 'max_tokens'"),
         ('{"prompt": "x", "temperature": -1}', "temperature must be"),
         ('{"prompt": 3}', "line 2"),
+        ('{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', "line 2: "),
+        ('{"prompt": "x", "raw": "false"}', "line 2: raw must be true or false"),
+        ('{"prompt": "x", "key": 5}', "line 2: key must be a text"),
         ('{"prompt": "x", "key": "k"}\n{"prompt": "y", "key": "k"}', "lines 2 and 3 have the same key"),
     ],
 )
@@ -84,6 +87,16 @@ def test_a_file_that_the_daemon_takes_in_part(run: Run, start: StartFront) -> No
     done = run("submit", "--batch", "-", stdin=b'{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": "c"}\n')
     assert (done.returncode, done.stdout) == (75, b"job-1\n")
     assert b"line 2: the queue is full (1 of 3 were accepted)" in done.stderr
+
+
+def test_what_unicode_calls_the_end_of_a_line_may_stand_in_a_question(run: Run, start: StartFront) -> None:
+    front = start()
+    line = json.dumps({"prompt": "one\u2028two\x85three", "key": None}, ensure_ascii=False)
+    assert run("submit", "--batch", "-", stdin=f"\ufeff{line}\r\n".encode()).returncode == 0
+    assert asked(front).messages[0].content == "one\u2028two\x85three"
+    assert len(asked(front).key) > 20
+    run("submit", "--batch", "-", "--max-tokens", "5", stdin=f"\ufeff{line}\r\n".encode())
+    assert front.of(Generate)[1].key != front.of(Generate)[0].key, "with other options it is another request"
 
 
 def test_attach_shows_what_there_is_and_what_comes(run: Run, start: StartFront) -> None:
@@ -112,6 +125,23 @@ def test_who_is_attached_leaves_and_the_job_goes_on(environment: dict[str, str],
     assert b"job 3f2a goes on: potato-client attach 3f2a" in err
     assert front.wait_for(Detach).job == "3f2a"
     assert front.of(Manage) == []
+
+
+def silent(attach: Attach, job: str) -> Iterator[Said]:
+    yield 1.5
+    yield from goes_on(attach, job)
+
+
+def test_who_leaves_before_the_daemon_has_answered_cancels_nothing(environment: dict[str, str], start: StartFront) -> None:
+    front = start()
+    front.attach_script = silent
+    with subprocess.Popen([PROGRAM, "attach", "3f2a"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as program:
+        front.wait_for(Attach)
+        time.sleep(0.3)
+        program.send_signal(signal.SIGINT)
+        program.communicate(timeout=20)
+    time.sleep(1.5)
+    assert (program.returncode, front.of(Manage)) == (0, [])
 
 
 def endless(generate: Generate, job: str) -> Iterator[Said]:

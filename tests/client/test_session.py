@@ -9,6 +9,8 @@ import pytest
 
 from potato_client.errors import BadRequest, ClientError, DaemonLost, NoDaemon, NotUnderstood, RequestRefused
 from potato_client.protocol import (
+    BURST_FRAMES,
+    FRAMES_PER_S,
     FROM_CLIENT,
     FROM_FRONT,
     HEARTBEAT_S,
@@ -52,7 +54,7 @@ class Talk:
             self.session.receive(frame, self.now)
 
     def sent(self) -> list[Any]:
-        return [FROM_CLIENT.decode(frame) for frame in self.session.frames()]
+        return [FROM_CLIENT.decode(frame) for frame in self.session.frames(self.now)]
 
     def events(self) -> list[tuple[int, Any]]:
         return [(event.request, event.what) for event in self.session.events()]
@@ -359,3 +361,37 @@ def test_closing_cancels_and_tells_whoever_waits(asked: Talk) -> None:
 def test_what_the_front_would_not_read_is_not_sent(message: Generate, why: str) -> None:
     with pytest.raises(BadRequest, match=why):
         encode(message)
+
+
+def test_frames_go_out_no_faster_than_a_front_takes_them(talk: Talk) -> None:
+    talk.ask(1)
+    talk.hear(WELCOME)
+    sent = len(talk.sent())
+    for number in range(2, 2002):
+        talk.ask(number, Status(number))
+    sent += len(talk.sent())
+    assert sent <= BURST_FRAMES
+    began = talk.now
+    while sent < 2002:
+        assert talk.session.due_in(talk.now) is not None
+        talk.now += 0.1
+        sent += len(talk.sent())
+    assert (2002 - BURST_FRAMES) / FRAMES_PER_S <= talk.now - began <= 20
+
+
+def test_questions_one_after_the_other_need_one_greeting(talk: Talk) -> None:
+    talk.ask(1, Status(1))
+    talk.hear(WELCOME, report(1, "boot-1"))
+    talk.sent()
+    for number in range(2, 5):
+        talk.ask(number, Status(number))
+        assert talk.sent() == [Status(number)]
+        talk.hear(report(number, "boot-1"))
+    talk.now += HEARTBEAT_S + 1
+    talk.ask(9, Status(9))
+    assert talk.sent() == [Hello(PROTOCOL_VERSION, "a test")]
+
+
+def test_what_comes_twice_is_dropped(asked: Talk) -> None:
+    asked.hear(Piece("a", 0, "AB", (1, 2)), Piece("a", 0, "AB", (1, 2)), Piece("a", 2, "C", (3,)))
+    assert [what.text for _, what in asked.events()] == ["AB", "C"]

@@ -17,7 +17,7 @@ import pytest
 from sqlite_disk import Disk, Done
 
 from potatod.errors import PotatoError
-from potatod.jobs.database import Added, Answered, Changed, Database, Deleted, Gathered, Said, Write
+from potatod.jobs.database import Added, Answered, Changed, Database, Deleted, Gathered, Said, Shrunk, Write
 from potatod.jobs.job import Ask, Job
 from potatod.jobs.states import Event
 from potatod.sampling.params import Sampling
@@ -90,7 +90,7 @@ def lived(synchronous: str = "FULL") -> History:
         for batch in batches(random.Random(SEED), 120):
             database.commit(batch)
             acknowledged.append((len(log), held(database)))
-        database.shrink()
+        database.commit([Shrunk()])
         acknowledged.append((len(log), held(database)))
         log = log[:]
         database.close()

@@ -11,7 +11,24 @@ from typing import Any
 
 import pytest
 
-from potato_client.protocol import Attach, Described, Detach, List, Listed, Manage, Managed, Progress, Refused, Show, Status
+from potato_client.protocol import (
+    PROTOCOL_VERSION,
+    Alive,
+    Attach,
+    ChatMessage,
+    Described,
+    Detach,
+    Hello,
+    List,
+    Listed,
+    Manage,
+    Managed,
+    Progress,
+    Refused,
+    Show,
+    Status,
+    Welcome,
+)
 from potatod.messages import Failed
 
 from .front_harness import Client, Front, Heard, front, start_front
@@ -426,3 +443,130 @@ def test_progress_of_a_job_that_is_attached_to_is_said_at_once(start: StartFront
     said = [client.receive() for _ in range(2)]
     assert isinstance(said[1], Progress)
     assert (said[1].state, said[1].place) == ("queued", 1)
+
+
+# what was wrong once
+
+
+def test_jobs_that_are_over_do_not_count_against_their_owner(start: StartFront) -> None:
+    begun = start(jobs={"per_user": 2})
+    begun.engine_up()
+    client = begun.client()
+    for _ in range(5):
+        assert client.answer("abc|", max_tokens=3).text == "abc"
+    begun.engine_dies()
+    jobs = [submit(client, "x|") for _ in range(2)]
+    client.ask("y|")
+    assert client.hear(Heard(), "Refused").last.code == "queue_full"
+    manage(client, jobs[0], "cancel")
+    submit(client, "y|")
+
+
+def test_a_job_that_is_too_long_for_a_smaller_context_waits_and_says_so(start: StartFront) -> None:
+    first = start(max_context=256, speculation=False)
+    first.engine_up(delay_s=0.01)
+    client = first.client()
+    client.ask("abc|", max_tokens=200)
+    job = client.hear(Heard(), "Piece", 70).of("Accepted")[0].job
+    killed(first)
+    small = start(max_context=64)
+    small.engine_up()
+    client = small.client()
+    assert client.answer("xy|", max_tokens=2).text == "xy", "the daemon is well"
+    report = listed(client, "paused").reports[0]
+    assert (report.job, "context" in report.why) == (job, True)
+    refused = manage(client, job, "resume")
+    assert (refused.code, refused.exit_code) == ("prompt_too_long", 64)
+    small.close()
+    large = start(max_context=256)
+    large.engine_up()
+    client = large.client()
+    assert manage(client, job, "resume").report.why == ""
+    assert client.attach(job).text == ("abc" * 67)[:200]
+
+
+def test_a_job_of_another_model_can_be_paused_and_cancelled_while_it_is_followed(start: StartFront) -> None:
+    first = start()
+    jobs = [submit(first.client(), "abc|", max_tokens=3) for _ in range(2)]
+    killed(first)
+    other = start(checksum="another")
+    follower, client = other.client(), other.client()
+    for number, job in enumerate(jobs):
+        follower.send(Attach(50 + number, job))
+    heard = follower.hear(Heard(), "Progress", 2)
+    assert manage(client, jobs[0], "pause").report.state == "paused"
+    assert follower.hear(heard, "Progress", 3).last.state == "paused"
+    assert manage(client, jobs[1], "cancel").report.state == "cancelled"
+    assert follower.hear(heard, "Finished").last.reason == "cancelled"
+    assert manage(client, jobs[0], "cancel").report.state == "cancelled"
+
+
+def test_a_request_that_could_not_be_shown_again_is_refused(start: StartFront) -> None:
+    client = start(max_context=1 << 16).client()
+    message = ChatMessage("user", "x", "r" * 4_000_000)
+    client.ask(messages=(message,))
+    refused = client.hear(Heard(), "Refused").last
+    assert refused.code in ("prompt_too_long", "no_template")
+    assert client.request(lambda n: List(n)).reports == ()
+
+
+VANISH_SOON = [
+    "-c",
+    "import sys; from potatod import stage; from potatod.front.front import Front; "
+    "sys.exit(stage.run('front', lambda s: Front(s, vanished_s=0.6).run()))",
+]
+
+
+def test_a_client_that_was_silent_is_asked_for_a_greeting_and_finds_its_job(start: StartFront) -> None:
+    begun = start(program=VANISH_SOON, speculation=False)
+    begun.engine_up(delay_s=0.05)
+    client = begun.client()
+    client.ask("abc|", max_tokens=60)
+    heard = client.hear(Heard(), "Piece", 3)
+    time.sleep(1.5)
+    heard.messages += client.waiting()
+    client.send(Alive())
+    refused = client.receive()
+    assert (refused.code, refused.request, refused.job) == ("hello_first", None, None)
+    client.send(Hello(PROTOCOL_VERSION))
+    assert isinstance(client.receive(), Welcome)
+    client.send(Attach(9, heard.of("Accepted")[0].job, len(heard.token_ids), len(heard.text)))
+    while not heard.of("Finished"):
+        client.send(Alive())
+        heard.messages.append(client.receive())
+    assert heard.text == "abc" * 20
+
+
+def test_who_wants_no_answer_gets_none(start: StartFront) -> None:
+    begun = start()
+    begun.engine_up()
+    client = begun.client()
+    job = client.answer("abc|", max_tokens=2).last.job
+    client.send(Manage(0, job, "cancel"))
+    client.send(Manage(0, "nobody's", "cancel"))
+    time.sleep(0.3)
+    assert list(client.waiting()) == []
+
+
+def test_of_two_wishes_at_once_the_second_sees_what_the_first_has_done(start: StartFront) -> None:
+    client = start().client()
+    job = submit(client, "abc|")
+    manage(client, job, "pause")
+    client.send(Manage(901, job, "cancel"))
+    client.send(Manage(902, job, "resume"))
+    first, second = client.receive(), client.receive()
+    assert (first.request, first.report.state) == (901, "cancelled")
+    assert (second.request, second.code) == (902, "not_now")
+
+
+def test_whoever_follows_a_paused_job_is_told_when_the_daemon_stops(start: StartFront) -> None:
+    begun = start()
+    client = begun.client()
+    client.ask("abc|")
+    job = client.hear(Heard(), "Accepted").last.job
+    client.send(Manage(0, job, "pause"))
+    heard = client.hear(Heard(), "Progress")
+    while heard.last.state != "paused":
+        client.hear(heard, "Progress", len(heard.of("Progress")) + 1)
+    begun.stop()
+    assert client.hear(heard, "Refused").last.job == job

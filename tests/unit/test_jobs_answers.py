@@ -15,7 +15,6 @@ from schedulers import scheduler
 from potato_client.protocol import Finished, Piece, Progress, Refused
 from potatod.front.answers import POISONED_AFTER, Answers, EngineNow
 from potatod.front.followers import Followers
-from potatod.front.refusal import Refusal
 from potatod.front.sweep_times import SweepTimes
 from potatod.front.text import Shown
 from potatod.jobs.database import Answered, Changed, Gathered, Said, Write
@@ -75,6 +74,9 @@ class World:
     now: float = 100.0
     sent: list[tuple[bytes, Any]] = field(default_factory=list)
     paper: Paper = field(default_factory=Paper)
+    changed: list[State] = field(default_factory=list)
+    #: a client that nothing can be sent to
+    deaf: bytes = b""
 
     def __post_init__(self) -> None:
         self.scheduler = scheduler(running=self.running, queue=self.queue)
@@ -82,13 +84,13 @@ class World:
         self.followers = Followers()
         self.answers = Answers(
             self.scheduler, self.times, frozenset({END}), self.paper, self.followers, self._send, logging.getLogger("potatod.test"),
-            clock=lambda: self.now, now=lambda: self.now,
+            lambda job: self.changed.append(job.state), clock=lambda: self.now, now=lambda: self.now,
         )  # fmt: skip
         self._numbers = itertools.count(1)
 
     def _send(self, owner: bytes, message: object) -> bool:
         self.sent.append((owner, message))
-        return True
+        return owner != self.deaf
 
     def ask(self, owner: bytes = b"me", prompt: int = 3, limit: int = 5, answered: Answered = Answered(), **changes: Any) -> Job:  # noqa: B008
         number = next(self._numbers)
@@ -189,6 +191,7 @@ def test_what_is_written_is_what_is_said() -> None:
     states = [changed.job.state for changed in world.paper.of(Changed)]
     assert states == [State.RUNNING] * 3 + [State.FINISHED]
     assert (one.sampled_tokens, one.shown_tokens, one.reason) == (3, 3, "length")
+    assert world.changed == [State.FINISHED]
 
 
 def test_a_job_goes_on_from_what_was_answered_before() -> None:
@@ -295,15 +298,14 @@ def test_an_answer_that_is_prefilled_again_after_a_restart_says_so() -> None:
     assert world.of(Progress)[-1].state == "prefill"
 
 
-def test_when_the_daemon_stops_whoever_follows_is_told_and_the_jobs_stay() -> None:
-    world = World(running=1)
-    jobs = [world.ask(), world.ask()]
-    world.answers.part(lambda job: Refusal("stopping", f"{job.id} goes on"))
-    assert {(r.job, r.code, r.exit_code, r.message) for r in world.of(Refused)} == {
-        (job.id, "stopping", 75, f"{job.id} goes on") for job in jobs
-    }
-    assert [job.state for job in jobs] == [State.QUEUED, State.QUEUED]
-    assert world.followers.of(1) == ()
+def test_a_client_that_does_not_read_hears_no_more_and_the_others_do() -> None:
+    world = World()
+    one = world.ask(b"slow", prompt=1)
+    world.followers.add(one.number, b"me")
+    world.deaf = b"slow"
+    world.sweep()
+    assert world.followers.of(one.number) == (b"me",)
+    assert len(world.of(Piece, b"me")) == 1
 
 
 def test_a_text_that_the_card_has_no_memory_for_is_refused_and_the_others_go_on() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from potatod.errors import ConfigError, Unavailable
-from potatod.jobs.database import Added, Answered, Changed, Damaged, Database, Deleted, Gathered, Said, Unwritable
+from potatod.jobs.database import Added, Answered, Changed, Damaged, Database, Deleted, Gathered, Said, Shrunk, Unwritable
 from potatod.jobs.job import Ask
 from potatod.jobs.schema import APPLICATION_ID, MIGRATIONS
 from potatod.jobs.states import State
@@ -77,8 +77,9 @@ def test_a_change_is_of_everything_that_may_change(path: Path) -> None:
 
 def test_a_deleted_job_takes_everything_with_it_and_what_comes_for_it_later_is_dropped(path: Path) -> None:
     database = Database(path)
-    database.commit([Added(job(), ASK), Said(1, 0, (5,), "A", "")])
-    database.commit([Deleted(1)])
+    database.commit([Added(job(), ASK), Said(1, 0, (5,), "A", ""), Deleted(1)])
+    assert database.job(1) is not None, "it is not over"
+    database.commit([Changed(job(state=State.FAILED)), Deleted(1)])
     database.commit([Said(1, 1, (6,), "B", ""), Changed(job()), Gathered(1)])
     assert [_rows(database, table) for table in ("jobs", "asks", "tokens")] == [0, 0, 0]
 
@@ -113,12 +114,13 @@ def test_the_newest_of_some_states(path: Path) -> None:
 def test_deleted_jobs_make_it_smaller(path: Path) -> None:
     database = Database(path)
     big = Ask(b"x" * 200_000, (1,), Sampling(), False, "")
-    database.commit(Added(job(number=n, id=str(n)), big) for n in range(1, 21))
+    database.commit(Added(job(number=n, id=str(n), state=State.FINISHED), big) for n in range(1, 21))
+    assert 4_000_000 < database.over_bytes <= database.size_bytes
     large = database.size_bytes
     assert large > 4_000_000
     database.commit(Deleted(n) for n in range(1, 21))
     assert database.size_bytes < large / 10
-    database.shrink()
+    database.commit([Shrunk()])
     database.close()
     assert path.stat().st_size < large / 10
 

@@ -60,7 +60,7 @@ def test_what_waits_is_told_in_order_and_only_when_it_is_on_disk(journal: Journa
     assert told == [], "nothing has been handed over"
     journal.flush()
     journal.write(Said(1, 0, (5,), "A", ""), then=lambda: told.append(3))
-    journal.ask(lambda database: database.answered(1), told.append)
+    journal.ask(lambda database: database.answered(1), told.append, told.append)
     until(journal, lambda: len(told) == 4)
     assert told == [1, 2, 3, Answered((5,), "A", "")]
 
@@ -92,7 +92,7 @@ def test_a_full_disk_refuses_what_may_be_refused_and_keeps_the_rest_until_there_
     until(journal, lambda: journal.trouble)
     assert told == ["added", "the disk is full"]
     assert journal.trouble == "the disk is full"
-    journal.ask(lambda database: database.job(1) is not None, told.append)
+    journal.ask(lambda database: database.job(1) is not None, told.append, told.append)
     until(journal, lambda: len(told) == 3)
     assert told[2] is True, "who asks is answered meanwhile"
     time.sleep(0.1)
@@ -100,7 +100,7 @@ def test_a_full_disk_refuses_what_may_be_refused_and_keeps_the_rest_until_there_
     assert "said" not in told
     Disk.full = False
     until(journal, lambda: not journal.trouble and "said" in told)
-    journal.ask(lambda database: (database.answered(1).ids, database.job(2)), told.append)
+    journal.ask(lambda database: (database.answered(1).ids, database.job(2)), told.append, told.append)
     until(journal, lambda: len(told) == 5)
     assert told[3:] == ["said", ((5,), None)]
 
@@ -143,6 +143,32 @@ def test_a_thread_that_breaks_is_heard_of(journal: Journal, error: Exception) ->
     journal.flush()
     with pytest.raises(type(error) if isinstance(error, Damaged) else InternalError, match=r"damaged|ZeroDivisionError: a bug"):
         until(journal, lambda: False)
+
+
+def test_a_question_that_the_disk_does_not_answer_is_said_to_whoever_asked_and_the_journal_lives(journal: Journal) -> None:
+    def fails(database: Database) -> None:
+        raise Unwritable("the disk cannot be read")
+
+    told: list[object] = []
+    journal.ask(fails, told.append, told.append)
+    journal.ask(lambda database: "fine", told.append, told.append)
+    until(journal, lambda: len(told) == 2)
+    assert told == ["the disk cannot be read", "fine"]
+
+
+def test_trouble_is_over_however_late_the_loop_hears_of_it(journal: Journal) -> None:
+    told: list[object] = []
+    journal.write(Added(job(), ASK), then=lambda: told.append("added"))
+    journal.flush()
+    until(journal, lambda: told)
+    Disk.full = True
+    journal.write(Said(1, 0, (5,), "A", ""), then=lambda: told.append("said"))
+    journal.flush()
+    time.sleep(0.1)
+    Disk.full = False
+    time.sleep(0.1)
+    until(journal, lambda: "said" in told)
+    assert journal.trouble == ""
 
 
 def test_what_cannot_be_opened_is_said_by_whoever_makes_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from potatod.front.followers import Followers
 from potatod.front.known import Known
 from potatod.front.refusal import Refusal
-from potatod.front.retention import outdated
+from potatod.front.retention import Taken, outdated
 from potatod.jobs.states import Event, State
 
 from .test_jobs import job
@@ -74,7 +74,8 @@ def test_followers_come_and_go() -> None:
     assert (followers.of(1), followers.count(b"a")) == ((b"a", b"b"), 2)
     followers.remove(1, b"c")
     followers.remove(9, b"a")
-    followers.drop_where(lambda client: client == b"a")
+    assert followers.numbers() == (1, 2)
+    assert followers.drop_where(lambda client: client == b"a") == {b"a"}
     assert (followers.of(1), followers.of(2), followers.count(b"a")) == ((b"b",), (), 0)
     assert followers.forget(1) == (b"b",)
     assert followers.forget(1) == ()
@@ -86,11 +87,14 @@ def over(number: int, ended_at: float, **changes: Any) -> Any:
 
 def test_only_what_is_over_for_long_is_deleted() -> None:
     jobs = [over(1, 100.0), over(2, 900.0), job(number=3, id="3", accepted_at=1.0), job(number=4, id="4", state=State.PAUSED, accepted_at=1.0)]
-    assert [each.number for each in outdated(jobs, 1000.0, 500.0, 0, 100)] == [1]
+    assert [each.number for each in outdated(jobs, 1000.0, 500.0, Taken(0, 0), 100)] == [1]
 
 
 def test_where_it_is_too_large_a_tenth_of_what_is_over_goes_the_oldest_first() -> None:
     jobs = [over(number, 1000.0 - number) for number in range(1, 31)] + [job(number=99, id="99", accepted_at=1.0)]
-    assert [each.number for each in outdated(jobs, 1000.0, 5000.0, 101, 100)] == [30, 29, 28]
-    assert [each.number for each in outdated(jobs[:3], 1000.0, 5000.0, 101, 100)] == [3]
-    assert outdated(jobs[-1:], 1000.0, 5000.0, 101, 100) == []
+    full, now = Taken(101, 60), 9000.0
+    assert [each.number for each in outdated(jobs, now, 1e6, full, 100)] == [30, 29, 28]
+    assert [each.number for each in outdated(jobs[:3], now, 1e6, full, 100)] == [3]
+    assert outdated(jobs[-1:], now, 1e6, full, 100) == []
+    assert outdated(jobs, now, 1e6, Taken(101, 5), 100) == [], "what is not over is why it is large"
+    assert outdated(jobs, 1001.0, 1e6, full, 100) == [], "somebody may be about to fetch it"
