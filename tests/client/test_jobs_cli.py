@@ -47,9 +47,9 @@ def test_a_file_of_questions(run: Run, start: StartFront, place: Path) -> None:
     assert (two.messages, three.prompt, three.key) == ((ChatMessage("user", "two"),), "three", "c")
     assert one.key
     assert one.key != two.key
-    run("submit", "--batch", str(file))
+    run("submit", "--batch", str(file), "--temperature", "0.5")
     assert [each.key for each in front.of(Generate)[3:]] == [one.key, two.key, "c"], "the same file is the same jobs"
-    run("submit", "--batch", str(file), "--anew")
+    run("submit", "--batch", str(file), "--temperature", "0.5", "--anew")
     assert front.of(Generate)[6].key not in (one.key, "")
 
 
