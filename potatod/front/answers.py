@@ -41,6 +41,8 @@ from .text import Shown, Text
 #: Engines that end while they compute the same token: after so many the job is tried alone, after so many it fails.
 ALONE_AFTER: Final = 2
 POISONED_AFTER: Final = 3
+#: Of which text is made at a time.
+_TEXT_TOKENS: Final = 256
 #: Between two looks at when jobs will be over.
 _ETAS_EVERY_S: Final = 1.0
 
@@ -80,15 +82,30 @@ class Answer:
     said: Progress | None = None
     said_at: float = 0.0
     _text: Text | None = None
+    #: tokens of the answer that have become text
+    _pushed: int = 0
 
     @property
     def text(self) -> Text:
         """Where its tokens are now."""
+        self.catch_up(len(self.sequence.tokens))
+        assert self._text is not None
+        return self._text
+
+    def catch_up(self, tokens: int) -> bool:
+        """Makes text of so many tokens of a job that has been restored; whether there are more."""
         if self._text is None:
             self._text = self.make_text()
-            for token in self.sequence.tokens[self.job.prompt_tokens :]:
-                self._text.push(token)
-        return self._text
+        first = self.job.prompt_tokens + self._pushed
+        for token in self.sequence.tokens[first : first + tokens]:
+            self._text.push(token)
+            self._pushed += 1
+        return len(self.sequence.tokens) > self.job.prompt_tokens + self._pushed
+
+    def push(self, token: int) -> Shown:
+        """The text of a token that has just been sampled, and is the sequence's last."""
+        self._pushed += 1
+        return self.text.push(token)
 
     @property
     def shown_ids(self) -> tuple[int, ...]:
@@ -167,6 +184,23 @@ class Answers:
         """By job number: how many are before it, itself included; only of jobs that wait."""
         return {self._answers[id].job.number: place for place, id in enumerate(self._scheduler.waiting, 1)}
 
+    def make_texts(self, seconds: float) -> bool:
+        """Of what jobs said before they were restored, for so long: better while there is no engine than in their first sweep. Whether there is
+        more."""
+        until = self._clock() + seconds
+        for answer in self:
+            try:
+                while answer.catch_up(_TEXT_TOKENS):
+                    if self._clock() > until:
+                        return True
+            except Exception as error:  # a job's top, as in a sweep
+                self._job_failed(answer, error, _Gain(answer.job.sampled_tokens))
+        return False
+
+    def _job_failed(self, answer: Answer, error: Exception, gain: _Gain) -> None:
+        self._logger.exception("job %s failed", answer.job.id)
+        self._fail(answer, Refusal("internal", f"this answer failed: {type(error).__name__}: {first_line(error)}"[:500]), gain)
+
     def etas(self, max_running: int) -> Mapping[int, Eta]:
         """By job number, as far as anybody knows; a second old at most."""
         if self._clock() - self._expected_at > _ETAS_EVERY_S:
@@ -242,8 +276,7 @@ class Answers:
                 if reason is not None:
                     gain.add(answer.text.finish())
             except Exception as error:  # a job's top: its sampler or its text may fail, the daemon lives
-                self._logger.exception("job %s failed", answer.job.id)
-                self._fail(answer, Refusal("internal", f"this answer failed: {type(error).__name__}: {first_line(error)}"[:500]), gain)
+                self._job_failed(answer, error, gain)
             else:
                 if reason is None:
                     self._gained(answer, gain)
@@ -288,12 +321,12 @@ class Answers:
             token = sample(logits(row.logits_row), tokens, answer.sampling, job.choice, len(tokens))
         if token in self._end_ids:
             return None, "stop"
-        text = answer.text  # before there is one token more
+        answer.catch_up(len(tokens))  # before there is one more
         job.sampled(self._now())
         following = self._scheduler.append(answer.sequence.id, token)
         gain.ids.append(token)
-        gain.add(text.push(token))
-        if text.stopped:
+        gain.add(answer.push(token))
+        if answer.text.stopped:
             return None, "stop"
         return following, "length" if job.full else None
 

@@ -122,7 +122,8 @@ class Front:
 
     def run(self) -> None:
         while not self._stage.stopping:
-            self._poller.poll(_LOOK_EVERY_MS if self._scheduler.running else _PATIENCE_MS)
+            busy = not self._engine.up and self._answers.make_texts(_TURN_S)
+            self._poller.poll(0 if busy else _LOOK_EVERY_MS if self._scheduler.running else _PATIENCE_MS)
             for order in self._stage.orders():
                 if isinstance(order, Engine):
                     self._engine_is(order)

@@ -205,6 +205,20 @@ def test_a_job_goes_on_from_what_was_answered_before() -> None:
     assert (world.of(Finished)[0].reason, one.sampled_tokens) == ("length", 4)
 
 
+def test_texts_of_restored_jobs_are_made_while_there_is_no_engine_and_one_that_fails_is_that_job_s_end() -> None:
+    world = World()
+    good = world.ask(b"good", answered=Answered((5,) * 1000, "5 " * 1000, ""), sampled_tokens=1000, shown_tokens=1000, limit=2000, prompt=1)
+    world.ask(b"bad", answered=Answered((5, 13), "5 ", ""), sampled_tokens=2, shown_tokens=1, limit=9, prompt=1)
+    assert world.answers.make_texts(-1.0), "for a moment only"
+    assert not world.answers.make_texts(1.0)
+    assert [refused.code for refused in world.of(Refused, b"bad")] == ["internal"]
+    for _ in range(300):
+        world.sweep(7)
+        if good.sampled_tokens > 1000:
+            break
+    assert world.of(Piece, b"good")[0].index == 1000
+
+
 def test_whoever_follows_hears_of_it_and_nobody_else() -> None:
     world = World()
     one = world.ask(b"me", prompt=1)
