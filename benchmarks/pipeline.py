@@ -18,6 +18,7 @@ import batching
 import click
 import computing
 import guessing
+import jobs
 import planned
 import random_model
 import speculating
@@ -48,9 +49,9 @@ PLANNED: dict[str, Table] = {"grid": planned.grid, "simulated": planned.simulate
 #: Of the small model, which is a real one.
 SMALL: dict[str, Table] = {
     "first_token": streaming.first_token, "lookup": speculating.lookup, "drafted": speculating.drafted, "guessed": guessing.guessed,
-    "steps": computing.steps,
+    "steps": computing.steps, "durable": jobs.durable, "eta": jobs.eta,
 }  # fmt: skip
-LIMITED = {*STREAMING, *PLANNED, "lookup", "drafted"}
+LIMITED = {*STREAMING, *PLANNED, "lookup", "drafted", "durable", "eta"}
 
 
 def _of_the_large(table: Table, model: Path) -> dict[str, Any]:
