@@ -6,9 +6,12 @@ import errno
 import os
 import socket
 import struct
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from .errors import BadSocket, NoDaemon
+from .key_file import KeyFile, load
 from .paths import SOCKET_VARIABLE, default_socket
 
 #: ``sun_path`` holds 108 bytes, the last one is NUL.
@@ -20,11 +23,22 @@ ASK_AGAIN_S: Final = 0.1
 _UCRED: Final = struct.Struct("3i")  # pid, uid, gid
 
 
-def endpoint(given: str | None) -> str:
-    """The address: what was given, else ``POTATO_SOCKET``, else the default. Raises :class:`BadSocket`."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    address: str
+    #: of a daemon on another machine
+    key: KeyFile | None = None
+
+
+def endpoint(given: str | None) -> Endpoint:
+    """What was given, else ``POTATO_SOCKET``, else the default: an address, or the path of a key file, which has the address of its daemon. Raises
+    :class:`BadSocket`, :class:`BadKey`."""
     address = given or os.environ.get(SOCKET_VARIABLE) or default_socket()
+    if "://" not in address:
+        key = load(Path(address).expanduser())
+        return Endpoint(key.address, key)
     if address.startswith("tcp://"):
-        raise BadSocket(f"{address}: sockets on the network need keys, which this release does not have; use ipc:// and a path")
+        raise BadSocket(f"{address[:200]}: a daemon on the network needs a key; give the file that `potatod keys add` made there: it has the address")
     path = address.removeprefix("ipc://")
     if path == address or not path.startswith("/"):
         raise BadSocket(f"{address[:200]!r} is no address of a daemon; it is ipc:// and an absolute path, like {default_socket()}")
@@ -32,7 +46,7 @@ def endpoint(given: str | None) -> str:
         raise BadSocket("a socket's path cannot hold a NUL character")
     if (length := len(os.fsencode(path))) > MAX_PATH_BYTES:
         raise BadSocket(f"the socket's path has {length} bytes, and the system takes at most {MAX_PATH_BYTES}: choose a shorter one")
-    return address
+    return Endpoint(address)
 
 
 class Stale(NoDaemon):
@@ -42,8 +56,10 @@ class Stale(NoDaemon):
 def look(address: str) -> None:
     """Returns where a daemon listens that we may trust.
 
-    Else raises :class:`NoDaemon`, or its kind :class:`Stale`, with the sentence that helps.
+    Else raises :class:`NoDaemon`, or its kind :class:`Stale`, with the sentence that helps. Of another machine only its silence will tell.
     """
+    if address.startswith("tcp://"):
+        return
     path = address.removeprefix("ipc://")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)

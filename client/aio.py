@@ -18,7 +18,7 @@ from typing import Self, TypeVar, Unpack
 import zmq
 import zmq.asyncio
 
-from .address import ASK_AGAIN_S, STALE_S, Stale, endpoint, look
+from .address import ASK_AGAIN_S, STALE_S, Endpoint, Stale, endpoint, look
 from .answer import Collected, only
 from .asking import AnswerOptions, Prompt, generate_message, list_message, page_of, several
 from .connection import LINGER_MS, client_name, dealer
@@ -75,7 +75,8 @@ class AsyncClient:
     """As :class:`potato_client.Client`. Belongs to the event loop in which it is first used."""
 
     def __init__(self, socket: str | None = None, *, timeout_s: float = SILENCE_S) -> None:
-        self.address = endpoint(socket)
+        self._endpoint = endpoint(socket)
+        self.address = self._endpoint.address
         self._timeout_s = timeout_s
         self._connection: _Connection | None = None
         self._closed = False
@@ -158,7 +159,7 @@ class AsyncClient:
             raise ClientError("this client is closed")
         await self._look()
         if self._connection is None:
-            self._connection = _Connection(self.address, self._timeout_s)
+            self._connection = _Connection(self._endpoint, self._timeout_s)
         return self._connection
 
     async def _look(self) -> None:
@@ -176,12 +177,12 @@ class AsyncClient:
 class _Connection:
     """A socket and a session, moved by two tasks: one listens, the other sends and keeps the time."""
 
-    def __init__(self, address: str, silence_s: float) -> None:
-        self._session = Session(address, client_name(), silence_s=silence_s)
+    def __init__(self, where: Endpoint, silence_s: float) -> None:
+        self._session = Session(where.address, client_name(), silence_s=silence_s)
         self._inboxes: dict[int, _Inbox] = {}
         self._context = zmq.asyncio.Context()
-        self._socket: zmq.asyncio.Socket = dealer(self._context)
-        self._socket.connect(address)
+        self._socket: zmq.asyncio.Socket = dealer(self._context, where)
+        self._socket.connect(where.address)
         self._wake = asyncio.Event()
         self._tasks = [asyncio.create_task(work()) for work in (self._listen, self._send)]
 
@@ -208,8 +209,7 @@ class _Connection:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._session.close(time.monotonic())
         self._deliver()
-        for frame in self._session.frames(time.monotonic()):
-            await self._socket.send(frame)
+        await self._hand_over()
         self._socket.close(linger=LINGER_MS)
         await asyncio.to_thread(self._context.term)
 
@@ -229,11 +229,20 @@ class _Connection:
                 self._wake.clear()
                 self._session.tick(time.monotonic())
                 self._deliver()
-                for frame in self._session.frames(time.monotonic()):
-                    await self._socket.send(frame)
+                await self._hand_over()
                 await self._sleep(self._session.due_in(time.monotonic()))
         finally:
             self._give_up()
+
+    async def _hand_over(self) -> None:
+        frames = self._session.frames(time.monotonic())
+        while frames:
+            try:
+                await self._socket.send(frames[0], zmq.DONTWAIT)
+            except zmq.Again:  # as in connection.py
+                self._session.put_back(frames)
+                return
+            del frames[0]
 
     async def _sleep(self, due_s: float | None) -> None:
         try:

@@ -22,7 +22,6 @@ from .client import Client
 from .codec import MAX_FRAME_BYTES
 from .errors import ClientError
 from .exit_codes import EXIT_BROKEN_PIPE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
-from .paths import SOCKET_VARIABLE
 from .screen import Screen
 from .turn import Outcome, answer_options, follow, generate, say_detached
 from .units import human_size
@@ -80,7 +79,7 @@ def _on_or_off(_ctx: click.Context, _parameter: click.Parameter, value: str | No
     return None if value is None else value == "on"
 
 
-_SOCKET: Final = click.option("--socket", metavar="ADDRESS", help=f"Where the daemon listens: ipc:// and a path. Also {SOCKET_VARIABLE}.")
+_SOCKET: Final = job_commands.SOCKET
 _ANSWER: Final = (
     _SOCKET,
     click.option("--system", metavar="TEXT", help="What the model is told before the conversation."),

@@ -80,14 +80,16 @@ class Answer(Collected):
 class Client:
     """A connection to one daemon. May be used from several threads, and for several answers at once.
 
-    ``socket``: ``ipc://`` and an absolute path; None takes ``POTATO_SOCKET``, else where this user's daemon listens.
+    ``socket``: ``ipc://`` and an absolute path, or the path of a key file for a daemon on another machine; None takes ``POTATO_SOCKET``, else where
+    this user's daemon listens.
     ``timeout_s``: a daemon that says nothing for so long is gone; it is asked for a sign of life all the while.
     """
 
     def __init__(self, socket: str | None = None, *, timeout_s: float = SILENCE_S) -> None:
-        self.address = endpoint(socket)
+        where = endpoint(socket)
+        self.address = where.address
         self._timeout_s = timeout_s
-        self._connection = Connection(self.address, timeout_s)
+        self._connection = Connection(where, timeout_s)
         self._numbers = itertools.count(1)
 
     def __enter__(self) -> Self:

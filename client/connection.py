@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import zmq
 
+from .address import Endpoint
 from .codec import MAX_FRAME_BYTES
 from .errors import ClientError
 from .session import Event, Session
@@ -36,8 +37,8 @@ _JOIN_S: Final = 1.0
 class Connection:
     """A socket to one address and what is expected of it. Ends with ``close``, or with the program."""
 
-    def __init__(self, address: str, silence_s: float) -> None:
-        self._pump = _Pump(address, silence_s)
+    def __init__(self, endpoint: Endpoint, silence_s: float) -> None:
+        self._pump = _Pump(endpoint, silence_s)
         self._thread = threading.Thread(target=self._pump.run, name="potato-client", daemon=True)
         self._thread.start()
         self._finalizer = weakref.finalize(self, _end, self._pump, self._thread)
@@ -78,9 +79,9 @@ def _end(pump: _Pump, thread: threading.Thread) -> None:
 class _Pump:
     """What the thread runs."""
 
-    def __init__(self, address: str, silence_s: float) -> None:
-        self.session = Session(address, client_name(), silence_s=silence_s)
-        self._address = address
+    def __init__(self, endpoint: Endpoint, silence_s: float) -> None:
+        self.session = Session(endpoint.address, client_name(), silence_s=silence_s)
+        self._endpoint = endpoint
         self._inboxes: dict[int, Inbox] = {}
         self._orders: collections.deque[_Order] = collections.deque()
         self._ordering = threading.Lock()
@@ -112,9 +113,9 @@ class _Pump:
 
     def run(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        socket = dealer(context)
+        socket = dealer(context, self._endpoint)
         try:
-            socket.connect(self._address)
+            socket.connect(self._endpoint.address)
             while not self._stopping:
                 self._listen(socket)
                 self._obey()
@@ -135,8 +136,14 @@ class _Pump:
             self._orders.popleft()()
 
     def _send(self, socket: zmq.Socket[bytes]) -> None:
-        for frame in self.session.frames(time.monotonic()):
-            socket.send(frame, zmq.DONTWAIT)
+        frames = self.session.frames(time.monotonic())
+        while frames:
+            try:
+                socket.send(frames[0], zmq.DONTWAIT)
+            except zmq.Again:  # the other side is not there, or does not let us in: silence will tell
+                self.session.put_back(frames)
+                return
+            del frames[0]
 
     def _listen(self, socket: zmq.Socket[bytes]) -> None:
         self._wait(socket)
@@ -170,12 +177,16 @@ def client_name() -> str:
     return f"potato-client {importlib.metadata.version('potato-lm')}"
 
 
-def dealer(context: zmq.Context[Any]) -> Any:
+def dealer(context: zmq.Context[Any], endpoint: Endpoint) -> Any:
     """A client's socket, not connected yet. Queues without bounds: what lies in them is bounded by what was asked."""
     socket = context.socket(zmq.DEALER)
     socket.set_hwm(0)
     socket.set(zmq.LINGER, LINGER_MS)
     socket.set(zmq.MAXMSGSIZE, 2 * MAX_FRAME_BYTES)
+    if endpoint.key is not None:
+        socket.set(zmq.CURVE_SERVERKEY, endpoint.key.server.encode())
+        socket.set(zmq.CURVE_PUBLICKEY, endpoint.key.public.encode())
+        socket.set(zmq.CURVE_SECRETKEY, endpoint.key.secret.encode())
     return socket
 
 

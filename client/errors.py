@@ -3,6 +3,7 @@
     ClientError
     ├── BadRequest        64  what was asked cannot be asked; nothing was sent
     ├── BadSocket         64  the socket's address is no address of a daemon
+    ├── BadKey            64  the file of a key for another machine's daemon is none, or open to others
     ├── NoDaemon          69  nobody answers there
     ├── DaemonLost        75  the daemon went away while an answer was expected; ask again
     ├── RequestRefused     *  the daemon said no; it says with which code
@@ -28,6 +29,10 @@ class BadRequest(ClientError, ValueError):
 
 
 class BadSocket(ClientError, ValueError):
+    exit_code = EXIT_USAGE
+
+
+class BadKey(ClientError, ValueError):
     exit_code = EXIT_USAGE
 
 

@@ -18,6 +18,7 @@ from .client import Answer, Client
 from .errors import ClientError, RequestRefused
 from .exit_codes import EXIT_OK
 from .job_report import JOB_STATES, OVER, JobReport, JobState
+from .paths import SOCKET_VARIABLE
 from .protocol import JobAction
 from .screen import Screen
 from .turn import Outcome, answer_options, as_typed, follow, say_detached
@@ -27,7 +28,9 @@ _WATCH_S: Final = 1.0
 _ALL: Final = 1 << 40
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
-_SOCKET: Final[Callable[..., Any]] = click.option("--socket", metavar="ADDRESS", help="Where the daemon listens. Also POTATO_SOCKET.")
+SOCKET: Final[Callable[..., Any]] = click.option(
+    "--socket", metavar="ADDRESS", help=f"Where the daemon listens: ipc:// and a path, or a key file. Also {SOCKET_VARIABLE}."
+)
 _STATE: Final = click.option(
     "--state", "states", multiple=True, type=click.Choice(JOB_STATES), metavar="STATE", help=f"Only jobs of this state: {', '.join(JOB_STATES)}.",
 )  # fmt: skip
@@ -55,7 +58,7 @@ def submit_file(client: Client, path: Path, *, anew: bool, options: dict[str, An
 
 @click.command()
 @click.argument("job")
-@_SOCKET
+@SOCKET
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but errors.")
 def attach(job: str, socket: str | None, quiet: bool) -> int:
     """Show the answer of a job: what there is of it at once, then what comes. Ctrl-C leaves it; it goes on."""
@@ -70,7 +73,7 @@ def attach(job: str, socket: str | None, quiet: bool) -> int:
 
 
 @click.command()
-@_SOCKET
+@SOCKET
 @_STATE
 @click.option("--all", "everything", is_flag=True, help="Those that are over for long, too.")
 @click.option("--limit", type=click.IntRange(1), default=50, metavar="N", help="The last N.", show_default=True)
@@ -90,7 +93,7 @@ def jobs(socket: str | None, states: tuple[JobState, ...], everything: bool, lim
 
 @click.command()
 @click.argument("job")
-@_SOCKET
+@SOCKET
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(job: str, socket: str | None, as_json: bool) -> int:
     """A job: what was asked, what has been answered, and all that is known of it."""
@@ -106,7 +109,7 @@ def show(job: str, socket: str | None, as_json: bool) -> int:
 
 @click.command()
 @click.argument("jobs", nargs=-1)
-@_SOCKET
+@SOCKET
 @_STATE
 def export(jobs: tuple[str, ...], socket: str | None, states: tuple[JobState, ...]) -> int:
     """Jobs with their questions and answers, a JSON object a line, the oldest first. All, or those that are named."""
@@ -136,7 +139,7 @@ def managing() -> Iterator[click.Command]:
 def _managing(action: JobAction) -> click.Command:
     @click.command(action, help=f"{_DOES[action]} Ids may be shortened while they are unique.")
     @click.argument("jobs", nargs=-1, required=True)
-    @_SOCKET
+    @SOCKET
     def manage(jobs: tuple[str, ...], socket: str | None) -> int:
         worst: ClientError | None = None
         with Client(socket) as client:

@@ -59,6 +59,8 @@ _NOBODY: Final = 0
 #: Frames a second, and at once after a pause: less than a front takes, whose clock may be slower.
 _PACE: Final = 0.8 * FRAMES_PER_S
 _BURST: Final = 0.8 * BURST_FRAMES
+#: Frames that wait are tried again.
+_SOON_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,7 @@ class Session:
             )  # we were stopped ourselves: what came meanwhile is still to be read
         self._ticked_at = now
         if now - self._heard_at >= self._silence_s:
+            self._frames.clear()
             self._fail(self._silent(), now)
         elif now - self._said_at >= self._heartbeat_s:
             self._said_at = now
@@ -203,7 +206,7 @@ class Session:
         if not self.expecting and not self._frames:
             return None
         due_s = min(self._said_at + self._heartbeat_s, self._heard_at + self._silence_s) - now
-        return max(0.0, min(due_s, 1 / _PACE) if self._frames else due_s)
+        return max(0.0, min(due_s, _SOON_S) if self._frames else due_s)
 
     def frames(self, now: float) -> list[bytes]:
         """To be sent, in this order; they are handed out once, and no faster than a front takes them."""
@@ -213,6 +216,10 @@ class Session:
         self._allowance -= count
         frames, self._frames = self._frames[:count], self._frames[count:]
         return frames
+
+    def put_back(self, frames: list[bytes]) -> None:
+        """They could not be sent."""
+        self._frames[:0] = frames
 
     def events(self) -> list[Event]:
         """In the order they happened; they are handed out once."""
@@ -318,6 +325,8 @@ class Session:
             if jobs:
                 then = f"what it accepted goes on when it is back: potato-client attach {jobs[0]}"
             return DaemonLost(f"the daemon at {self._address} has said nothing {for_s}; {then}")
+        if self._address.startswith("tcp://"):
+            return NoDaemon(f"nobody has answered at {self._address} {for_s}: no daemon is there, or it does not let this key in")
         return NoDaemon(f"somebody listens at {self._address} and has not answered {for_s}: it hangs, or is no potatod")
 
 

@@ -31,6 +31,7 @@ _ELSEWHERE: Final = {
     "prepare": ("potatod.store.commands", "Make a model folder from a checkpoint."),
     "verify": ("potatod.store.commands", "Check every byte of a model folder."),
     "jobs": ("potatod.jobs.commands", "The job database, while no daemon uses it."),
+    "keys": ("potatod.keys_commands", "Keys of clients on other machines."),
 }
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -46,7 +47,7 @@ class _Commands(click.Group):
     """Loads commands late, and knows the nearest name of one that is not there."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["start", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs"]
+        return ["start", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs", "keys"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _ELSEWHERE:

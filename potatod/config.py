@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, cast
 from potato_client.paths import default_socket, state_directory
 
 from .errors import ConfigError
-from .keys import Choice, Device, DraftModel, Duration, File, Folder, Folders, Kind, NotAllowed, Number, Plain, Share, Size, Socket, Whole
+from .keys import Choice, Device, DraftModel, Duration, File, Folder, Folders, Kind, NotAllowed, Number, Plain, Remote, Share, Size, Socket, Whole
 from .sizes import Auto, Percent
 
 _ROOT: Final = Path("/")
@@ -129,6 +129,13 @@ class Front:
         default_socket, Socket(), "Where clients connect. Only processes of the same user are let in.",
         unset="in the user's runtime directory, where potato-client looks too",
         example="ipc:///run/user/1000/potato/front.sock",
+    )  # fmt: skip
+    remote: str = _key(
+        "", Remote(), "Where clients of other machines connect, encrypted, and only with keys that `potatod keys add` made. Nowhere where it is empty.",
+    )  # fmt: skip
+    keys: str = _key(
+        lambda: str(state_directory() / "keys"), Folder(), "Where the keys of remote are.",
+        unset="keys in the user's state directory, ~/.local/state/potato", example="/var/lib/potato/keys",
     )  # fmt: skip
     max_sequences: int = _key(
         16, Whole(1, 1024, "sequences"),

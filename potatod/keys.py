@@ -32,6 +32,7 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 #: The daemon's own sockets lie in the run directory; their names are no longer than this.
 _SOCKET_NAME_BYTES: Final = 20
 
+_REMOTE: Final = re.compile(r"tcp://([0-9.]+|\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9.-]+|\*):[0-9]{1,5}")
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _DEVICE: Final = re.compile(r"auto|cpu|(cuda|xpu)(:[0-9]{1,2})?|simulated(:[a-z_0-9=.,+-]+)?")
 
@@ -329,7 +330,7 @@ class Socket(_Text):
         if not isinstance(value, str) or "\0" in value:
             raise NotAllowed
         if value.startswith("tcp://"):
-            raise ValueError('is refused: a "tcp://" socket would be open to anyone; use "ipc://" and a path')
+            raise ValueError('is refused: a "tcp://" socket would be open to anyone; use "ipc://" and a path, and [front] remote for other machines')
         path = value.removeprefix("ipc://")
         if path == value or not path or path.startswith("@") or path.endswith("/"):
             raise NotAllowed
@@ -339,6 +340,22 @@ class Socket(_Text):
                 f"is a path of {length} bytes; the system takes {MAX_SOCKET_PATH_BYTES}: choose a shorter one"
             )
         return f"ipc://{path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remote(_Text):
+    """Empty, or ``tcp://ADDRESS:PORT`` of this machine."""
+
+    @property
+    def allowed(self) -> str:
+        return '"", or "tcp://", an address of this machine and a port, such as "tcp://0.0.0.0:7575"'
+
+    def parse(self, value: object, base: Path) -> str:
+        if value == "":
+            return ""
+        if not isinstance(value, str) or not _REMOTE.fullmatch(value) or not 0 < int(value.rpartition(":")[2]) < 1 << 16:
+            raise NotAllowed
+        return value
 
 
 def _absolute(text: str, base: Path) -> str:

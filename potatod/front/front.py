@@ -97,6 +97,7 @@ class Front:
             daemon=daemon,
             model=Path(boot.model).name,
             max_context_tokens=self._admission.max_context,
+            remote=(limits.remote, Path(limits.keys)) if limits.remote else None,
             vanished_s=vanished_s,
         )
         jobs = boot.settings.jobs
@@ -115,7 +116,7 @@ class Front:
         self._retention = Retention(self._journal, self._known, self._answers, jobs.keep_s, jobs.size_bytes, stage.logger)
         restored = self._handlers.restore()
         self._reporter = Reporter(boot, boot_id, daemon)
-        for socket in (self._server.socket, stage.control.socket, self._journal.fd):
+        for socket in (*self._server.sockets, stage.control.socket, self._journal.fd):
             self._poller.register(socket, zmq.POLLIN)
         done = f"tokenizer loaded, {limits.socket} bound in {time.monotonic() - began:.1f} s"
         stage.ready(done + (f"; {restored} jobs go on" if restored else ""))
@@ -253,15 +254,15 @@ class Front:
             if isinstance(message, Generate):
                 self._handlers.generate(identity, owner, message)
             elif isinstance(message, Attach):
-                self._handlers.attach(identity, message)
+                self._handlers.attach(identity, owner, message)
             elif isinstance(message, Detach):
-                self._handlers.detach(identity, message)
+                self._handlers.detach(identity, owner, message)
             elif isinstance(message, Manage):
-                self._handlers.manage(identity, message)
+                self._handlers.manage(identity, owner, message)
             elif isinstance(message, List):
-                self._handlers.list(identity, message)
+                self._handlers.list(identity, owner, message)
             elif isinstance(message, Show):
-                self._handlers.show(identity, message)
+                self._handlers.show(identity, owner, message)
             elif isinstance(message, Status):
                 self._server.send(identity, self._report(message.request))
         except Refusal as refusal:

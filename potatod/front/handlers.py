@@ -45,7 +45,7 @@ from .admission import Admission, Admitted, frame_of
 from .answers import Answer, Answers, paused
 from .eta import Eta
 from .followers import Followers
-from .known import Known
+from .known import Known, sees_all
 from .refusal import Refusal
 from .scheduler import Scheduler
 
@@ -180,10 +180,10 @@ class Handlers:
 
     # old ones
 
-    def attach(self, client: bytes, message: Attach) -> None:
+    def attach(self, client: bytes, owner: str, message: Attach) -> None:
         """Raises :class:`Refusal`."""
         self._may_follow(client)
-        number = self._known.find(message.job)
+        number = self._known.find(message.job, owner)
         self._refuse_in_trouble()
         self._attach(client, message.request, number, message)
 
@@ -224,13 +224,13 @@ class Handlers:
             elif job.model != self._model:
                 self._send(client, Progress(job.id, "queued", prompt_tokens=job.prompt_tokens))
 
-    def detach(self, client: bytes, message: Detach) -> None:
+    def detach(self, client: bytes, owner: str, message: Detach) -> None:
         """Raises :class:`Refusal`."""
-        self._followers.remove(self._known.find(message.job), client)
+        self._followers.remove(self._known.find(message.job, owner), client)
 
-    def manage(self, client: bytes, message: Manage) -> None:
+    def manage(self, client: bytes, owner: str, message: Manage) -> None:
         """Raises :class:`Refusal`."""
-        number = self._known.find(message.job)
+        number = self._known.find(message.job, owner)
         self._refuse_in_trouble()
         answer = self._answers.of(number)
         if answer is not None:
@@ -240,7 +240,7 @@ class Handlers:
 
         def found(everything: tuple[Job, Ask, Answered]) -> None:
             if self._done != done or self._answers.of(number) is not None:  # it may be another now
-                self.manage(client, message)
+                self.manage(client, owner, message)
                 return
             self._refuse_in_trouble()
             self._done += 1
@@ -306,7 +306,7 @@ class Handlers:
         if message.request:
             self._journal.then(partial(self._say, client, Managed(message.request, self._report(job.copy()))))
 
-    def list(self, client: bytes, message: List) -> None:
+    def list(self, client: bytes, owner: str, message: List) -> None:
         states = [State(state) for state in message.states]
 
         def found(jobs: list[Job]) -> None:
@@ -317,12 +317,13 @@ class Handlers:
             reports = tuple(self._reported(job, places, etas) for job in jobs[: message.limit])
             self._send(client, Listed(message.request, reports, len(jobs) > message.limit))
 
-        newest = partial(_newest, states=states, before=message.before or _NEWEST, limit=message.limit + 1)
+        only = None if sees_all(owner) else owner
+        newest = partial(_newest, states=states, before=message.before or _NEWEST, limit=message.limit + 1, owner=only)
         self._journal.ask(newest, found, partial(self._unreadable, client, message.request))
 
-    def show(self, client: bytes, message: Show) -> None:
+    def show(self, client: bytes, owner: str, message: Show) -> None:
         """Raises :class:`Refusal`."""
-        number = self._known.find(message.job)
+        number = self._known.find(message.job, owner)
 
         def found(job_and_ask: tuple[Job, Ask]) -> None:
             job, ask = job_and_ask
@@ -450,8 +451,8 @@ def _pieces(id: str, index: int, text: str, token_ids: tuple[int, ...], reasonin
         text, token_ids, reasoning = text[_PIECE:], token_ids[_PIECE:], reasoning[_PIECE:]
 
 
-def _newest(database: Database, states: list[State], before: int, limit: int) -> list[Job]:
-    return database.newest(states, before, limit)
+def _newest(database: Database, states: list[State], before: int, limit: int, owner: str | None) -> list[Job]:
+    return database.newest(states, before, limit, owner)
 
 
 def _damaged(why: str) -> None:

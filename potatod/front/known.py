@@ -23,6 +23,11 @@ class Entry:
     open: bool
 
 
+def sees_all(owner: str) -> bool:
+    """Whoever is on this machine runs as the daemon's user or root; others see what is theirs."""
+    return owner.startswith("uid:")
+
+
 class Known:
     def __init__(self) -> None:
         self._by_id: dict[str, Entry] = {}
@@ -64,11 +69,13 @@ class Known:
             self._open[entry.owner] -= entry.open
             self._by_key.pop((entry.owner, entry.key), None)
 
-    def find(self, id: str) -> int:
-        """The number of the job with this id, or with the only one that begins so. Raises :class:`Refusal`."""
-        if id in self._by_id:
-            return self._by_id[id].number
-        found = [each for each in self._by_id if each.startswith(id)] if id else []
+    def find(self, id: str, owner: str) -> int:
+        """The number of the job with this id, or with the only one that begins so, among those that ``owner`` may see. Raises :class:`Refusal`."""
+        whole = self._by_id.get(id)
+        if whole is not None and (sees_all(owner) or whole.owner == owner):
+            return whole.number
+        every = sees_all(owner)
+        found = [each for each, entry in self._by_id.items() if each.startswith(id) and (every or entry.owner == owner)] if id else []
         if not found:
             raise Refusal("unknown_job", f"there is no job {id[:40]!r}: `potato-client jobs` lists what there is")
         if len(found) > 1:

@@ -31,7 +31,9 @@ from potato_client.protocol import (
     Refused,
     Welcome,
 )
+from potatod.errors import ConfigError
 
+from .remote import Remote
 from .socket_lock import SocketLock
 
 #: A peer that sends a larger one is disconnected; up to here it is told why its frame is refused.
@@ -54,8 +56,18 @@ class Client:
     warned: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """A bound ROUTER socket; a client's identity begins with the door that it came through."""
+
+    mark: bytes
+    socket: zmq.Socket[bytes]
+    #: who has sent a frame; None: somebody who is not let in any more
+    owner: Callable[[zmq.Frame], str | None]
+
+
 class Server:
-    """A bound ROUTER socket and what is known of its peers. ZeroMQ tells nobody when a peer leaves; silence must do."""
+    """Bound ROUTER sockets and what is known of their peers. ZeroMQ tells nobody when a peer leaves; silence must do."""
 
     def __init__(
         self,
@@ -66,9 +78,11 @@ class Server:
         daemon: str,
         model: str,
         max_context_tokens: int,
+        remote: tuple[str, Path] | None = None,
         vanished_s: float = VANISHED_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``remote``: where clients of other machines connect, and the folder of their keys."""
         self.boot = boot
         self._welcome = Welcome(PROTOCOL_VERSION, boot, daemon, model, max_context_tokens)
         self._vanished_s = vanished_s
@@ -76,28 +90,44 @@ class Server:
         self._clients: dict[bytes, Client] = {}
         os.umask(0o077)
         self._lock = SocketLock(Path(endpoint.removeprefix("ipc://")))
-        self.socket = _router(context)
-        self.socket.bind(endpoint)
+        self._doors = [_Door(b"l", _local(context, endpoint), _local_owner)]
+        self._remote: Remote | None = None
+        if remote is not None:
+            self._remote = Remote(context, remote[1])
+            self._doors.append(_Door(b"r", _remote(context, remote[0], self._remote), self._remote_owner))
+
+    @property
+    def sockets(self) -> tuple[zmq.Socket[bytes], ...]:
+        return tuple(door.socket for door in self._doors)
 
     def receive(self, at_most: int) -> Iterator[tuple[bytes, str, Any]]:
         """``(identity, owner, message)`` from greeted clients: everything but Hello and Alive, which are answered here.
 
         Reads at most so many frames, so that a flood does not keep the sweeps waiting.
         """
-        for _ in range(at_most):
-            try:
-                first, *rest = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
+        waiting = list(self._doors)
+        for number in range(at_most):
+            if not waiting:
                 return
-            identity = first.bytes
+            door = waiting[number % len(waiting)]
+            try:
+                first, *rest = door.socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                waiting.remove(door)
+                continue
+            owner = door.owner(first)
+            if owner is None:
+                continue
+            identity = door.mark + first.bytes
             message = self._message(identity, [frame.bytes for frame in rest])
             if message is not None:
-                yield identity, _owner(first), message
+                yield identity, owner, message
 
     def send(self, identity: bytes, message: object) -> bool:
         """Never waits. Whether it is on its way; a client whose queue is full, or who left, is forgotten."""
+        socket = next(door.socket for door in self._doors if door.mark == identity[:1])
         try:
-            self.socket.send_multipart([identity, FROM_FRONT.encode(message)], zmq.DONTWAIT)
+            socket.send_multipart([identity[1:], FROM_FRONT.encode(message)], zmq.DONTWAIT)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
@@ -116,8 +146,16 @@ class Server:
 
     def close(self, linger_ms: int) -> None:
         """Lets the last messages go out, then frees the path."""
-        self.socket.close(linger=linger_ms)
+        for door in self._doors:
+            door.socket.close(linger=linger_ms)
+        if self._remote is not None:
+            self._remote.close()
         self._lock.release()
+
+    def _remote_owner(self, frame: zmq.Frame) -> str | None:
+        assert self._remote is not None
+        name = self._remote.name_of(frame)
+        return None if name is None else f"key:{name}"
 
     def _message(self, identity: bytes, frames: list[bytes]) -> Any | None:
         client = self._client(identity)
@@ -182,16 +220,33 @@ class Server:
         ]
 
 
-def _owner(frame: zmq.Frame) -> str:
+def _local_owner(frame: zmq.Frame) -> str:
     """Who the kernel says has sent it: libzmq calls a peer on this machine "localhost:uid:gid:pid"."""
     uid = str(frame.get("Peer-Address")).split(":")[1]
     return f"uid:{uid}"
 
 
-def _router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
-    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+def _local(context: zmq.Context[Any], endpoint: str) -> zmq.Socket[bytes]:
+    socket = _router(context)
     for uid in {0, os.getuid()}:
         socket.set(zmq.IPC_FILTER_UID, uid)
+    socket.bind(endpoint)
+    return socket
+
+
+def _remote(context: zmq.Context[Any], endpoint: str, remote: Remote) -> zmq.Socket[bytes]:
+    socket = _router(context)
+    remote.protect(socket)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        remote.close()
+        raise ConfigError(f"cannot listen at [front] remote {endpoint}: {error.strerror}") from error
+    return socket
+
+
+def _router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     socket.set(zmq.ROUTER_MANDATORY, 1)
     socket.set(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
     socket.set_hwm(0)

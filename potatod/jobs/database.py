@@ -158,12 +158,13 @@ class Database:
         """In the order of their arrival."""
         return self._jobs(f"{_SELECT} ORDER BY number", ())
 
-    def newest(self, states: Sequence[State], before: int, limit: int) -> list[Job]:
-        """The last ones that arrived before number ``before``; of these states, or of all where none is named."""
+    def newest(self, states: Sequence[State], before: int, limit: int, owner: str | None = None) -> list[Job]:
+        """The last ones that arrived before number ``before``; of these states, or of all where none is named; of this owner, or of all."""
         marks = ", ".join("?" * len(states))
         among = f"AND state IN ({marks})" if states else ""
-        query = f"{_SELECT} WHERE number < ? {among} ORDER BY number DESC LIMIT ?"
-        return list(self._jobs(query, (before, *(state.value for state in states), limit)))
+        whose, owners = ("", ()) if owner is None else ("AND owner = ?", (owner,))
+        query = f"{_SELECT} WHERE number < ? {among} {whose} ORDER BY number DESC LIMIT ?"
+        return list(self._jobs(query, (before, *(state.value for state in states), *owners, limit)))
 
     def job(self, number: int) -> Job | None:
         with self._read():

@@ -40,6 +40,8 @@ def _values_of(key: Key) -> st.SearchStrategy[Plain]:
     names = st.text("abcdefghi-_é", min_size=1, max_size=12)
     if key.name == "device":
         return st.sampled_from(["auto", "cpu", "cuda", "cuda:3"])
+    if key.name == "remote":
+        return st.sampled_from(["", "tcp://0.0.0.0:7575", "tcp://[::1]:1", "tcp://host.example:65535"])
     if key.name == "mirrors":
         return st.lists(names.map(lambda name: f"/mnt/{name}"), max_size=3)
     return names.map(lambda name: f"ipc:///run/{name}" if key.name == "socket" else f"/run/{name}")

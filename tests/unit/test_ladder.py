@@ -26,7 +26,7 @@ LADDER = (
         "potatod.sources", "potatod.config_page", "potatod.json_file", "potatod.places", "potatod.log", "potatod.memory", "potatod.notify",
         "potatod.kept", "potatod.machine", "potatod.process", "potatod.cgroups", "potatod.restarts", "potatod.run_directory", "potatod.surroundings",
         "potatod.sampling", "potatod.status", "potatod.reading", "potatod.dtypes", "potatod.forms", "potatod.typed_json", "potatod.kv_layout",
-        "potatod.trees", "potatod.identity", "potatod.jobs",
+        "potatod.trees", "potatod.identity", "potatod.jobs", "potatod.remote_keys", "potatod.keys_commands",
     },
     {"potatod.plan", "potatod.forecast", "potatod.draft_forecast", "potatod.spans", "potatod.pool", "potatod.wire", "potatod.schemes"},
     {
