@@ -20,6 +20,14 @@ from potatod.front.socket_lock import SocketLock
 OWNER = f"uid:{os.getuid()}"
 
 
+def local(name: bytes) -> bytes:
+    """A client's identity by the name of its socket."""
+    return b"l" + name
+
+
+ME = local(b"me")
+
+
 class World:
     """A server, a clock that the test moves, and clients in the same process."""
 
@@ -55,7 +63,7 @@ class World:
     def exchange(self, socket: zmq.Socket[bytes], message: object) -> list[Any]:
         """What the server hands on for this message."""
         socket.send(FROM_CLIENT.encode(message))
-        assert self.server.socket.poll(5000)
+        assert self.server.sockets[0].poll(5000)
         return list(self.server.receive(1))
 
     def greet(self, name: bytes) -> zmq.Socket[bytes]:
@@ -81,23 +89,23 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def test_what_a_greeted_client_asks_is_handed_on_with_its_identity(world: World) -> None:
     client = world.greet(b"me")
-    assert world.exchange(client, Status(4)) == [(b"me", OWNER, Status(4))]
+    assert world.exchange(client, Status(4)) == [(ME, OWNER, Status(4))]
 
 
 def test_a_client_has_vanished_when_it_was_silent_for_too_long_and_is_back_when_it_speaks(world: World) -> None:
     client = world.greet(b"me")
     world.now += 29
-    assert not world.server.vanished(b"me")
+    assert not world.server.vanished(local(b"me"))
     world.now += 2
-    assert world.server.vanished(b"me")
+    assert world.server.vanished(local(b"me"))
     assert world.exchange(client, Alive()) == []
-    assert not world.server.vanished(b"me")
-    assert world.exchange(client, Status(1)) == [(b"me", OWNER, Status(1))], "it need not say Hello again"
+    assert not world.server.vanished(local(b"me"))
+    assert world.exchange(client, Status(1)) == [(ME, OWNER, Status(1))], "it need not say Hello again"
 
 
 def test_a_message_to_nobody_is_not_sent_and_does_not_raise(world: World) -> None:
-    assert not world.server.send(b"nobody", Alive("b"))
-    assert world.server.vanished(b"nobody")
+    assert not world.server.send(local(b"nobody"), Alive("b"))
+    assert world.server.vanished(local(b"nobody"))
 
 
 def test_a_client_that_was_too_fast_may_go_on_after_a_pause(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +131,9 @@ def test_when_too_many_peers_are_known_the_longest_silent_without_a_hello_is_for
         stranger = world.client(name)
         assert world.exchange(stranger, Status(1)) == []
         assert isinstance(answer(stranger), Refused)
-    assert [name in world.server._clients for name in (b"me", b"a", b"b", b"c", b"d")] == [True, False, False, True, True]
-    assert [world.server.vanished(name) for name in (b"me", b"c")] == [False, True], "who never said Hello listens to nothing"
-    assert world.exchange(client, Status(2)) == [(b"me", OWNER, Status(2))]
+    assert [local(name) in world.server._clients for name in (b"me", b"a", b"b", b"c", b"d")] == [True, False, False, True, True]
+    assert [world.server.vanished(local(name)) for name in (b"me", b"c")] == [False, True], "who never said Hello listens to nothing"
+    assert world.exchange(client, Status(2)) == [(ME, OWNER, Status(2))]
 
 
 # the lock
