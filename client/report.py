@@ -34,6 +34,8 @@ def as_text(report: Report) -> str:
     )
     if report.engine.why:
         text += f"  why     {report.engine.why}\n"
+    if queue.trouble:
+        text += f"  trouble nothing is accepted or computed now: {queue.trouble}\n"
     text += _COLUMNS.format("stage", "pid", "state", "memory", "uptime")
     return harmless(text + "".join(map(_stage, report.stages)))
 

@@ -87,3 +87,9 @@ def test_where_no_daemon_is_the_exit_code_says_unavailable(tmp_path: Path, capsy
     said = capsys.readouterr().err
     assert said.startswith("potatod: ")
     assert said.count("\n") == 1
+
+
+def test_jobs_that_cannot_be_written_are_said() -> None:
+    queue = dataclasses.replace(REPORT.queue, trouble="the disk is full")
+    assert "nothing is accepted or computed now: the disk is full" in status.as_text(dataclasses.replace(REPORT, queue=queue))
+    assert "trouble" not in status.as_text(REPORT)
