@@ -63,7 +63,7 @@ class Journal:
         self._done: collections.deque[Callable[[], None]] = collections.deque()
         self._under_way = 0
         self._work = threading.Event()
-        self._closing = False
+        self._closing = self._closed = False
         self._troubled = False
         self._broken: BaseException | None = None
         opened: collections.deque[Database | BaseException] = collections.deque()
@@ -125,13 +125,18 @@ class Journal:
         self.settle()
 
     def close(self) -> None:
-        """Writes what is left, as far as the disk takes it, and gives the database back."""
+        """Writes what is left, as far as the disk takes it, and gives the database back. A second time does nothing."""
+        if self._closed:
+            return
         self.flush()
         self._closing = True
         self._work.set()
         self._thread.join(_LAST_S)
         with suppress(BaseException):
             self.settle()
+        if not self._closed and not self._thread.is_alive():
+            self._closed = True
+            os.close(self.fd)
 
     def _hand(self, batch: _Batch) -> None:
         self._under_way += 1

@@ -149,10 +149,17 @@ def endless(generate: Generate, job: str) -> Iterator[Said]:
     yield from pieces(job, *["word "] * 10_000, every_s=0.01)
 
 
+def heard() -> None:
+    """Whoever started us may have had them ignored, as nohup does."""
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_nothing_but_ctrl_c_cancels_what_was_asked(environment: dict[str, str], start: StartFront, number: int) -> None:
     front = start(endless)
-    with subprocess.Popen([PROGRAM, "x"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as program:
+    command: Any = {"args": [PROGRAM, "x"], "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+    with subprocess.Popen(**command, preexec_fn=heard) as program:
         front.wait_for(Generate)
         time.sleep(0.5)
         program.send_signal(number)

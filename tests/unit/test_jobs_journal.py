@@ -48,7 +48,9 @@ def until(journal: Journal, true: Callable[[], object]) -> None:
     deadline = time.monotonic() + 10
     while not true():
         assert time.monotonic() < deadline
-        select.select([journal.fd], [], [], 0.05)
+        poller = select.poll()
+        poller.register(journal.fd, select.POLLIN)
+        poller.poll(50)
         journal.settle()
 
 
