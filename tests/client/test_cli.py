@@ -226,7 +226,7 @@ def test_an_empty_prompt_is_a_sentence(run: Run, arguments: list[str], stdin: by
         (["x", "--stop", ""], "a stop string has 1 to"),
         (["what", "is", "this"], 'put it in quotes: potato-client "what is this"'),
         (["x", "--raw", "--system", "y"], "needs the model's chat template"),
-        (["x", "--socket", "tcp://localhost:1"], "need keys"),
+        (["x", "--socket", "tcp://localhost:1"], "needs a key"),
         (["x", "--socket", "front.sock"], "ipc:// and an absolute path"),
         (["x", "--socket", "ipc:///" + "x" * 120], "takes at most 107"),
         (["chat"], "needs a terminal"),
