@@ -32,6 +32,8 @@ _Order = Callable[[], None]
 LINGER_MS: Final = 200
 #: The thread is waited for so long at the end.
 _JOIN_S: Final = 1.0
+#: Between two tries at a daemon that does not let us in.
+_DIAL_AGAIN_S: Final = 1.0
 
 
 class Connection:
@@ -87,6 +89,7 @@ class _Pump:
         self._ordering = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = self._ended = False
+        self._dialled_at = 0.0
 
     def __del__(self) -> None:
         os.close(self._wake)
@@ -113,14 +116,15 @@ class _Pump:
 
     def run(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        socket = dealer(context, self._endpoint)
+        socket = context.socket(zmq.DEALER)
         try:
-            socket.connect(self._endpoint.address)
+            socket = self._dial(socket)
             while not self._stopping:
                 self._listen(socket)
                 self._obey()
                 self._deliver()
-                self._send(socket)
+                if not self._send(socket) and time.monotonic() - self._dialled_at > _DIAL_AGAIN_S:
+                    socket = self._dial(socket)
         finally:
             with self._ordering:
                 self._ended = True
@@ -135,15 +139,26 @@ class _Pump:
         while self._orders:
             self._orders.popleft()()
 
-    def _send(self, socket: zmq.Socket[bytes]) -> None:
+    def _dial(self, before: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+        """A new socket instead of the one before: whom a daemon has not let in once, ZeroMQ does not try to bring in again."""
+        context = before.context
+        before.close(linger=0)
+        self._dialled_at = time.monotonic()
+        socket: zmq.Socket[bytes] = dealer(context, self._endpoint)
+        socket.connect(self._endpoint.address)
+        return socket
+
+    def _send(self, socket: zmq.Socket[bytes]) -> bool:
+        """Whether it takes them."""
         frames = self.session.frames(time.monotonic())
         while frames:
             try:
                 socket.send(frames[0], zmq.DONTWAIT)
             except zmq.Again:  # the other side is not there, or does not let us in: silence will tell
                 self.session.put_back(frames)
-                return
+                return False
             del frames[0]
+        return True
 
     def _listen(self, socket: zmq.Socket[bytes]) -> None:
         self._wait(socket)
@@ -184,6 +199,7 @@ def dealer(context: zmq.Context[Any], endpoint: Endpoint) -> Any:
     socket.set(zmq.LINGER, LINGER_MS)
     socket.set(zmq.MAXMSGSIZE, 2 * MAX_FRAME_BYTES)
     if endpoint.key is not None:
+        socket.set(zmq.IPV6, 1)
         socket.set(zmq.CURVE_SERVERKEY, endpoint.key.server.encode())
         socket.set(zmq.CURVE_PUBLICKEY, endpoint.key.public.encode())
         socket.set(zmq.CURVE_SECRETKEY, endpoint.key.secret.encode())

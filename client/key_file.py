@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
+import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
+
+from zmq.utils import z85
 
 from .errors import BadKey
 
 _MAX_BYTES: Final = 4096
 #: Of a CurveZMQ key as text (Z85): 32 bytes in 40 characters.
-_KEY_CHARS: Final = 40
+_KEY_CHARS, _KEY_BYTES = 40, 32
+ADDRESS: Final = re.compile(r"tcp://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,10 @@ def load(path: Path) -> KeyFile:
         page = json.loads(text)
         key = KeyFile(**page)
         for value in (key.server, key.public, key.secret):
-            if not (isinstance(value, str) and len(value) == _KEY_CHARS and value.isascii()):
+            if not (isinstance(value, str) and len(value) == _KEY_CHARS and len(z85.decode(value)) == _KEY_BYTES):
                 raise ValueError
-        if not (isinstance(key.address, str) and key.address.startswith("tcp://")):
+        if not (isinstance(key.address, str) and ADDRESS.fullmatch(key.address)):
             raise ValueError
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, KeyError, struct.error):
         raise BadKey(f"{path} is no key: `potatod keys add NAME` on the daemon's machine makes one") from None
     return key

@@ -179,6 +179,8 @@ class Session:
     def tick(self, now: float) -> None:
         """Says that we live, and notices that the front does not."""
         if not self.expecting:
+            if now - self._said_at > self._silence_s:
+                self._frames.clear()  # last words that nobody took
             return
         if now - self._ticked_at > self._silence_s / 2:
             self._heard_at = max(
@@ -203,8 +205,8 @@ class Session:
 
     def due_in(self, now: float) -> float | None:
         """Seconds until ``tick`` or ``frames`` has something to do; None while nothing is expected or waits to be sent."""
-        if not self.expecting and not self._frames:
-            return None
+        if not self.expecting:
+            return _SOON_S if self._frames else None
         due_s = min(self._said_at + self._heartbeat_s, self._heard_at + self._silence_s) - now
         return max(0.0, min(due_s, _SOON_S) if self._frames else due_s)
 
@@ -220,6 +222,7 @@ class Session:
     def put_back(self, frames: list[bytes]) -> None:
         """They could not be sent."""
         self._frames[:0] = frames
+        self._allowance += len(frames)
 
     def events(self) -> list[Event]:
         """In the order they happened; they are handed out once."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from potato_client.key_file import ADDRESS
+
 from . import remote_keys, sources
 from .config import Front
 from .errors import ConfigError, UsageError
@@ -29,6 +31,8 @@ def add(name: str, out: Path, address: str | None, file: Path | None) -> None:
     """Let a client in: OUT.key is its key and the daemon's address, to be brought to it in secret. The daemon need not be restarted."""
     front = _front(file)
     where = f"tcp://{address}" if address else _address(front)
+    if not ADDRESS.fullmatch(where):
+        raise UsageError(f"{where.removeprefix('tcp://')} is no HOST:PORT")
     if out.exists():
         raise UsageError(f"{out} is there already")
     key = remote_keys.add(Path(front.keys), name, where)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,16 +42,17 @@ def server(folder: Path) -> tuple[bytes, bytes]:
 
 
 def clients(folder: Path) -> Mapping[str, str]:
-    """Names by public keys. Raises :class:`ConfigError`."""
+    """Names by public keys; a file that is none, or cannot be read, lets nobody in. Raises :class:`ConfigError` where the folder cannot be read."""
     found = {}
     try:
-        for path in sorted((folder / "clients").glob("*.key")):
-            key = path.read_text().strip()
-            if not (_KEY.fullmatch(key) and _NAME.fullmatch(path.stem)):
-                raise ConfigError(f"{path} is no client's key: remove it")
-            found[key] = path.stem
+        paths = sorted((folder / "clients").glob("*.key"))
     except OSError as error:
         raise ConfigError(f"cannot read [front] keys {folder}: {error.strerror}") from None
+    for path in paths:
+        with suppress(OSError, ValueError):
+            key = path.read_text().strip()
+            if _KEY.fullmatch(key) and _NAME.fullmatch(path.stem):
+                found[key] = path.stem
     return found
 
 
@@ -82,6 +84,8 @@ def remove(folder: Path, name: str) -> None:
         (folder / "clients" / f"{name}.key").unlink()
     except FileNotFoundError:
         raise UsageError(f"there is no client {name}: `potatod keys list` says which there are") from None
+    except OSError as error:
+        raise ConfigError(f"cannot remove {name} from [front] keys {folder}: {error.strerror}") from None
 
 
 def _check(name: str) -> None:
@@ -90,9 +94,17 @@ def _check(name: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """A new file, for its owner alone, and on disk."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(fd)
+    """A new file, whole from the first moment, on disk, and for the folder's owner alone. Raises FileExistsError."""
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(fd)
+            if os.geteuid() == 0:  # root adds a key for a service of another user
+                whose = path.parent.stat()
+                os.fchown(fd, whose.st_uid, whose.st_gid)
+        os.link(made, path)
+    finally:
+        made.unlink(missing_ok=True)

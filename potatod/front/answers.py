@@ -100,6 +100,11 @@ class Answer:
         for token in self.sequence.tokens[first : first + tokens]:
             self._text.push(token)
             self._pushed += 1
+        return self.behind
+
+    @property
+    def behind(self) -> bool:
+        """Whether tokens of it have no text yet."""
         return len(self.sequence.tokens) > self.job.prompt_tokens + self._pushed
 
     def push(self, token: int) -> Shown:
@@ -193,6 +198,8 @@ class Answers:
                 while answer.catch_up(_TEXT_TOKENS):
                     if self._clock() > until:
                         return True
+                if self._clock() > until:
+                    return any(other.behind for other in self)
             except Exception as error:  # a job's top, as in a sweep
                 self._job_failed(answer, error, _Gain(answer.job.sampled_tokens))
         return False

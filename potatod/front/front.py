@@ -113,7 +113,7 @@ class Front:
             model_name=Path(boot.model).name, send=self._server.send,
             logger=stage.logger, down=self._refusal, full=lambda: self._retention.full,
         )  # fmt: skip
-        self._retention = Retention(self._journal, self._known, self._answers, jobs.keep_s, jobs.size_bytes, stage.logger)
+        self._retention = Retention(self._journal, self._known, jobs.keep_s, jobs.size_bytes, stage.logger)
         restored = self._handlers.restore()
         self._reporter = Reporter(boot, boot_id, daemon)
         for socket in (*self._server.sockets, stage.control.socket, self._journal.fd):

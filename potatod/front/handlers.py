@@ -6,6 +6,7 @@ handled, so whoever gets an answer looks again whether the job has begun or is g
 
 from __future__ import annotations
 
+import collections
 import logging
 import secrets
 import time
@@ -52,6 +53,8 @@ from .scheduler import Scheduler
 _TITLE_CHARS = 80
 #: More than the largest number.
 _NEWEST = 1 << 62
+#: Of one job, waiting until what was wanted before has been done.
+_MOST_WISHES = 64
 #: Tokens, and characters, in a Piece of what a client lacks.
 _PIECE = 500_000
 
@@ -80,8 +83,8 @@ class Handlers:
         self._logger = logger
         self._down = down
         self._full = full
-        #: counts what has been done to jobs that do not run: what was read before is of another time
-        self._done = 0
+        #: by number of a job that does not run and is being read, since somebody wants something done to it: who wants more, in turn
+        self._wishes: dict[int, collections.deque[tuple[bytes, Manage]]] = {}
         self._now = now
         #: jobs on their way to the disk
         self._arriving = 0
@@ -184,7 +187,6 @@ class Handlers:
         """Raises :class:`Refusal`."""
         self._may_follow(client)
         number = self._known.find(message.job, owner)
-        self._refuse_in_trouble()
         self._attach(client, message.request, number, message)
 
     def _attach(self, client: bytes, request: int, number: int, has: Attach | None = None) -> None:
@@ -229,24 +231,50 @@ class Handlers:
         self._followers.remove(self._known.find(message.job, owner), client)
 
     def manage(self, client: bytes, owner: str, message: Manage) -> None:
-        """Raises :class:`Refusal`."""
+        """One after the other for each job, so that each sees what the one before has done. Raises :class:`Refusal`."""
         number = self._known.find(message.job, owner)
+        waiting = self._wishes.get(number)
+        if waiting is None:
+            self._wish(client, message, number)
+        elif len(waiting) < _MOST_WISHES:
+            waiting.append((client, message))
+        else:
+            raise Refusal("queue_full", "too much is wanted of this job at once; ask again")
+
+    def _wish(self, client: bytes, message: Manage, number: int) -> None:
         self._refuse_in_trouble()
+        if number not in self._known:
+            raise Refusal("unknown_job", "that job has just been deleted")
         answer = self._answers.of(number)
         if answer is not None:
             self._manage_running(client, message, answer)
             return
-        done = self._done
+        self._wishes[number] = collections.deque()
+        read, wished = partial(_everything, number=number), partial(self._wished, client, message, number)
+        self._journal.ask(read, wished, partial(self._not_wished, client, message, number))
 
-        def found(everything: tuple[Job, Ask, Answered]) -> None:
-            if self._done != done or self._answers.of(number) is not None:  # it may be another now
-                self.manage(client, owner, message)
-                return
+    def _wished(self, client: bytes, message: Manage, number: int, everything: tuple[Job, Ask, Answered] | None) -> None:
+        def fulfil() -> None:
             self._refuse_in_trouble()
-            self._done += 1
+            if everything is None:
+                raise Refusal("unknown_job", "that job has just been deleted")
             self._manage_resting(client, message, *everything)
 
-        self._ask(client, message.request, number, lambda db: (_job_of(db, number), db.ask(number), db.answered(number)), found)
+        self._safely(client, message.request, fulfil)
+        self._next_wish(number)
+
+    def _not_wished(self, client: bytes, message: Manage, number: int, why: str) -> None:
+        self._unreadable(client, message.request, why)
+        self._next_wish(number)
+
+    def _next_wish(self, number: int) -> None:
+        waiting = self._wishes.pop(number)
+        while waiting:
+            client, message = waiting.popleft()
+            self._safely(client, message.request, partial(self._wish, client, message, number))
+            if number in self._wishes:
+                self._wishes[number].extend(waiting)
+                return
 
     def _manage_running(self, client: bytes, message: Manage, answer: Answer) -> None:
         job = answer.job
@@ -428,8 +456,13 @@ class Handlers:
     def _reported(self, job: Job, places: Mapping[int, int], etas: Mapping[int, Eta]) -> JobReport:
         answer = self._answers.of(job.number)
         report = report_of(job if answer is None else answer.job, places.get(job.number, 0), job.model == self._model, self._now())
-        eta = etas.get(job.number)
+        eta = etas.get(job.number) if answer is not None else None
         return report if eta is None else replace(report, eta_s=eta.s, eta_least_s=eta.least_s, eta_most_s=eta.most_s)
+
+
+def _everything(database: Database, number: int) -> tuple[Job, Ask, Answered] | None:
+    job = database.job(number)
+    return None if job is None else (job, database.ask(number), database.answered(number))
 
 
 def _job_of(database: Database, number: int) -> Job:

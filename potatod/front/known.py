@@ -83,6 +83,10 @@ class Known:
             raise Refusal("ambiguous_job", f"{id!r} begins the ids of {len(found)} jobs: {some}")
         return self._by_id[found[0]].number
 
+    def is_open(self, number: int) -> bool:
+        """Whether it is there and not over."""
+        return number in self._by_number and self._by_number[number].open
+
     def id_of(self, number: int) -> str:
         return self._by_number[number].id if number in self._by_number else ""
 

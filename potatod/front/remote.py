@@ -33,6 +33,7 @@ class Remote:
     def protect(self, socket: zmq.Socket[bytes]) -> None:
         """Before it is bound."""
         socket.set(zmq.ZAP_DOMAIN, _DOMAIN.encode())
+        socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without anybody who looks at keys nobody is let in
         socket.set(zmq.CURVE_SERVER, 1)
         socket.set(zmq.CURVE_PUBLICKEY, self._public)
         socket.set(zmq.CURVE_SECRETKEY, self._secret)
@@ -42,7 +43,7 @@ class Remote:
         restart."""
         try:
             return key.decode("ascii") in remote_keys.clients(self._folder)
-        except ConfigError:
+        except Exception:  # whatever it is, it must not end the thread
             return False
 
     def name_of(self, frame: zmq.Frame) -> str | None:
@@ -52,7 +53,7 @@ class Remote:
             try:
                 self._names = remote_keys.clients(self._folder)
             except ConfigError:
-                self._names = {}
+                pass  # those that were let in stay until it can be read again
         try:
             return self._names.get(str(frame.get("User-Id")))
         except zmq.ZMQError:  # nobody has looked at its key

@@ -13,7 +13,6 @@ from potatod.jobs.database import Database, Deleted, Shrunk
 from potatod.jobs.job import Job
 from potatod.jobs.journal import Journal
 
-from .answers import Answers
 from .known import Known
 
 #: Between two looks.
@@ -21,6 +20,8 @@ _EVERY_S: Final = 600.0
 #: Where the database is too large, this share of the jobs that are over goes, and at the next look as many again.
 _SHARE: Final = 0.1
 _SOON_S: Final = 1.0
+#: Where jobs that are not over take all there is, it is looked again whether they still do.
+_FULL_S: Final = 10.0
 #: What has been over for less than this is not deleted for its size: somebody may be about to fetch it.
 _GRACE_S: Final = 3600.0
 
@@ -35,12 +36,11 @@ class Taken:
 
 class Retention:
     def __init__(
-        self, journal: Journal, known: Known, answers: Answers, keep_s: float, size_bytes: int, logger: logging.Logger,
+        self, journal: Journal, known: Known, keep_s: float, size_bytes: int, logger: logging.Logger,
         clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._journal = journal
         self._known = known
-        self._answers = answers
         self._keep_s = keep_s
         self._size_bytes = size_bytes
         self._logger = logger
@@ -57,13 +57,16 @@ class Retention:
             self._journal.ask(self._outdated, self._delete, lambda why: None)
 
     def _outdated(self, database: Database) -> tuple[list[Job], Taken]:
-        taken = Taken(database.size_bytes, database.over_bytes)
+        size_bytes = database.size_bytes
+        taken = Taken(size_bytes, database.over_bytes if size_bytes > self._size_bytes else 0)
         return outdated(list(database.all()), self._now(), self._keep_s, taken, self._size_bytes), taken
 
     def _delete(self, found: tuple[list[Job], Taken]) -> None:
         jobs, taken = found
         self.full = taken.size_bytes - taken.over_bytes > self._size_bytes
-        gone = [job for job in jobs if self._answers.of(job.number) is None]  # else it has been tried again meanwhile
+        if self.full:
+            self._next = self._clock() + _FULL_S
+        gone = [job for job in jobs if not self._known.is_open(job.number)]  # else it has been tried again meanwhile
         if not gone:
             return
         self._next = self._clock() + _SOON_S

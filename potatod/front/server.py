@@ -48,12 +48,17 @@ _MAX_CLIENTS: Final = 1024
 @dataclass(slots=True)
 class Client:
     heard_at: float
+    #: who it is, as the kernel or its key says
+    owner: str
     #: what it called itself in Hello; None before that
     name: str | None = None
     #: frames it may still send now
     allowance: float = field(default=BURST_FRAMES)
     #: whether it has been told that its frames are being dropped
     warned: bool = False
+
+
+_NOBODY: Final = Client(0.0, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +120,19 @@ class Server:
             except zmq.Again:
                 waiting.remove(door)
                 continue
-            owner = door.owner(first)
+            identity, owner = door.mark + first.bytes, door.owner(first)
+            if owner is None or owner != self._clients.get(identity, _NOBODY).owner:
+                self.forget(identity)  # it was let in once, or another has come by the same name
             if owner is None:
                 continue
-            identity = door.mark + first.bytes
-            message = self._message(identity, [frame.bytes for frame in rest])
+            message = self._message(identity, owner, [frame.bytes for frame in rest])
             if message is not None:
                 yield identity, owner, message
 
     def send(self, identity: bytes, message: object) -> bool:
-        """Never waits. Whether it is on its way; a client whose queue is full, or who left, is forgotten."""
+        """Never waits. Whether it is on its way; a client whose queue is full, or who left, is forgotten, and nothing more is said to it."""
+        if identity not in self._clients:
+            return False
         socket = next(door.socket for door in self._doors if door.mark == identity[:1])
         try:
             socket.send_multipart([identity[1:], FROM_FRONT.encode(message)], zmq.DONTWAIT)
@@ -154,11 +162,13 @@ class Server:
 
     def _remote_owner(self, frame: zmq.Frame) -> str | None:
         assert self._remote is not None
+        if frame.bytes[:1] != b"\0":
+            return None  # a name that it has chosen itself, and another might choose as well
         name = self._remote.name_of(frame)
         return None if name is None else f"key:{name}"
 
-    def _message(self, identity: bytes, frames: list[bytes]) -> Any | None:
-        client = self._client(identity)
+    def _message(self, identity: bytes, owner: str, frames: list[bytes]) -> Any | None:
+        client = self._client(identity, owner)
         if not self._within_bounds(identity, client):
             return None
         try:
@@ -188,13 +198,13 @@ class Server:
         elif self.send(identity, self._welcome):
             client.name = hello.client[:100]
 
-    def _client(self, identity: bytes) -> Client:
+    def _client(self, identity: bytes, owner: str) -> Client:
         now = self._clock()
         client = self._clients.get(identity)
         if client is None:
             if len(self._clients) >= _MAX_CLIENTS:
-                self._forget_one()
-            client = self._clients[identity] = Client(now)
+                self._forget_one(identity[:1])
+            client = self._clients[identity] = Client(now, owner)
         client.allowance = min(BURST_FRAMES, client.allowance + (now - client.heard_at) * FRAMES_PER_S)
         client.heard_at = now
         return client
@@ -213,16 +223,18 @@ class Server:
     def _refuse(self, identity: bytes, code: RefusalCode, message: str, request: int | None = None) -> None:
         self.send(identity, Refused.because(code, message, request=request))
 
-    def _forget_one(self) -> None:
-        """The one silent for longest; peers that never said Hello before all others."""
-        del self._clients[
-            min(self._clients, key=lambda i: (self._clients[i].name is not None, self._clients[i].heard_at))
-        ]
+    def _forget_one(self, mark: bytes) -> None:
+        """The one silent for longest of those that came through the same door, where there are any; peers that never said Hello before all others."""
+        same = [identity for identity in self._clients if identity[:1] == mark] or list(self._clients)
+        del self._clients[min(same, key=lambda i: (self._clients[i].name is not None, self._clients[i].heard_at))]
 
 
-def _local_owner(frame: zmq.Frame) -> str:
+def _local_owner(frame: zmq.Frame) -> str | None:
     """Who the kernel says has sent it: libzmq calls a peer on this machine "localhost:uid:gid:pid"."""
-    uid = str(frame.get("Peer-Address")).split(":")[1]
+    try:
+        uid = str(frame.get("Peer-Address")).split(":")[1]
+    except (zmq.ZMQError, IndexError):  # an old protocol of ZeroMQ says nothing of its peer
+        return None
     return f"uid:{uid}"
 
 
@@ -236,6 +248,7 @@ def _local(context: zmq.Context[Any], endpoint: str) -> zmq.Socket[bytes]:
 
 def _remote(context: zmq.Context[Any], endpoint: str, remote: Remote) -> zmq.Socket[bytes]:
     socket = _router(context)
+    socket.set(zmq.IPV6, 1)
     remote.protect(socket)
     try:
         socket.bind(endpoint)

@@ -379,6 +379,18 @@ def test_frames_go_out_no_faster_than_a_front_takes_them(talk: Talk) -> None:
     assert (2002 - BURST_FRAMES) / FRAMES_PER_S <= talk.now - began <= 20
 
 
+def test_last_words_that_nobody_takes_are_given_up(asked: Talk) -> None:
+    asked.session.detach(1, asked.now)
+    frames = asked.session.frames(asked.now)
+    asked.session.put_back(frames)
+    due_s = asked.session.due_in(asked.now)
+    assert due_s is not None
+    assert due_s > 0
+    asked.now += SILENCE_S + 1
+    asked.session.tick(asked.now)
+    assert asked.session.due_in(asked.now) is None
+
+
 def test_questions_one_after_the_other_need_one_greeting(talk: Talk) -> None:
     talk.ask(1, Status(1))
     talk.hear(WELCOME, report(1, "boot-1"))

@@ -559,6 +559,18 @@ def test_of_two_wishes_at_once_the_second_sees_what_the_first_has_done(start: St
     assert (second.request, second.code) == (902, "not_now")
 
 
+def test_many_wishes_about_one_job_are_read_one_after_the_other_and_bounded(start: StartFront) -> None:
+    client = start().client()
+    job = submit(client, "abc|")
+    manage(client, job, "cancel")
+    for number in range(200):
+        client.send(Manage(1000 + number, job, "pause"))
+    codes = [client.receive().code for _ in range(200)]
+    assert set(codes) <= {"not_now", "queue_full"}
+    assert codes.count("not_now") >= 64
+    assert manage(client, job, "delete").report.job == job
+
+
 def test_whoever_follows_a_paused_job_is_told_when_the_daemon_stops(start: StartFront) -> None:
     begun = start()
     client = begun.client()

@@ -13,6 +13,7 @@ import pytest
 import zmq
 
 from potato_client import BadKey, BadSocket, Client, NoDaemon, RequestRefused
+from potato_client.key_file import load
 from potato_client.protocol import FROM_CLIENT, PROTOCOL_VERSION, Hello
 from potatod import cli, remote_keys
 from potatod.messages import Failed
@@ -101,6 +102,51 @@ def test_a_key_that_is_taken_away_is_good_no_more_even_on_an_open_connection(pla
     refused(place.first)
 
 
+def test_a_key_that_is_given_back_is_good_again_for_a_client_that_was_not_let_in_meanwhile(place: Place) -> None:
+    file = place.keys / "clients" / "laptop.key"
+    public = file.read_text()
+    remote_keys.remove(place.keys, "laptop")
+    with Client(place.first, timeout_s=1.5) as client:
+        with pytest.raises(NoDaemon):
+            client.status()
+        file.write_text(public)
+        time.sleep(1.2)
+        assert answers(client) == "abcabc"
+
+
+def test_a_file_among_the_keys_that_is_none_keeps_nobody_out(place: Place) -> None:
+    (place.keys / "clients" / "junk.key").write_bytes(b"\xff\xfe" * 20)
+    (place.keys / "clients" / "empty.key").touch()
+    (place.keys / "clients" / "gone.key").symlink_to("/nowhere")
+    time.sleep(1.2)
+    with Client(place.first) as client:
+        assert answers(client) == "abcabc"
+    with Client(place.key("phone")) as client:
+        assert answers(client) == "abcabc"
+
+
+def test_a_name_that_a_peer_gives_itself_is_no_name(place: Place) -> None:
+    key = load(Path(place.first))
+    peer = place.front.context.socket(zmq.DEALER)
+    for option, value in ((zmq.CURVE_SERVERKEY, key.server), (zmq.CURVE_PUBLICKEY, key.public), (zmq.CURVE_SECRETKEY, key.secret)):
+        peer.set(option, value.encode())
+    peer.set(zmq.LINGER, 0)
+    peer.set(zmq.ROUTING_ID, b"somebody")
+    peer.connect(place.address)
+    peer.send(FROM_CLIENT.encode(Hello(PROTOCOL_VERSION)))
+    assert not peer.poll(700)
+    peer.close()
+
+
+def test_a_peer_of_an_old_zeromq_disturbs_nobody(place: Place) -> None:
+    with sockets.socket(sockets.AF_UNIX) as old:
+        old.connect(place.front.socket.removeprefix("ipc://"))
+        old.sendall(b"\xff" + bytes(7) + b"\x01\x7f\x01\x05" + b"\x00\x00" + b"\x00\x02hi")
+        time.sleep(0.3)
+        with Client(place.front.socket) as client:
+            assert answers(client) == "abcabc"
+
+
 def test_each_sees_its_own_jobs_and_this_machine_sees_all(place: Place) -> None:
     phone = place.key("phone")
     with Client(place.first) as one, Client(phone) as two, Client(place.front.socket) as local:
@@ -161,6 +207,11 @@ def test_a_key_that_others_may_read_or_that_is_none_is_refused(tmp_path: Path) -
     with pytest.raises(BadKey, match="chmod 600"):
         Client(str(path))
     path.chmod(0o600)
+    bad = json.loads(path.read_text()) | {"server": "\x7f" * 40}
+    for text in (json.dumps(bad), json.dumps(bad | {"server": "x" * 39}), "[]", "\xff"):
+        path.write_text(text)
+        with pytest.raises(BadKey, match="is no key"):
+            Client(str(path))
     path.write_text("{}")
     with pytest.raises(BadKey, match="is no key"):
         Client(str(path))
@@ -191,6 +242,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(["keys", "add", "laptop", str(tmp_path / "other"), *given]) == 64
     assert "already" in capsys.readouterr().err
     assert cli.main(["keys", "add", "../x", str(tmp_path / "other"), *given]) == 64
+    assert cli.main(["keys", "add", "x", str(tmp_path / "other"), "--address", "no port", *given]) == 64
     assert cli.main(["keys", "remove", "laptop", *given]) == 0
     assert cli.main(["keys", "remove", "laptop", *given]) == 64
     capsys.readouterr()

@@ -19,26 +19,38 @@ def test_jobs_are_found_by_id_by_its_beginning_and_by_key() -> None:
     known = Known()
     for number, id in enumerate(("abc1", "abd2", "x3"), 1):
         known.add(job(number=number, id=id, key="k" if number == 2 else ""))
-    assert (known.find("abc1"), known.find("abd"), known.find("x")) == (1, 2, 3)
+    assert (known.find("abc1", "uid:1"), known.find("abd", "uid:1"), known.find("x", "uid:1")) == (1, 2, 3)
     assert (known.by_key("uid:1", "k"), known.by_key("uid:2", "k"), known.by_key("uid:1", "")) == (2, None, None)
     with pytest.raises(Refusal, match="begins the ids of 2 jobs: abc1, abd2") as refusal:
-        known.find("ab")
+        known.find("ab", "uid:1")
     assert refusal.value.code == "ambiguous_job"
     for nothing in ("", "z", "abc12"):
         with pytest.raises(Refusal, match="there is no job"):
-            known.find(nothing)
+            known.find(nothing, "uid:1")
     known.forget(2)
-    assert known.find("ab") == 1
+    assert known.find("ab", "uid:1") == 1
     assert known.by_key("uid:1", "k") is None
     assert 2 not in known
     known.forget(2)
+
+
+def test_who_comes_from_another_machine_finds_what_is_theirs() -> None:
+    known = Known()
+    known.add(job(number=1, id="ab1", owner="key:phone"))
+    known.add(job(number=2, id="ab2", owner="uid:1"))
+    assert (known.find("ab", "key:phone"), known.find("ab1", "key:phone"), known.find("ab1", "uid:0")) == (1, 1, 1)
+    for id, owner in (("ab2", "key:phone"), ("ab1", "key:laptop"), ("ab", "key:laptop")):
+        with pytest.raises(Refusal, match="there is no job"):
+            known.find(id, owner)
+    assert known.is_open(1)
+    assert not known.is_open(9)
 
 
 def test_a_whole_id_is_found_where_it_also_begins_another() -> None:
     known = Known()
     known.add(job(number=1, id="ab"))
     known.add(job(number=2, id="abc"))
-    assert known.find("ab") == 1
+    assert known.find("ab", "uid:1") == 1
 
 
 def test_numbers_go_on_behind_the_highest() -> None:
