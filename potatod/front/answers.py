@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -23,20 +23,22 @@ from potato_client.protocol import PROGRESS_EVERY_S, Piece, Progress
 from potato_client.words import disk_share
 from potatod import log
 from potatod.errors import first_line
-from potatod.jobs.database import Answered, Changed, Gathered, Said, Write
+from potatod.jobs.database import Changed, Gathered, Said, Write
 from potatod.jobs.job import Ask, Job, Reason
+from potatod.jobs.rows import Answered
 from potatod.jobs.states import Event, State
 from potatod.messages import Drawn, Row, Rows, Step, Sweep
 from potatod.sampling.params import Sampling
 from potatod.sampling.sampler import needs_logits, sample
 
+from .answer import Answer, Gain
 from .eta import Eta, Lengths, Work, ends, work_of
 from .followers import Followers
 from .refusal import Refusal
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .sweep_times import SweepTimes
-from .text import Shown, Text
+from .text import Text
 
 #: Engines that end while they compute the same token: after so many the job is tried alone, after so many it fails.
 ALONE_AFTER: Final = 2
@@ -64,71 +66,6 @@ class EngineNow:
     layers: int
     #: seconds since that sweep was sent
     under_way_s: float
-
-
-@dataclass(slots=True)
-class Answer:
-    """A job with its tokens and its text."""
-
-    job: Job
-    sampling: Sampling
-    sequence: Sequence
-    #: makes the text of the answer, anew from its beginning; costs time for a long one
-    make_text: Callable[[], Text]
-    #: what has been shown of it
-    shown: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    #: the last Progress, and when it was said
-    said: Progress | None = None
-    said_at: float = 0.0
-    _text: Text | None = None
-    #: tokens of the answer that have become text
-    _pushed: int = 0
-
-    @property
-    def text(self) -> Text:
-        """Where its tokens are now."""
-        self.catch_up(len(self.sequence.tokens))
-        assert self._text is not None
-        return self._text
-
-    def catch_up(self, tokens: int) -> bool:
-        """Makes text of so many tokens of a job that has been restored; whether there are more."""
-        if self._text is None:
-            self._text = self.make_text()
-        first = self.job.prompt_tokens + self._pushed
-        for token in self.sequence.tokens[first : first + tokens]:
-            self._text.push(token)
-            self._pushed += 1
-        return self.behind
-
-    @property
-    def behind(self) -> bool:
-        """Whether tokens of it have no text yet."""
-        return len(self.sequence.tokens) > self.job.prompt_tokens + self._pushed
-
-    def push(self, token: int) -> Shown:
-        """The text of a token that has just been sampled, and is the sequence's last."""
-        self._pushed += 1
-        return self.text.push(token)
-
-    @property
-    def shown_ids(self) -> tuple[int, ...]:
-        begin = self.job.prompt_tokens
-        return tuple(self.sequence.tokens[begin : begin + self.job.shown_tokens])
-
-
-@dataclass(slots=True)
-class _Gain:
-    """What one sweep, or the end, adds to an answer."""
-
-    first: int
-    ids: list[int] = field(default_factory=list)
-    shown: Shown = field(default_factory=lambda: Shown((), "", ""))
-
-    def add(self, shown: Shown) -> None:
-        before = self.shown
-        self.shown = Shown(before.token_ids + shown.token_ids, before.text + shown.text, before.reasoning + shown.reasoning)
 
 
 class Answers:
@@ -201,10 +138,10 @@ class Answers:
                 if self._clock() > until:
                     return any(other.behind for other in self)
             except Exception as error:  # a job's top, as in a sweep
-                self._job_failed(answer, error, _Gain(answer.job.sampled_tokens))
+                self._job_failed(answer, error, Gain(answer.job.sampled_tokens))
         return False
 
-    def _job_failed(self, answer: Answer, error: Exception, gain: _Gain) -> None:
+    def _job_failed(self, answer: Answer, error: Exception, gain: Gain) -> None:
         self._logger.exception("job %s failed", answer.job.id)
         self._fail(answer, Refusal("internal", f"this answer failed: {type(error).__name__}: {first_line(error)}"[:500]), gain)
 
@@ -232,7 +169,7 @@ class Answers:
         return work_of(job.number, running, left, s_per_sweep / max(1.0, tokens_per_sweep), prefill_s)
 
     def cancel(self, answer: Answer) -> None:
-        self._end(answer, Event.CANCEL, "cancelled", _Gain(answer.job.sampled_tokens))
+        self._end(answer, Event.CANCEL, "cancelled", Gain(answer.job.sampled_tokens))
 
     def pause(self, answer: Answer) -> None:
         """It takes part in no sweep until it is begun again; whoever follows it goes on doing so."""
@@ -277,7 +214,7 @@ class Answers:
         steps = {step.sequence: step for step in sweep.steps}
         for sequence, found in self._scheduler.completed(rows.number, rows.rows):
             answer = self._answers[sequence]
-            gain = _Gain(answer.job.sampled_tokens)
+            gain = Gain(answer.job.sampled_tokens)
             try:
                 reason = self._advance(answer, gain, steps[sequence], found, logits)
                 if reason is not None:
@@ -300,7 +237,7 @@ class Answers:
             )
 
     def _advance(
-        self, answer: Answer, gain: _Gain, step: Step, rows: list[Row], logits: Callable[[int], NDArray[np.float32]]
+        self, answer: Answer, gain: Gain, step: Step, rows: list[Row], logits: Callable[[int], NDArray[np.float32]]
     ) -> Reason | None:  # fmt: skip
         """Samples as long as what was guessed is what is sampled; returns why the answer is complete, None while it is not."""
         job, tokens, reason = answer.job, answer.sequence.tokens, None
@@ -317,7 +254,7 @@ class Answers:
         return reason
 
     def _sampled(
-        self, answer: Answer, gain: _Gain, row: Row, logits: Callable[[int], NDArray[np.float32]]
+        self, answer: Answer, gain: Gain, row: Row, logits: Callable[[int], NDArray[np.float32]]
     ) -> tuple[int | None, Reason | None]:  # fmt: skip
         """Which of its rows follows this one's token, None where none does; and why the answer is complete."""
         job, tokens = answer.job, answer.sequence.tokens
@@ -339,7 +276,7 @@ class Answers:
 
     # what is written, and said once it is
 
-    def _gained(self, answer: Answer, gain: _Gain, *more: Write, last: Callable[[], object] | None = None) -> None:
+    def _gained(self, answer: Answer, gain: Gain, *more: Write, last: Callable[[], object] | None = None) -> None:
         """``last``: the job's last message, made when everything else has been counted."""
         job, shown = answer.job, gain.shown
         piece = Piece(job.id, job.shown_tokens, shown.text, shown.token_ids, shown.reasoning) if shown else None
@@ -361,7 +298,7 @@ class Answers:
         self._say(number, *messages)
         self._followers.forget(number)
 
-    def _end(self, answer: Answer, event: Event, reason: Reason, gain: _Gain) -> None:
+    def _end(self, answer: Answer, event: Event, reason: Reason, gain: Gain) -> None:
         job, limit = answer.job, self._times.disk_limit_bytes_per_s
         job.reason = reason
         if reason == "stop":
@@ -380,11 +317,11 @@ class Answers:
             share_of_disk=_rounded(disk_share(job.disk_bytes_per_s, limit)),
         )
 
-    def _fail(self, answer: Answer, refusal: Refusal, gain: _Gain | None = None) -> None:
+    def _fail(self, answer: Answer, refusal: Refusal, gain: Gain | None = None) -> None:
         job = answer.job
         job.code, job.why = refusal.code, refusal.message
         self._leave(answer, Event.FAIL, keep=False)
-        self._gained(answer, gain or _Gain(job.sampled_tokens), Gathered(job.number), last=partial(refusal.to, job=job.id))
+        self._gained(answer, gain or Gain(job.sampled_tokens), Gathered(job.number), last=partial(refusal.to, job=job.id))
         log.event(self._logger, "failed", level=logging.WARNING, job=job.id, code=refusal.code, why=refusal.message)
 
     def _leave(self, answer: Answer, event: Event, keep: bool = True) -> None:

@@ -7,13 +7,13 @@ import logging
 import os
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import zmq
 
 from potato_client.protocol import VANISHED_S, Attach, Detach, Generate, List, Manage, Show, Status
-from potatod.errors import PotatoError, first_line
 from potatod.jobs.journal import Journal
 from potatod.kv_layout import KvLayout
 from potatod.messages import Drafted, Engine, LayerDone, Parted, Poisoned, Rows
@@ -23,6 +23,7 @@ from potatod.stage import Stage
 
 from .admission import Admission
 from .answers import Answers, EngineNow
+from .arrivals import Arrivals
 from .beside import Beside, Minute, planned
 from .cost import CostModel
 from .engine_link import EngineLink
@@ -107,11 +108,16 @@ class Front:
             self._scheduler, self._times, self._admission.end_ids, self._journal, self._followers, self._server.send, stage.logger,
             self._known.changed,
         )  # fmt: skip
-        self._handlers = Handlers(
+        checksum, name = str(boot.verdict["checksum"]), Path(boot.model).name
+        arrivals = Arrivals(
             admission=self._admission, answers=self._answers, scheduler=self._scheduler, journal=self._journal, known=self._known,
-            followers=self._followers, limits=jobs, max_running=limits.max_sequences, model=str(boot.verdict["checksum"]),
-            model_name=Path(boot.model).name, send=self._server.send,
-            logger=stage.logger, down=self._refusal, full=lambda: self._retention.full,
+            followers=self._followers, limits=jobs, model=checksum, model_name=name, send=self._server.send, logger=stage.logger,
+            full=lambda: self._retention.full,
+        )  # fmt: skip
+        self._handlers = Handlers(
+            admission=self._admission, answers=self._answers, arrivals=arrivals, journal=self._journal, known=self._known,
+            followers=self._followers, max_running=limits.max_sequences, model=checksum, model_name=name, send=self._server.send,
+            logger=stage.logger, down=self._refusal,
         )  # fmt: skip
         self._retention = Retention(self._journal, self._known, jobs.keep_s, jobs.size_bytes, stage.logger)
         restored = self._handlers.restore()
@@ -249,32 +255,24 @@ class Front:
                 return
 
     def _asked(self, identity: bytes, owner: str, message: Any) -> None:
-        request = getattr(message, "request", 0) or None
-        try:
-            if isinstance(message, Generate):
-                self._handlers.generate(identity, owner, message)
-            elif isinstance(message, Attach):
-                self._handlers.attach(identity, owner, message)
-            elif isinstance(message, Detach):
-                self._handlers.detach(identity, owner, message)
-            elif isinstance(message, Manage):
-                self._handlers.manage(identity, owner, message)
-            elif isinstance(message, List):
-                self._handlers.list(identity, owner, message)
-            elif isinstance(message, Show):
-                self._handlers.show(identity, owner, message)
-            elif isinstance(message, Status):
-                self._server.send(identity, self._report(message.request))
-        except Refusal as refusal:
-            if request is not None:
-                self._server.send(identity, refusal.to(request=request))
-            self._stage.log("refused", level=logging.WARNING, code=refusal.code, why=refusal.message)
-        except PotatoError:
-            raise
-        except Exception as error:  # a request's top: a prompt may break a tokenizer or a template, never the daemon
-            self._stage.logger.exception("a request failed")
-            why = Refusal("internal", f"this request failed: {type(error).__name__}: {first_line(error)}"[:500])
-            self._server.send(identity, why.to(request=request))
+        self._handlers.safely(identity, getattr(message, "request", 0), partial(self._handle, identity, owner, message))
+
+    def _handle(self, identity: bytes, owner: str, message: Any) -> None:
+        """Raises :class:`Refusal`."""
+        if isinstance(message, Generate):
+            self._handlers.generate(identity, owner, message)
+        elif isinstance(message, Attach):
+            self._handlers.attach(identity, owner, message)
+        elif isinstance(message, Detach):
+            self._handlers.detach(identity, owner, message)
+        elif isinstance(message, Manage):
+            self._handlers.manage(identity, owner, message)
+        elif isinstance(message, List):
+            self._handlers.list(identity, owner, message)
+        elif isinstance(message, Show):
+            self._handlers.show(identity, owner, message)
+        elif isinstance(message, Status):
+            self._server.send(identity, self._report(message.request))
 
     def _report(self, request: int) -> Any:
         return self._reporter.report(request, self._engine.engine, self._times, self._scheduler, self._speculation, self._journal.trouble)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -34,23 +33,23 @@ from potato_client.protocol import (
     Show,
 )
 from potatod import log
-from potatod.config import Jobs as JobSettings
 from potatod.errors import PotatoError, first_line
-from potatod.jobs.database import Added, Answered, Changed, Damaged, Database, Deleted
+from potatod.jobs.database import Changed, Damaged, Database, Deleted
 from potatod.jobs.job import Ask, Job
 from potatod.jobs.journal import Journal
 from potatod.jobs.report import report_of
+from potatod.jobs.rows import Answered
 from potatod.jobs.states import Event, NotNow, State
 
-from .admission import Admission, Admitted, frame_of
-from .answers import Answer, Answers, paused
+from .admission import Admission, frame_of
+from .answer import Answer
+from .answers import Answers, paused
+from .arrivals import Arrivals
 from .eta import Eta
 from .followers import Followers
 from .known import Known, sees_all
 from .refusal import Refusal
-from .scheduler import Scheduler
 
-_TITLE_CHARS = 80
 #: More than the largest number.
 _NEWEST = 1 << 62
 #: Of one job, waiting until what was wanted before has been done.
@@ -61,34 +60,26 @@ _PIECE = 500_000
 
 class Handlers:
     def __init__(
-        self, *, admission: Admission, answers: Answers, scheduler: Scheduler, journal: Journal, known: Known, followers: Followers,
-        limits: JobSettings, max_running: int, model: str, model_name: str,
-        send: Callable[[bytes, object], bool], logger: logging.Logger, down: Callable[[], Refusal | None],
-        full: Callable[[], bool],
-        now: Callable[[], float] = time.time,
+        self, *, admission: Admission, answers: Answers, arrivals: Arrivals, journal: Journal, known: Known, followers: Followers,
+        max_running: int, model: str, model_name: str, send: Callable[[bytes, object], bool], logger: logging.Logger,
+        down: Callable[[], Refusal | None], now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        """``model``: the checksum of the one that is served; ``down``: why nothing is computed now and until the daemon is started again; ``full``:
-        whether jobs that are not over take all that the database may have."""
+        """``model``: the checksum of the one that is served; ``down``: why nothing is computed now and until the daemon is started again."""
         self._admission = admission
         self._answers = answers
-        self._scheduler = scheduler
+        self._arrivals = arrivals
         self._journal = journal
         self._known = known
         self._followers = followers
-        self._limits = limits
         self._max_running = max_running
         self._model = model
         self._model_name = model_name
         self._send = send
         self._logger = logger
         self._down = down
-        self._full = full
         #: by number of a job that does not run and is being read, since somebody wants something done to it: who wants more, in turn
         self._wishes: dict[int, collections.deque[tuple[bytes, Manage]]] = {}
         self._now = now
-        #: jobs on their way to the disk
-        self._arriving = 0
-        self._arriving_keys: dict[tuple[str, str], list[tuple[bytes, Generate]]] = {}
 
     # new ones
 
@@ -98,69 +89,13 @@ class Handlers:
             raise refusal
         if message.follow:
             self._may_follow(client)
-        waiting = self._arriving_keys.get((owner, message.key)) if message.key else None
-        if waiting is not None:  # the same is being written down just now
-            waiting.append((client, message))
-        elif (number := self._known.by_key(owner, message.key)) is not None:
+        if (number := self._known.by_key(owner, message.key)) is not None:
             self._generate_again(client, message, number)
         else:
-            self._accept(client, owner, message)
+            self._arrivals.take(client, owner, message, self._known_by_now)
 
-    def _accept(self, client: bytes, owner: str, message: Generate) -> None:
-        if self._journal.trouble:
-            raise Refusal("storage", f"nothing can be accepted now: {self._journal.trouble}")
-        if self._full():
-            raise Refusal("storage", "jobs that are not over take all that [jobs] size allows; wait for one to end, or cancel and delete some")
-        if not self._scheduler.room_for(1 + self._arriving):
-            raise Refusal("queue_full", f"the queue is full: {len(self._scheduler.waiting)} answers wait; ask again later")
-        if self._known.open_of(owner) + self._arriving >= self._limits.per_user:
-            raise Refusal("queue_full", f"{self._limits.per_user} of your jobs are not over ([jobs] per_user); wait for one to end, or cancel one")
-        admitted = self._admission.admit(message)
-        job = self._job(owner, message, admitted)
-        self._arriving += 1
-        if message.key:
-            self._arriving_keys[owner, message.key] = []
-        self._journal.write(
-            Added(job.copy(), admitted.ask),
-            then=partial(self._accepted, client, message, job, admitted.ask),
-            otherwise=partial(self._not_accepted, client, message, owner),
-        )
-
-    def _job(self, owner: str, message: Generate, admitted: Admitted) -> Job:
-        return Job(
-            number=self._known.next_number(),
-            id=secrets.token_hex(8),
-            owner=owner,
-            key=message.key,
-            model=self._model,
-            model_name=self._model_name,
-            title=_title(message),
-            rank=admitted.rank,
-            seed=admitted.ask.sampling.seed,
-            choice=admitted.choice,
-            prompt_tokens=len(admitted.ask.prompt_ids),
-            limit_tokens=admitted.limit_tokens,
-            accepted_at=self._now(),
-        )
-
-    def _accepted(self, client: bytes, message: Generate, job: Job, ask: Ask) -> None:
-        """It is on disk."""
-        self._arriving -= 1
-        self._known.add(job)
-        place = self._answers.begin(job, ask, partial(self._admission.text, ask))
-        log.event(self._logger, "accepted", job=job.id, prompt_tokens=job.prompt_tokens, place=place)
-        if message.follow:
-            self._followers.add(job.number, client)
-        self._send(client, Accepted(message.request, job.id, job.seed, job.prompt_tokens, place))
-        for other, again in self._arriving_keys.pop((job.owner, job.key), []):
-            self._safely(other, again.request, partial(self._generate_again, other, again, job.number))
-
-    def _not_accepted(self, client: bytes, message: Generate, owner: str, why: str) -> None:
-        self._arriving -= 1
-        refusal = Refusal("storage", f"this was not accepted: {why}")
-        log.event(self._logger, "refused", level=logging.WARNING, code=refusal.code, why=refusal.message)
-        for other, again in [(client, message), *self._arriving_keys.pop((owner, message.key), [])]:
-            self._send(other, refusal.to(request=again.request))
+    def _known_by_now(self, client: bytes, message: Generate, number: int) -> None:
+        self.safely(client, message.request, partial(self._generate_again, client, message, number))
 
     def _generate_again(self, client: bytes, message: Generate, number: int) -> None:
         """There is a job with that key already."""
@@ -260,7 +195,7 @@ class Handlers:
                 raise Refusal("unknown_job", "that job has just been deleted")
             self._manage_resting(client, message, *everything)
 
-        self._safely(client, message.request, fulfil)
+        self.safely(client, message.request, fulfil)
         self._next_wish(number)
 
     def _not_wished(self, client: bytes, message: Manage, number: int, why: str) -> None:
@@ -271,7 +206,7 @@ class Handlers:
         waiting = self._wishes.pop(number)
         while waiting:
             client, message = waiting.popleft()
-            self._safely(client, message.request, partial(self._wish, client, message, number))
+            self.safely(client, message.request, partial(self._wish, client, message, number))
             if number in self._wishes:
                 self._wishes[number].extend(waiting)
                 return
@@ -338,7 +273,7 @@ class Handlers:
         states = [State(state) for state in message.states]
 
         def found(jobs: list[Job]) -> None:
-            self._safely(client, message.request, partial(tell, jobs))
+            self.safely(client, message.request, partial(tell, jobs))
 
         def tell(jobs: list[Job]) -> None:
             places, etas = self._answers.places(), self._answers.etas(self._max_running)
@@ -418,19 +353,20 @@ class Handlers:
             if value is None or number not in self._known:
                 self._refuse(client, request, Refusal("unknown_job", "that job has just been deleted"))
             else:
-                self._safely(client, request, partial(found, value))
+                self.safely(client, request, partial(found, value))
 
         self._journal.ask(look, then, partial(self._unreadable, client, request))
 
-    def _safely(self, client: bytes, request: int, do: Callable[[], None]) -> None:
-        """A request's top, for what is done when the disk has answered: whatever is wrong with it ends the request and not the front."""
+    def safely(self, client: bytes, request: int, do: Callable[[], None]) -> None:
+        """A request's top, when it comes and when the disk has answered: whatever is wrong with it ends the request and not the front. ``request``: 0
+        where no answer is wanted."""
         try:
             do()
         except Refusal as refusal:
             self._refuse(client, request, refusal)
         except PotatoError:
             raise
-        except Exception as error:
+        except Exception as error:  # a prompt may break a tokenizer or a template
             self._logger.exception("a request failed")
             self._refuse(client, request, Refusal("internal", f"this request failed: {type(error).__name__}: {first_line(error)}"[:500]))
 
@@ -494,9 +430,3 @@ def _damaged(why: str) -> None:
 
 def _not_now(job: Job, action: str) -> Refusal:
     return Refusal("not_now", f"job {job.id} is {job.state.value}: there is nothing to {action}")
-
-
-def _title(message: Generate) -> str:
-    text = message.prompt if message.prompt is not None else message.messages[-1].content
-    return " ".join(text[: 4 * _TITLE_CHARS].split())[:_TITLE_CHARS]
-

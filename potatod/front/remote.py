@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from potatod.errors import ConfigError
 #: Between two looks at which clients there are.
 _EVERY_S: Final = 1.0
 _DOMAIN: Final = "potato"
+_LOGGER: Final = logging.getLogger("potatod.front")
 
 
 class Remote:
@@ -43,7 +45,8 @@ class Remote:
         restart."""
         try:
             return key.decode("ascii") in remote_keys.clients(self._folder)
-        except Exception:  # whatever it is, it must not end the thread
+        except Exception:  # the thread's top: it would end unseen, and nobody be let in any more
+            _LOGGER.exception("a key cannot be looked at")
             return False
 
     def name_of(self, frame: zmq.Frame) -> str | None:

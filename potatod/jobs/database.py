@@ -11,8 +11,6 @@ import dataclasses
 import json
 import os
 import sqlite3
-import sys
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,15 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from potatod.errors import ConfigError, InternalError, ModelDataError, PotatoError, TryAgain, Unavailable
-from potatod.sampling.params import Sampling
 
 from .job import Ask, Job
+from .rows import COLUMNS, SELECT, Answered, answer_of, ask_of, job_from, job_of, packed_ids, row_of
 from .schema import APPLICATION_ID, MIGRATIONS
 from .states import State
 
-_COLUMNS: Final = tuple(each.name for each in dataclasses.fields(Job))
 _OVER: Final = ", ".join(f"'{state.value}'" for state in State if state.over)
-_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM jobs"
 #: A front that has just been killed may hold the lock for a moment.
 _BUSY_S: Final = 5.0
 #: The log is cut back to this when it has grown beyond.
@@ -92,15 +88,6 @@ class Shrunk:
 Write = Added | Changed | Said | Gathered | Deleted | Shrunk
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """All that has been said for a job: sampled tokens, those at the end that are not shown yet among them, and what is shown of their text."""
-
-    ids: tuple[int, ...] = ()
-    text: str = ""
-    reasoning: str = ""
-
-
 class Database:
     """Raises :class:`Damaged`, :class:`Unwritable`, :class:`Unavailable` where another process has it, :class:`ConfigError` where it cannot be."""
 
@@ -132,15 +119,15 @@ class Database:
         run = self._connection.execute
         match write:
             case Added(job, ask):
-                marks = ", ".join("?" * len(_COLUMNS))
-                run(f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})", _row(job))
+                marks = ", ".join("?" * len(COLUMNS))
+                run(f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({marks})", row_of(job))
                 sampling = json.dumps(dataclasses.asdict(ask.sampling))
-                run("INSERT INTO asks VALUES (?, ?, ?, ?, ?, ?)", (job.number, ask.frame, _packed(ask.prompt_ids), sampling, ask.chat, ask.tail))
+                run("INSERT INTO asks VALUES (?, ?, ?, ?, ?, ?)", (job.number, ask.frame, packed_ids(ask.prompt_ids), sampling, ask.chat, ask.tail))
             case Changed(job):
-                run(f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _COLUMNS)} WHERE number = ?", (*_row(job), job.number))
+                run(f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE number = ?", (*row_of(job), job.number))
             case Said(number, first, ids, text, reasoning):
                 there = "WHERE EXISTS (SELECT 1 FROM jobs WHERE number = ?)"
-                run(f"INSERT INTO tokens SELECT ?, ?, ?, ?, ? {there}", (number, first, _packed(ids), text, reasoning, number))
+                run(f"INSERT INTO tokens SELECT ?, ?, ?, ?, ? {there}", (number, first, packed_ids(ids), text, reasoning, number))
             case Gathered(number):
                 whole = self.answered(number)
                 run("DELETE FROM tokens WHERE number = ?", (number,))
@@ -156,14 +143,14 @@ class Database:
 
     def all(self) -> Iterator[Job]:
         """In the order of their arrival."""
-        return self._jobs(f"{_SELECT} ORDER BY number", ())
+        return self._jobs(f"{SELECT} ORDER BY number", ())
 
     def newest(self, states: Sequence[State], before: int, limit: int, owner: str | None = None) -> list[Job]:
         """The last ones that arrived before number ``before``; of these states, or of all where none is named; of this owner, or of all."""
         marks = ", ".join("?" * len(states))
         among = f"AND state IN ({marks})" if states else ""
         whose, owners = ("", ()) if owner is None else ("AND owner = ?", (owner,))
-        query = f"{_SELECT} WHERE number < ? {among} {whose} ORDER BY number DESC LIMIT ?"
+        query = f"{SELECT} WHERE number < ? {among} {whose} ORDER BY number DESC LIMIT ?"
         return list(self._jobs(query, (before, *(state.value for state in states), *owners, limit)))
 
     def job(self, number: int) -> Job | None:
@@ -231,7 +218,7 @@ class Database:
     def _jobs(self, query: str, values: tuple[object, ...]) -> Iterator[Job]:
         with self._read(), closing(self._connection.execute(query, values)) as rows:
             for row in rows:
-                yield _job(row)
+                yield job_from(row)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -278,39 +265,6 @@ class Database:
         )
 
 
-def job_of(connection: sqlite3.Connection, number: int) -> Job | None:
-    """Raises ValueError, KeyError, TypeError where the row is none of ours, like the two below; sqlite3's own errors."""
-    row = connection.execute(f"{_SELECT} WHERE number = ?", (number,)).fetchone()
-    return None if row is None else _job(row)
-
-
-def ask_of(connection: sqlite3.Connection, number: int) -> Ask:
-    row = connection.execute("SELECT frame, prompt_ids, sampling, chat, tail FROM asks WHERE number = ?", (number,)).fetchone()
-    if row is None:
-        raise ValueError(f"job number {number} has no question")
-    frame, ids, sampling, chat, tail = row
-    page = json.loads(sampling)
-    return Ask(frame, _unpacked(ids), Sampling(**page | {"stop": tuple(page["stop"])}), bool(chat), tail)
-
-
-def answer_of(connection: sqlite3.Connection, number: int, *, as_far_as_it_goes: bool = False) -> Answered:
-    """Up to a row that does not go on where the one before ends, or, ``as_far_as_it_goes``, that cannot be read."""
-    ids: list[int] = []
-    text, reasoning = [], []
-    try:
-        rows = connection.execute("SELECT first, ids, text, reasoning FROM tokens WHERE number = ? ORDER BY first", (number,))
-        for first, packed, more, thought in rows:
-            if first != len(ids):
-                break
-            ids += _unpacked(packed)
-            text.append(more)
-            reasoning.append(thought)
-    except (sqlite3.DatabaseError, ValueError, TypeError):
-        if not as_far_as_it_goes:
-            raise
-    return Answered(tuple(ids), "".join(text), "".join(reasoning))
-
-
 _PLAINLY: Final = {"SQLITE_FULL": "the disk is full"}
 
 
@@ -329,30 +283,3 @@ def sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _row(job: Job) -> tuple[object, ...]:
-    values = {name: getattr(job, name) for name in _COLUMNS}
-    return tuple((values | {"state": job.state.value, "guesses": json.dumps(job.guesses)}).values())
-
-
-def _job(row: tuple[Any, ...]) -> Job:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    guesses = {source: (drafted, accepted) for source, (drafted, accepted) in json.loads(values["guesses"]).items()}
-    return Job(**values | {"state": State(values["state"]), "guesses": guesses})
-
-
-def _packed(ids: Sequence[int]) -> bytes:
-    """Four bytes a token, the lowest first."""
-    packed = array("I", ids)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes()
-
-
-def _unpacked(packed: bytes) -> tuple[int, ...]:
-    ids = array("I")
-    ids.frombytes(packed)
-    if sys.byteorder == "big":
-        ids.byteswap()
-    return tuple(ids)

@@ -17,8 +17,9 @@ from typing import Final
 
 from potatod.errors import ConfigError, InternalError, NoSuchModel, PotatoError, Unavailable
 
-from .database import Added, Answered, Database, Said, answer_of, ask_of, job_of, sync_directory
+from .database import Added, Database, Said, sync_directory
 from .job import Ask, Job
+from .rows import Answered, answer_of, ask_of, job_of
 from .schema import APPLICATION_ID, MIGRATIONS
 
 #: Where both ends of a table can be read and its middle cannot, so many numbers are tried one by one.

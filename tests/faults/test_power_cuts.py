@@ -17,8 +17,9 @@ import pytest
 from sqlite_disk import Disk, Done
 
 from potatod.errors import PotatoError
-from potatod.jobs.database import Added, Answered, Changed, Database, Deleted, Gathered, Said, Shrunk, Write
+from potatod.jobs.database import Added, Changed, Database, Deleted, Gathered, Said, Shrunk, Write
 from potatod.jobs.job import Ask, Job
+from potatod.jobs.rows import Answered
 from potatod.jobs.states import Event
 from potatod.sampling.params import Sampling
 from tests.unit.test_jobs import job

@@ -17,8 +17,9 @@ from potatod.front.answers import POISONED_AFTER, Answers, EngineNow
 from potatod.front.followers import Followers
 from potatod.front.sweep_times import SweepTimes
 from potatod.front.text import Shown
-from potatod.jobs.database import Answered, Changed, Gathered, Said, Write
+from potatod.jobs.database import Changed, Gathered, Said, Write
 from potatod.jobs.job import Ask, Job
+from potatod.jobs.rows import Answered
 from potatod.jobs.states import State
 from potatod.messages import Row, Rows, Sweep
 from potatod.sampling.params import Sampling

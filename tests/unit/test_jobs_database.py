@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from potatod.errors import ConfigError, Unavailable
-from potatod.jobs.database import Added, Answered, Changed, Damaged, Database, Deleted, Gathered, Said, Shrunk, Unwritable
+from potatod.jobs.database import Added, Changed, Damaged, Database, Deleted, Gathered, Said, Shrunk, Unwritable
 from potatod.jobs.job import Ask
+from potatod.jobs.rows import Answered
 from potatod.jobs.schema import APPLICATION_ID, MIGRATIONS
 from potatod.jobs.states import State
 from potatod.sampling.params import Sampling

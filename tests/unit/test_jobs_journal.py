@@ -11,8 +11,9 @@ import pytest
 
 from potatod.errors import InternalError
 from potatod.jobs import journal as journal_module
-from potatod.jobs.database import Added, Answered, Changed, Damaged, Database, Said, Unwritable, Write
+from potatod.jobs.database import Added, Changed, Damaged, Database, Said, Unwritable, Write
 from potatod.jobs.journal import Journal
+from potatod.jobs.rows import Answered
 
 from .test_jobs import job
 from .test_jobs_database import ASK

@@ -13,8 +13,9 @@ from potato_client.protocol import FROM_CLIENT, Generate
 from potatod import cli
 from potatod.errors import NoSuchModel, Unavailable
 from potatod.jobs import salvage
-from potatod.jobs.database import Added, Answered, Changed, Damaged, Database, Gathered, Said
+from potatod.jobs.database import Added, Changed, Damaged, Database, Gathered, Said
 from potatod.jobs.job import Ask, Job
+from potatod.jobs.rows import Answered
 from potatod.jobs.states import State
 from potatod.sampling.params import Sampling
 
