@@ -15,7 +15,6 @@ from potato_client.protocol import (
     PROTOCOL_VERSION,
     Alive,
     Attach,
-    ChatMessage,
     Described,
     Detach,
     Hello,
@@ -499,15 +498,6 @@ def test_a_job_of_another_model_can_be_paused_and_cancelled_while_it_is_followed
     assert manage(client, jobs[1], "cancel").report.state == "cancelled"
     assert follower.hear(heard, "Finished").last.reason == "cancelled"
     assert manage(client, jobs[0], "cancel").report.state == "cancelled"
-
-
-def test_a_request_that_could_not_be_shown_again_is_refused(start: StartFront) -> None:
-    client = start(max_context=1 << 16).client()
-    message = ChatMessage("user", "x", "r" * 4_000_000)
-    client.ask(messages=(message,))
-    refused = client.hear(Heard(), "Refused").last
-    assert refused.code in ("prompt_too_long", "no_template")
-    assert client.request(lambda n: List(n)).reports == ()
 
 
 VANISH_SOON = [
