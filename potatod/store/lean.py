@@ -3,7 +3,8 @@
 While it is imported transformers marks functions for the compiler, and with the first mark torch loads it; and where torch can distribute,
 transformers loads distributed tensors, which load the compiler's algebra too. Nothing here is compiled or distributed. So while transformers' modules
 for models are imported, marks mean nothing and torch says that it cannot distribute. Afterwards torch is as it was, and whoever does need the compiler
-loads it then; transformers' own functions stay unmarked for as long as the process lives.
+loads it then; transformers' own functions stay unmarked for as long as the process lives. Arithmetic with tensors that have no values (meta) marks its
+functions when it is first done, and is done in the same way.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ class _NoCompiler(ModuleType):
 
 
 @contextmanager
-def _without_compiler() -> Iterator[None]:
+def without_compiler() -> Iterator[None]:
+    """Marks mean nothing in here. Changes nothing where somebody has imported the compiler already."""
+    if _COMPILER in sys.modules:
+        yield
+        return
     disable, can_distribute = torch.compiler.disable, torch.distributed.is_available
     sys.modules[_COMPILER] = _NoCompiler()
     torch.compiler.disable = _unmarked  # type: ignore[assignment]
@@ -60,6 +65,6 @@ def import_transformers() -> None:
     """Does nothing where somebody has imported them, or the compiler, already."""
     if _COMPILER in sys.modules or _MODULES[0] in sys.modules:
         return
-    with _without_compiler():
+    with without_compiler():
         for name in _MODULES:
             importlib.import_module(name)

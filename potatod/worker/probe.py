@@ -26,6 +26,7 @@ from potatod.kv_layout import BLOCK, KvGroup, KvLayout
 from potatod.machine import cores
 from potatod.manifest import Manifest
 from potatod.plan import sweep_parts
+from potatod.store import lean
 from potatod.store import skeleton as skeletons
 
 from . import arithmetic, device, selfcheck
@@ -128,7 +129,7 @@ def kept(
     model = skeletons.build(plain, dtype).model.to("meta")
     chosen = choose(kernels, batching, model.config, torch.device("meta"), attention, replace(PLAIN, kv=kv))
     chosen.prepare(model)
-    with torch.inference_mode(), _without_experts(model):
+    with torch.inference_mode(), _without_experts(model), lean.without_compiler():  # or it is loaded for nothing: a third of a probe's time
         few, many = (_kept_after(tokens, model, chosen.batching) for tokens in (BLOCK, 2 * BLOCK))
     if isinstance(few, Paged):
         groups = tuple(KvGroup(window, size) for window, size in sorted(few.bytes_per_token().items(), key=lambda item: item[0] or 0))

@@ -14,8 +14,11 @@ import sys
 import potatod.worker.worker, potatod.worker.probe
 import torch, transformers
 from potatod.store import skeleton
-skeleton.build(transformers.LlamaConfig(num_hidden_layers=2, hidden_size=64, num_attention_heads=4), torch.bfloat16)
+config = transformers.LlamaConfig(num_hidden_layers=2, hidden_size=64, num_attention_heads=4)
+skeleton.build(config, torch.bfloat16)
 print([name for name in ("torch._dynamo", "sympy", "torch.distributed.tensor", "torch._inductor") if name in sys.modules])
+potatod.worker.probe.kept(config, torch.bfloat16, "invariant", "packed", potatod.worker.attention.PackedAttention())
+print([name for name in ("torch._dynamo", "torch.distributed.tensor", "torch._inductor") if name in sys.modules])
 print(torch.compiler.disable.__module__, torch.distributed.is_available())
 print(torch._dynamo.__file__ is not None, torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item())
 """
@@ -29,7 +32,7 @@ print(torch._dynamo is compiler, sys.modules["torch._dynamo"] is compiler)
 
 @pytest.mark.parametrize(
     ("program", "says"),
-    [(_WORKER, "[]\ntorch.compiler True\nTrue 2.0\n"), (_AFTER_ANOTHER, "True True\n")],
+    [(_WORKER, "[]\n[]\ntorch.compiler True\nTrue 2.0\n"), (_AFTER_ANOTHER, "True True\n")],
     ids=["a worker of its own", "where the compiler is loaded already"],
 )
 def test_the_compiler_is_not_loaded_and_can_be_afterwards(program: str, says: str):
