@@ -6,27 +6,22 @@ import fcntl
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from factories import checkpoint, contents
+from killed import killed_at_random_moments
 
 from potatod import manifest as manifests
 from potatod.errors import DoesNotFit, NoSuchModel, TryAgain, UsageError
 from potatod.store import shard_file, shards
 from potatod.store.prepare import Progress, prepare
 
-#: Prepares as the command does, but says a byte when it begins and sleeps after each shard, so that a kill can land anywhere.
-SLOW = """
-import sys, time
-from pathlib import Path
-from potatod.store.prepare import prepare
-print("go", flush=True)
-prepare(Path(sys.argv[1]), Path(sys.argv[2]), band_bytes=1 << 13, progress=lambda p: time.sleep(0.01))
-"""
+#: Prepares as the command does, but sleeps after each shard, so that a kill can land anywhere.
+SLOW = (
+    "from potatod.store.prepare import prepare",
+    "prepare(Path(sys.argv[1]), Path(sys.argv[2]), band_bytes=1 << 13, progress=lambda p: time.sleep(0.01))",
+)
 
 
 class Killed(Exception):
@@ -48,24 +43,14 @@ def stop_after(shards: int):
 def test_a_prepare_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
     source = checkpoint(tmp_path / "source", "Mixtral", "bfloat16", tokenizer=True)
     prepare(source, tmp_path / "whole", band_bytes=1 << 13)
-    out, chance, kills = tmp_path / "out", random.Random(7), 0
-    while True:
-        process = subprocess.Popen([sys.executable, "-c", SLOW, source, out], stdout=subprocess.PIPE)
-        assert process.stdout is not None and process.stdout.readline() == b"go\n"
-        try:
-            code = process.wait(chance.uniform(0.02, 0.3) if kills < 4 else None)
-            assert code == 0
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            if not (out / "manifest.json").exists():
-                with pytest.raises(NoSuchModel, match="potatod prepare"):
-                    manifests.load(out)
-        finally:
-            process.stdout.close()
-    assert kills > 0
+    out = tmp_path / "out"
+
+    def look() -> None:
+        if not (out / "manifest.json").exists():
+            with pytest.raises(NoSuchModel, match="potatod prepare"):
+                manifests.load(out)
+
+    assert killed_at_random_moments(*SLOW, source, out, chance=random.Random(7), longest_s=0.3, look=look) > 0
     assert contents(out) == contents(tmp_path / "whole")
 
 

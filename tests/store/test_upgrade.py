@@ -7,15 +7,13 @@ import json
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from factories import checkpoint, contents, model_folder, tensors_of
+from killed import killed_at_random_moments
 from safetensors.torch import load_file
 
 from potatod import manifest as manifests
@@ -310,33 +308,13 @@ def test_interrupted_it_is_the_old_model_and_the_next_run_goes_on(tmp_path, coun
     assert_same_model(old, new)
 
 
-#: Upgrades as the command does, but says a byte when it begins and sleeps after each shard, so that a kill can land anywhere.
-SLOW = """
-import sys, time
-from pathlib import Path
-from potatod.store.upgrade import upgrade
-print("go", flush=True)
-upgrade(Path(sys.argv[1]), lambda _: time.sleep(0.05), 1 << 13)
-"""
+#: Upgrades as the command does, but sleeps after each shard, so that a kill can land anywhere.
+SLOW = ("from potatod.store.upgrade import upgrade", "upgrade(Path(sys.argv[1]), lambda _: time.sleep(0.05), 1 << 13)")
 
 
 def test_killed_at_random_moments_the_folder_is_the_old_model_or_the_new_one(tmp_path):
     old, new = old_mixtral(tmp_path)
-    chance, kills = random.Random(3), 0
-    while True:
-        process = subprocess.Popen([sys.executable, "-c", SLOW, old], stdout=subprocess.PIPE)
-        assert process.stdout is not None and process.stdout.readline() == b"go\n"
-        try:
-            assert process.wait(chance.uniform(0.02, 0.6) if kills < 4 else None) == 0
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            verify(old)
-        finally:
-            process.stdout.close()
-    assert kills > 0
+    assert killed_at_random_moments(*SLOW, old, chance=random.Random(3), longest_s=0.6, look=lambda: verify(old)) > 0
     upgrade(old)  # one that was killed between the manifest and the last of the old files has left some
     assert_same_model(old, new)
 
