@@ -28,10 +28,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session")
 def probe_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Daemons of one test run probe each model once."""
+    """Daemons of one test run probe each model once, whichever of xdist's processes starts them."""
     from daemons import know_rates
 
-    cache = tmp_path_factory.mktemp("cache")
+    place = tmp_path_factory.getbasetemp()
+    cache = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "cache"
     know_rates(cache)
     return cache
 

@@ -68,7 +68,8 @@ def know_rates(cache: Path) -> None:
     os.environ["XDG_CACHE_HOME"] = str(cache)
     try:
         computing = {"device": "cpu", "layer_s": 0.001, "compute": [[1, 10e9], [64, 1e9]], "upload": None, "overlaps": True}
-        for kernels, dtype in itertools.product(("reference", "invariant", "fast"), ("float32", "bfloat16", "float16")):
+        stored = ("float32", "bfloat16", "float16", "int8 of float32", "int4 of float32")
+        for kernels, dtype in itertools.product(("reference", "invariant", "fast"), stored):
             settings = dataclasses.replace(Settings(), worker=dataclasses.replace(Settings().worker, kernels=kernels, threads=1))
             rates.kept_compute(settings, dtype).put(computing)
         for io in ("auto", "direct", "buffered"):

@@ -13,6 +13,8 @@ import pytest
 from daemons import BIN, Daemon
 
 SMALL = ("--pool-size", "560KiB", "--front-max-context", "256")
+#: What Daemon has too: with another number of threads everything would be tried out anew.
+AS_DAEMONS = ("--worker-threads", "1")
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def copy(tiny_model: Path, tmp_path: Path) -> Path:
 
 def _start(model: Path, cache: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [BIN / "potatod", "start", model, *SMALL, "--run-directory", tmp_path / "run", "--front-socket", f"ipc://{tmp_path}/s"],
+        [BIN / "potatod", "start", model, *SMALL, *AS_DAEMONS, "--run-directory", tmp_path / "run", "--front-socket", f"ipc://{tmp_path}/s"],
         capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "XDG_CACHE_HOME": str(cache)},
     )  # fmt: skip
 
@@ -77,7 +79,7 @@ def test_a_mirror_is_read_too_and_one_that_is_another_model_is_refused(tiny_mode
         assert daemon.ask(*asked)["text"] == mirrored
     (copy / "manifest.json").write_text((copy / "manifest.json").read_text() + " ")
     done = subprocess.run(
-        [BIN / "potatod", "start", tiny_model, *SMALL, "--model-mirrors", copy, "--run-directory", tmp_path / "run", "--front-socket",
+        [BIN / "potatod", "start", tiny_model, *SMALL, *AS_DAEMONS, "--model-mirrors", copy, "--run-directory", tmp_path / "run", "--front-socket",
          f"ipc://{tmp_path}/s"], capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "XDG_CACHE_HOME": str(probe_cache)},
     )  # fmt: skip
     assert done.returncode == 65 and f"{copy} is not the model of" in done.stderr

@@ -266,7 +266,7 @@ def test_start_to_first_token_is_told_step_by_step(daemon):
 
 def test_the_pool_too_small_says_the_smallest_that_works_and_that_one_works(tiny_model, probe_cache):
     refused = subprocess.run(
-        [BIN / "potatod", "start", tiny_model, "--pool-size", "64KiB", "--run-directory", "/tmp/pt-none", "--front-socket",
+        [BIN / "potatod", "start", tiny_model, "--pool-size", "64KiB", "--worker-threads", "1", "--run-directory", "/tmp/pt-none", "--front-socket",
          "ipc:///tmp/pt-none/s"], capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "XDG_CACHE_HOME": str(probe_cache)},
     )  # fmt: skip
     assert refused.returncode == 71, refused.stderr

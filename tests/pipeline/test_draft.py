@@ -27,10 +27,10 @@ def potatod(*arguments: object, **environment: str) -> subprocess.CompletedProce
     )
 
 
-def started(model: Path, place: Path, draft: object) -> subprocess.CompletedProcess[str]:
+def started(model: Path, place: Path, cache: Path, draft: object) -> subprocess.CompletedProcess[str]:
     """Where it is refused."""
     directories = ("--run-directory", place / "run", "--front-socket", f"ipc://{place}/s", "--jobs-path", place / "jobs.db")
-    return potatod("start", model, *directories, "--speculation-draft", draft, "--worker-threads", "1", XDG_CACHE_HOME=str(place))
+    return potatod("start", model, *directories, "--speculation-draft", draft, "--worker-threads", "1", XDG_CACHE_HOME=str(cache))
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +105,10 @@ def test_a_copy_that_is_damaged_while_it_guesses_ends_the_guessing_and_no_answer
         assert daemon.text().count("the draft model has failed") == 1
 
 
-def test_a_copy_of_other_weights_is_refused_and_made_anew(model: Path, tmp_path: Path) -> None:
+def test_a_copy_of_other_weights_is_refused_and_made_anew(model: Path, probe_cache: Path, tmp_path: Path) -> None:
     own = shutil.copytree(model, tmp_path / "model")
     (own / "draft.int8" / "copy_of").write_text("another model\n")
-    done = started(own, tmp_path, "self:int8")
+    done = started(own, tmp_path, probe_cache, "self:int8")
     assert done.returncode == 65 and f"`potatod prepare {own} --draft int8`" in done.stderr, done.stderr
     assert potatod("prepare", own, "--draft", "int8").stderr.count("has an int8 copy now") == 1
     assert potatod("prepare", own, "--draft", "int8").stderr.count("nothing to do") == 1
@@ -130,37 +130,37 @@ def test_the_plan_takes_the_draft_model_s_room_from_the_ram(model: Path, probe_c
     assert pages[1]["draft"]["recommended"] == (pages[1]["draft"]["with_s_per_token"] < 0.97 * pages[1]["draft"]["without_s_per_token"])
 
 
-def test_a_copy_that_is_not_there_is_exit_66_with_the_command_that_makes_it(model: Path, tmp_path: Path) -> None:
-    done = started(model, tmp_path, "self:int4")
+def test_a_copy_that_is_not_there_is_exit_66_with_the_command_that_makes_it(model: Path, probe_cache: Path, tmp_path: Path) -> None:
+    done = started(model, tmp_path, probe_cache, "self:int4")
     assert done.returncode == 66 and f"potatod prepare {model} --draft int4" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_draft_model_that_is_none_or_the_model_itself_is_refused(model: Path, tmp_path: Path) -> None:
-    nothing = started(model, tmp_path, tmp_path / "nothing")
+def test_a_draft_model_that_is_none_or_the_model_itself_is_refused(model: Path, probe_cache: Path, tmp_path: Path) -> None:
+    nothing = started(model, tmp_path, probe_cache, tmp_path / "nothing")
     assert nothing.returncode == 66 and "is no model folder" in nothing.stderr
-    itself = started(model, tmp_path, model)
+    itself = started(model, tmp_path, probe_cache, model)
     assert itself.returncode == 78 and "names the model itself" in itself.stderr
-    unknown = started(model, tmp_path, "self:q4")
+    unknown = started(model, tmp_path, probe_cache, "self:q4")
     assert unknown.returncode == 78 and '"self:int4"' in unknown.stderr
 
 
 @pytest.mark.slow
-def test_another_vocabulary_is_refused_with_the_first_token_that_differs(model: Path, tmp_path: Path) -> None:
+def test_another_vocabulary_is_refused_with_the_first_token_that_differs(model: Path, probe_cache: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(model, other)
     page = json.loads((other / "tokenizer.json").read_text())
     words = page["model"]["vocab"]
     words["A"], words["B"] = words["B"], words["A"]
     (other / "tokenizer.json").write_text(json.dumps(page))
-    done = started(model, tmp_path, other)
+    done = started(model, tmp_path, probe_cache, other)
     first = min(words["A"], words["B"])
     assert done.returncode == 65 and f'token {first} is "A" in one and "B" in the other' in done.stderr, done.stderr
 
 
 @pytest.mark.slow
-def test_a_family_whose_states_cannot_be_taken_back_is_refused(tmp_path: Path) -> None:
+def test_a_family_whose_states_cannot_be_taken_back_is_refused(probe_cache: Path, tmp_path: Path) -> None:
     folder = make_model(tmp_path, family="Mamba")
     done = potatod("prepare", folder, "--draft", "int8")
     assert done.returncode == 0, done.stderr
-    refused = started(folder, tmp_path, "self:int8")
+    refused = started(folder, tmp_path, probe_cache, "self:int8")
     assert refused.returncode == 65 and "cannot be taken back" in refused.stderr, refused.stderr
