@@ -7,6 +7,14 @@ a sweep's tokens attend to (attention.py, kv.py), how a sweep becomes passes (pa
 on its neighbours (rows.py).
 """
 
-from potatod.store.lean import import_transformers
+import gc
+
+_COLLECTS = gc.isenabled()
+gc.disable()  # what is imported stays, and looking through it again and again would be a tenth of a worker's start
+
+from potatod.store.lean import import_transformers  # noqa: E402
 
 import_transformers()
+gc.freeze()
+if _COLLECTS:
+    gc.enable()
