@@ -21,8 +21,9 @@ check: $(STAMP) ## lint, types and unit tests: what a change must pass before it
 	MYPYPATH=$(VENV)/typed $(BIN)/mypy -p potatod -p potato_client
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit
 
-torture: $(STAMP) ## kills, power cuts and failing disks in full numbers: a quarter of an hour
-	POTATO_KILLS=1000 POTATO_CUTS=10000 $(BIN)/python -m pytest -q --timeout 3600 tests/pipeline/test_front_torture.py tests/faults/test_power_cuts.py tests/faults/test_job_disk.py
+torture: $(STAMP) ## kills, power cuts and failing disks in full numbers: twenty minutes
+	POTATO_KILLS=1000 POTATO_CUTS=10000 POTATO_ENGINE_KILLS=100 $(BIN)/python -m pytest -q --timeout 3600 tests/pipeline/test_front_torture.py tests/faults/test_power_cuts.py \
+		tests/faults/test_job_disk.py tests/faults/test_kills.py::test_kills_of_the_engine_change_no_token
 
 bench: $(STAMP) ## measure; prints tables and writes bench-out/*.json
 	$(BIN)/python benchmarks/pipeline.py
