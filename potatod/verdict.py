@@ -150,11 +150,16 @@ def _draft(
     if draft is None:
         return None
     manifest = drafts.check(folder, draft)
+    _refuse_a_useless_one(settings, findings, "packed")  # before it is tried out, which takes long
     fast = dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, kernels="fast"))
     found = _found(fast, draft, manifest, directory, cancelled)
-    if (why := drafts.useless(settings.worker.kernels, findings.batching, found.batching, findings.kv.forks)) is not None:
-        raise drafts.refuse(why)
+    _refuse_a_useless_one(settings, findings, found.batching)
     return drafts.Both(findings, manifest, found), drafts.facts(draft, found)
+
+
+def _refuse_a_useless_one(settings: Settings, findings: Findings, draft_batching: str) -> None:
+    if (why := drafts.useless(settings.worker.kernels, findings.batching, draft_batching, findings.kv.forks)) is not None:
+        raise drafts.refuse(why)
 
 
 def known(settings: Settings, folder: Path, manifest: Manifest) -> Findings | None:
