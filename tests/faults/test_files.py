@@ -29,7 +29,7 @@ def _start(model: Path, cache: Path, tmp_path: Path) -> subprocess.CompletedProc
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [1, 2], ids=["of a layer", "of the head"])
 def test_a_flipped_bit_ends_the_daemon_with_65_before_a_token_is_made_of_it(copy: Path, probe_cache: Path, seed: int):
     """At the latest in the first sweep: every part is compared with its checksum when it is first read."""
     shuffled = random.Random(seed)

@@ -1,15 +1,16 @@
-"""The text part of models that also see: checkpoint, `potatod prepare`, daemon, client, and the tokens of the whole model fed with text."""
+"""The text part of models that also see: checkpoint, model folder, daemon, client, and the tokens of the whole model fed with text."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
-from daemons import BIN, Daemon
+from daemons import Daemon
 from factories import add_tokenizer
 from families import VOCABULARY
+
+from potatod.store.prepare import prepare
 
 _TEXT = {
     "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6, "num_attention_heads": 4,
@@ -79,7 +80,7 @@ def greedy(source: Path, architecture: str) -> tuple[int, list[int]]:
 @pytest.mark.parametrize("architecture", MODELS)
 def test_the_tokens_are_those_of_the_whole_model_fed_with_text(tmp_path, probe_cache, architecture):
     source, model = save(tmp_path / "source", architecture), tmp_path / "model"
-    subprocess.run([BIN / "potatod", "prepare", source, model], check=True, capture_output=True, timeout=120)
+    prepare(source, model)
     prompt, expected = greedy(source, architecture)
     assert len(expected) == COUNT and len(set(expected)) >= COUNT // 2, "tokens that are all alike would show little"
     with Daemon(model, probe_cache, "--pool-size", POOLS[architecture], "--front-max-context", "256") as daemon:

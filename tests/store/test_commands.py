@@ -11,6 +11,8 @@ import pexpect
 import pytest
 from factories import checkpoint
 
+from potatod.store.prepare import prepare
+
 POTATOD = [sys.executable, "-c", "import sys; from potatod.cli import main; sys.exit(main())"]
 
 
@@ -39,7 +41,7 @@ def test_a_model_is_prepared_found_there_and_verified(tmp_path, source):
 
 def test_a_folder_of_another_transformers_is_upgraded_or_the_source_is_asked_for(tmp_path, source):
     out = tmp_path / "out"
-    assert potatod("prepare", source, out).returncode == 0
+    prepare(source, out)
     now = json.loads((out / "manifest.json").read_text())["transformers"]
     same = potatod("prepare", "--upgrade", out)
     assert (same.returncode, same.stdout, same.stderr) == (0, "", f"{out} is as transformers {now} builds it, nothing to do\n")
@@ -55,7 +57,7 @@ def test_a_folder_of_another_transformers_is_upgraded_or_the_source_is_asked_for
 
 
 def test_a_damaged_shard_is_named_and_the_exit_code_is_65(tmp_path, source):
-    assert potatod("prepare", source, tmp_path / "out").returncode == 0
+    prepare(source, tmp_path / "out")
     path = tmp_path / "out" / "layer.0003.safetensors"
     data = bytearray(path.read_bytes())
     data[9000] ^= 4
