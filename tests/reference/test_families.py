@@ -19,6 +19,8 @@ from potatod.worker.attention import TILES
 
 LENGTHS = (1, 5, 31, 64, 67)
 GREEDY_TOKENS = 32
+#: Tokens of each text before the engine ends, and after: of the prompt's last row, and of a row of one token.
+BEFORE = AFTER = 2
 PROMPT = torch.randint(3, VOCABULARY, (100,), generator=torch.Generator().manual_seed(1)).tolist()
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -69,18 +71,18 @@ def test_a_sequence_has_the_same_bits_alone_packed_chunked_and_restarted(tiny, f
     prompts = {1: PROMPT[: 21 if short else 67], 2: PROMPT[10 : 19 if short else 41], 3: PROMPT[:5], 4: PROMPT[33 : 51 if short else 100]}
     engine_as = {"batching": family.invariant_batching, "tile": TILES[len(family.name) % 2]}
     with Engine(made.banded, small_pool(made.banded), **engine_as) as engine:
-        alone = {n: _alone(engine, n, prompt, 5) for n, prompt in prompts.items()}
+        alone = {n: _alone(engine, n, prompt, BEFORE + AFTER) for n, prompt in prompts.items()}
     shuffled = random.Random(family.name)
     with Engine(made.banded, small_pool(made.banded), **engine_as) as engine:
-        first = _together(engine, prompts, 2, shuffled)
+        first = _together(engine, prompts, BEFORE, shuffled)
     with Engine(made.banded, small_pool(made.banded), **engine_as) as engine:  # a new engine: all KV is gone
         resumed = {n: prompt + [t for t, _ in first[n]] for n, prompt in prompts.items()}
-        second = _together(engine, resumed, 3, shuffled)
+        second = _together(engine, resumed, AFTER, shuffled)
     for n in prompts:
         for (token, logits), (token_alone, logits_alone) in zip(first[n] + second[n], alone[n], strict=True):
             assert token == token_alone
             assert torch.equal(logits, logits_alone), f"sequence {n}: bits depend on what else is in the sweep"
-    assert [t for t, _ in alone[1]] == expected_tokens(made.model, prompts[1], 5)
+    assert [t for t, _ in alone[1]] == expected_tokens(made.model, prompts[1], BEFORE + AFTER)
 
 
 def _alone(engine: Engine, sequence: int, prompt: list[int], count: int) -> list[tuple[int, torch.Tensor]]:
