@@ -12,6 +12,7 @@ from engine import Engine
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from potatod.store import skeleton
+from potatod.store.gguf_file import names_once
 from potatod.store.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,8 @@ def expected(model: Path) -> tuple[list[int], list[int]]:
     plain = transformers.AutoModelForCausalLM.from_config(
         skeleton.load_config(model), dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    tensors = load_gguf_checkpoint(str(GGUF), return_tensors=True, model_to_load=plain, torch_dtype=torch.float32)["tensors"]
+    with names_once():
+        tensors = load_gguf_checkpoint(str(GGUF), return_tensors=True, model_to_load=plain, torch_dtype=torch.float32)["tensors"]
     plain.load_state_dict(tensors, strict=False)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     ids = tokenizer(PROMPT)["input_ids"]

@@ -16,13 +16,15 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from potatod import manifest as manifests
 from potatod.errors import ModelDataError, UnsupportedModel
 from potatod.store import skeleton
+from potatod.store.gguf_file import names_once
 from potatod.store.prepare import prepare
 
 
 def expected(file: Path, out: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """By the loader of ``from_pretrained(gguf_file=…)``."""
     model = skeleton.build(skeleton.load_config(out), dtype).model
-    found = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=model, torch_dtype=dtype)["tensors"]
+    with names_once():
+        found = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=model, torch_dtype=dtype)["tensors"]
     return {name: value.to(dtype) for name, value in found.items()}  # what a fusing processor left in fp32 is cast by the loader
 
 
