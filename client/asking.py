@@ -32,6 +32,9 @@ class AnswerOptions(TypedDict, total=False):
     thinking: bool | None
     choice: int | None
     priority: Literal["interactive", "batch"] | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    logit_bias: Mapping[int, float] | None
 
 
 _OPTIONS: Final = tuple(field.name for field in fields(Options))
@@ -71,7 +74,19 @@ def options_of(given: Mapping[str, Any]) -> Options:
     if "stop" in values:
         stop = values["stop"]
         values["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "logit_bias" in values:
+        values["logit_bias"] = _pairs(values["logit_bias"])
     return Options(**values)
+
+
+def _pairs(biases: Any) -> tuple[tuple[int, float], ...]:
+    """In the order of the ids, so that the same biases are the same request. JSON writes ids as strings."""
+    if not isinstance(biases, Mapping):
+        raise ValueError("logit_bias must be a mapping from token ids to numbers")
+    ids = [int(id) if isinstance(id, str) and id.isascii() and id.isdecimal() and len(id) < 20 else id for id in biases]
+    if not all(type(id) is int for id in ids):
+        raise ValueError("logit_bias must be a mapping from token ids, which are whole numbers")
+    return tuple(sorted(zip(ids, biases.values(), strict=True), key=lambda pair: pair[0]))
 
 
 def several(options: AnswerOptions, count: int) -> list[AnswerOptions]:

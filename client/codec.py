@@ -5,8 +5,8 @@ the first byte says what stands there before memory is taken for it, so a frame 
 holds, whatever it claims to be (NOTE [ small frame, much memory ]). An unknown message, an unknown, doubled or missing
 field and a wrong type are :class:`BadFrame`, never a surprise further in.
 
-Fields may be ``int, float, str, bool, bytes``, ``Literal`` strings, tuples of one type (``tuple[int, ...]``), other
-dataclasses, and any of these ``| None``.
+Fields may be ``int, float, str, bool, bytes``, ``Literal`` strings, tuples of one type (``tuple[int, ...]``) or of a type for each place
+(``tuple[int, float]``), other dataclasses, and any of these ``| None``.
 
 NOTE [ small frame, much memory ]
 A general parser builds what a frame says: ten megabytes of empty maps become 700 MB, and five bytes that announce an
@@ -149,6 +149,8 @@ def _reader(hint: Any, where: str) -> _Reader:
         return _literal(args, where)
     if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
         return _list(_reader(args[0], where), where)
+    if origin is tuple and args:
+        return _places([_reader(arg, where) for arg in args], where)
     if dataclasses.is_dataclass(hint):
         return _record(typing.cast(type, hint), where)
     if hint is float:
@@ -204,6 +206,17 @@ def _list(item: _Reader, where: str) -> _Reader:
         if (found := source.kind()) is not list:
             raise _wrong(where, "a list", found)
         return tuple(item(source) for _ in range(source.open_list(where)))
+
+    return read
+
+
+def _places(readers: list[_Reader], where: str) -> _Reader:
+    def read(source: _Source) -> tuple[Any, ...]:
+        if (found := source.kind()) is not list:
+            raise _wrong(where, "a list", found)
+        if (count := source.open_list(where)) != len(readers):
+            raise BadFrame(f"{where}: must be a list of {len(readers)}, not of {count}")
+        return tuple(each(source) for each in readers)
 
     return read
 

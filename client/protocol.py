@@ -58,6 +58,7 @@ PROGRESS_EVERY_S: Final = 0.5
 
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
+MAX_BIASES: Final = 300
 MAX_MESSAGES: Final = 10_000
 MAX_KEY_CHARS: Final = 128
 #: In one Listed.
@@ -76,6 +77,18 @@ def _number(name: str, value: float | None, low: float, high: float, what: str) 
     """Neither a NaN nor an infinity lies between two numbers."""
     if value is not None and not (type(value) in (int, float) and low <= value <= high):
         raise ValueError(f"{name} must be {what}, not {_shown(value)}")
+
+
+def _biases(pairs: tuple[tuple[int, float], ...]) -> None:
+    if type(pairs) is not tuple or len(pairs) > MAX_BIASES or not all(type(pair) is tuple and len(pair) == 2 for pair in pairs):
+        raise ValueError(f"logit_bias must be a tuple of at most {MAX_BIASES} pairs, each a token id and a number")
+    for token, bias in pairs:
+        if type(token) is not int or type(bias) not in (int, float):
+            raise ValueError("logit_bias must be pairs of a token id and a number")
+        _whole("a token id in logit_bias", token, 0, 1 << 31, "a whole number, 0 or more")
+        _number("what logit_bias adds", bias, -100, 100, "between -100 and 100")
+    if len({token for token, _ in pairs}) < len(pairs):
+        raise ValueError("logit_bias must be one number for each token, and names one twice")
 
 
 def _shown(value: object) -> str:
@@ -111,6 +124,11 @@ class Options:
     choice: int = 0
     #: a batch makes place for what is interactive, and goes on when that is done
     priority: Literal["interactive", "batch"] = "interactive"
+    #: taken off a token's logit for each time that it stands in the answer so far, and once if it stands there at all
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    #: token ids, and what is added to the logit of each
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, 1 << 31, "a whole number of 1 or more")
@@ -132,6 +150,9 @@ class Options:
         _whole("choice", self.choice, 0, 1 << 31, "a whole number, 0 or more")
         if self.priority not in PRIORITIES:
             raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {_shown(self.priority)}")
+        _number("frequency_penalty", self.frequency_penalty, -2, 2, "between -2 and 2")
+        _number("presence_penalty", self.presence_penalty, -2, 2, "between -2 and 2")
+        _biases(self.logit_bias)
 
 
 # client → front

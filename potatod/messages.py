@@ -128,6 +128,12 @@ class Drawn:
     repetition_penalty: float = 1.0
     seed: int = 0
     choice: int = 0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    #: token ids, and what is added to the logit of each
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    #: tokens before the answer
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

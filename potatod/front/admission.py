@@ -47,9 +47,10 @@ class Admitted:
 class Admission:
     """Knows the model's tokenizer, template and limits; keeps nothing about any request."""
 
-    def __init__(self, folder: Path, defaults: Defaults, max_context: int, embed_rows: int) -> None:
-        """``embed_rows``: tokens that the model can read; a tokenizer may know more."""
+    def __init__(self, folder: Path, defaults: Defaults, max_context: int, embed_rows: int, vocabulary: int) -> None:
+        """``embed_rows``: tokens that the model can read; a tokenizer may know more. ``vocabulary``: tokens that it has logits of."""
         self.max_context = max_context
+        self._vocabulary = vocabulary
         self._embed_rows = embed_rows
         self._defaults = defaults
         self._generation_config = generation.generation_config(folder)
@@ -91,6 +92,10 @@ class Admission:
         return Text(Detokenizer(self._tokenizer, keep=keep), Stops(ask.sampling.stop), Reasoning(marks, ask.tail))
 
     def _sampling(self, ask: Generate) -> Sampling:
+        beyond = [token for token, _ in ask.options.logit_bias if token >= self._vocabulary]
+        if beyond:
+            why = f"logit_bias names the token {beyond[0]}, and the model's vocabulary has {self._vocabulary}: ids are 0 to {self._vocabulary - 1}"
+            raise Refusal("bad_request", why)
         return resolve(ask.options, self._defaults, self._generation_config, drawn_seed=secrets.randbits(63))
 
     def _prompt(self, ask: Generate) -> tuple[list[int], str | None]:

@@ -105,7 +105,7 @@ class Answers:
 
     def begin(self, job: Job, ask: Ask, make_text: Callable[[], Text], answered: Answered = Answered()) -> int:  # noqa: B008  frozen
         """Queues it, however full the queue is; returns its place. ``answered``: what there is of it already."""
-        drawn = _drawn(ask.sampling, job.choice)
+        drawn = _drawn(ask.sampling, job)
         tokens = [*ask.prompt_ids, *answered.ids]
         sequence = Sequence(next(self._sequence_ids), tokens, needs_logits(ask.sampling), drawn, job.rank, job.number)
         sequence.most = len(ask.prompt_ids) + job.limit_tokens
@@ -262,7 +262,7 @@ class Answers:
             assert row.token is not None, "a row is a token or logits"
             token = row.token
         else:
-            token = sample(logits(row.logits_row), tokens, answer.sampling, job.choice, len(tokens))
+            token = sample(logits(row.logits_row), tokens, answer.sampling, job.choice, len(tokens), job.prompt_tokens)
         if token in self._end_ids:
             return None, "stop"
         answer.catch_up(len(tokens))  # before there is one more
@@ -373,10 +373,11 @@ def paused(job: Job) -> Progress:
     return Progress(job.id, "paused", prompt_tokens=job.prompt_tokens)
 
 
-def _drawn(sampling: Sampling, choice: int) -> Drawn:
+def _drawn(sampling: Sampling, job: Job) -> Drawn:
     return Drawn(
-        sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.repetition_penalty, sampling.seed, choice
-    )
+        sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.repetition_penalty, sampling.seed, job.choice,
+        sampling.frequency_penalty, sampling.presence_penalty, sampling.logit_bias, job.prompt_tokens,
+    )  # fmt: skip
 
 
 def _rounded(value: float | None) -> float | None:

@@ -85,7 +85,9 @@ class Front:
             logits_rows=logits_rows(boot.settings) - 1,
             may_cut=boot.settings.worker.kernels != "reference",  # its bits are those of prompts that are not cut
         )
-        self._admission = Admission(Path(boot.model), boot.settings.sampling, boot.verdict["max_context"], boot.verdict["embed_rows"])
+        self._admission = Admission(
+            Path(boot.model), boot.settings.sampling, boot.verdict["max_context"], boot.verdict["embed_rows"], boot.verdict["vocabulary"]
+        )
         self._times = SweepTimes(lambda tokens: expected(tokens).sweep_s)
         self._beside = Beside(self._times, began)
         self._engine = EngineLink(

@@ -43,8 +43,13 @@ def ask_of(connection: sqlite3.Connection, number: int) -> Ask:
     if row is None:
         raise ValueError(f"job number {number} has no question")
     frame, ids, sampling, chat, tail = row
-    page = json.loads(sampling)
-    return Ask(frame, unpacked_ids(ids), Sampling(**page | {"stop": tuple(page["stop"])}), bool(chat), tail)
+    return Ask(frame, unpacked_ids(ids), _sampling_of(json.loads(sampling)), bool(chat), tail)
+
+
+def _sampling_of(page: dict[str, Any]) -> Sampling:
+    """What JSON made lists of is tuples again; a page of an older release lacks what that did not know."""
+    biases = tuple((token, bias) for token, bias in page.get("logit_bias", ()))
+    return Sampling(**page | {"stop": tuple(page["stop"]), "logit_bias": biases})
 
 
 def answer_of(connection: sqlite3.Connection, number: int, *, as_far_as_it_goes: bool = False) -> Answered:

@@ -27,10 +27,14 @@ class Sampling:
     #: None: as many as the context leaves
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    #: token ids, and what is added to the logit of each
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token (after the repetition penalty) is always taken.
+        """Whether the likeliest token (after bias and penalties) is always taken.
 
         So it is at temperature 0, and just above it, where only differences of no meaning in fp32 would be drawn among.
         """
@@ -79,6 +83,9 @@ def resolve(
         seed=drawn_seed if options.seed is None else options.seed,
         max_tokens=first("max_tokens"),
         stop=options.stop,
+        frequency_penalty=float(options.frequency_penalty or 0),
+        presence_penalty=float(options.presence_penalty or 0),
+        logit_bias=options.logit_bias,
     )
 
 

@@ -1,6 +1,6 @@
-"""Logits processors: the values and the order of transformers' ``GenerationMixin._get_logits_processor``.
+"""Logits processors: the values and the order of transformers' ``GenerationMixin._get_logits_processor``, and OpenAI's penalties between them.
 
-    repetition penalty ─▶ temperature ─▶ top-k ─▶ top-p ─▶ min-p
+    bias ─▶ repetition penalty ─▶ frequency and presence penalties ─▶ temperature ─▶ top-k ─▶ top-p ─▶ min-p
 
 Each takes scores ``(vocabulary,)`` in fp32 and returns new ones; a token that may not be drawn has -inf. Arithmetic is
 fp32 as in transformers, sums of probabilities are accumulated in fp64 and rounded to fp32 as torch does on a CPU.
@@ -23,14 +23,19 @@ _NEVER: Final = np.float32(-np.inf)
 _FEW: Final = 1024
 
 
-def process(logits: Scores, context_ids: Sequence[int], sampling: Sampling) -> Scores:
+def process(logits: Scores, context_ids: Sequence[int], sampling: Sampling, prompt_tokens: int = 0) -> Scores:
     """What is drawn from, ``(vocabulary,)``; the logits themselves where nothing is to be done. Never writes into them.
 
-    ``context_ids`` are all tokens so far, prompt and answer. Greedy sampling knows only the repetition penalty.
+    ``context_ids`` are all tokens so far, of which the first ``prompt_tokens`` are the prompt and the others the answer. Greedy sampling knows only
+    bias and penalties.
     """
     scores = logits
+    if sampling.logit_bias:
+        scores = logit_bias(scores, sampling.logit_bias)
     if sampling.repetition_penalty != 1.0:
         scores = repetition_penalty(scores, context_ids, sampling.repetition_penalty)
+    if sampling.frequency_penalty or sampling.presence_penalty:
+        scores = answer_penalties(scores, context_ids[prompt_tokens:], sampling.frequency_penalty, sampling.presence_penalty)
     if sampling.greedy:
         return scores
     if sampling.temperature != 1.0:
@@ -44,6 +49,14 @@ def process(logits: Scores, context_ids: Sequence[int], sampling: Sampling) -> S
     return scores
 
 
+def logit_bias(scores: Scores, biases: Sequence[tuple[int, float]]) -> Scores:
+    """Each of these tokens, named once, has its number added; ids beyond the scores do nothing."""
+    processed = scores.copy()
+    known = [(token, bias) for token, bias in biases if token < scores.size]
+    processed[[token for token, _ in known]] += np.array([bias for _, bias in known], dtype=np.float32)
+    return processed
+
+
 def repetition_penalty(scores: Scores, context_ids: Sequence[int], penalty: float) -> Scores:
     """The context's tokens become less likely, each once however often it occurs; ids beyond the scores do nothing."""
     seen = np.unique(np.asarray(context_ids, dtype=np.int64))
@@ -51,6 +64,19 @@ def repetition_penalty(scores: Scores, context_ids: Sequence[int], penalty: floa
     factor, values = np.float32(penalty), scores[seen]
     processed = scores.copy()
     processed[seen] = np.where(values < 0, values * factor, values / factor)
+    return processed
+
+
+def answer_penalties(scores: Scores, answer_ids: Sequence[int], frequency: float, presence: float) -> Scores:
+    """The answer's tokens lose ``frequency`` for each time that they occur, and ``presence`` once; ids beyond the scores do nothing.
+
+    Source: OpenAI's API reference, "Frequency and presence penalties".
+    """
+    seen, counts = np.unique(np.asarray(answer_ids, dtype=np.int64), return_counts=True)
+    known = seen < scores.size
+    seen, counts = seen[known], counts[known].astype(np.float32)
+    processed = scores.copy()
+    processed[seen] -= counts * np.float32(frequency) + np.float32(presence)
     return processed
 
 

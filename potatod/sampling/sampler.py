@@ -22,20 +22,21 @@ from .processors import process
 
 def needs_logits(sampling: Sampling) -> bool:
     """Whether :func:`sample` must see the logits; otherwise their argmax is its answer."""
-    return not sampling.greedy or sampling.repetition_penalty != 1.0
+    penalised = sampling.repetition_penalty != 1.0 or sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
+    return not sampling.greedy or penalised or bool(sampling.logit_bias)
 
 
 def sample(
-    logits: NDArray[np.float32], context_ids: Sequence[int], sampling: Sampling, choice: int, position: int
+    logits: NDArray[np.float32], context_ids: Sequence[int], sampling: Sampling, choice: int, position: int, prompt_tokens: int = 0
 ) -> int:
     """The next token for ``logits (vocabulary,)``, fp32.
 
-    ``context_ids`` are all tokens so far; ``position`` is the one that the new token gets, so usually their number;
-    ``choice`` says which of several answers to one prompt this is. Raises :class:`InternalError` where the logits are
-    not numbers: no token can be made of those.
+    ``context_ids`` are all tokens so far, the first ``prompt_tokens`` of them the prompt; ``position`` is the one that the new token gets, so usually
+    their number; ``choice`` says which of several answers to one prompt this is. Raises :class:`InternalError` where the logits are not numbers: no
+    token can be made of those.
     """
     _check(logits)
-    scores = process(logits, context_ids, sampling)
+    scores = process(logits, context_ids, sampling, prompt_tokens)
     if sampling.greedy:
         return int(np.argmax(scores))  # the first of equal ones, as in torch
     noise = gumbel(sampling.seed, choice, position, scores.size)

@@ -40,8 +40,11 @@ class Noise:
 def candidates(logits: NDArray[np.float32], tokens: Sequence[int], drawn: Drawn, noise: Noise) -> tuple[list[int], list[float]]:
     """What the target would sample if its logits behind ``tokens`` were these, (vocabulary,), and what it would next to that; and by how much the first
     is preferred to each."""
-    sampling = Sampling(drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p, drawn.repetition_penalty)
-    scores: NDArray[Any] = process(logits, tokens, sampling)
+    sampling = Sampling(
+        drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p, drawn.repetition_penalty, frequency_penalty=drawn.frequency_penalty,
+        presence_penalty=drawn.presence_penalty, logit_bias=drawn.logit_bias,
+    )  # fmt: skip
+    scores: NDArray[Any] = process(logits, tokens, sampling, drawn.prompt_tokens)
     unit = 1.0
     if not sampling.greedy:
         scores, unit = scores + noise.of(drawn, len(tokens))[: scores.size], drawn.temperature

@@ -38,6 +38,19 @@ def test_raw_text_is_a_prompt_and_nothing_else() -> None:
     assert (message.prompt, message.messages) == ("Once upon", ())
 
 
+def test_biases_are_a_mapping_by_token_and_in_whatever_order_the_same_request() -> None:
+    asked = [generate_message(1, "x", key="k", options={"logit_bias": biases}) for biases in ({7: 1.5, 3: -2}, {"3": -2, "7": 1.5})]
+    assert asked[0] == asked[1]
+    assert asked[0].options == Options(logit_bias=((3, -2), (7, 1.5)))
+    assert generate_message(1, "x", options={"logit_bias": {}}).options == Options()
+
+
+@pytest.mark.parametrize("biases", [[(7, 1.5)], {"seven": 1.5}, {None: 1.5}, {1.5: 1.5}, {"7": "much"}, {7: 1000}, {"7": 1, 7: 2}, {"9" * 30: 1}])
+def test_biases_that_are_none_are_refused(biases: Any) -> None:
+    with pytest.raises(BadRequest, match="logit_bias"):
+        generate_message(1, "x", options={"logit_bias": biases})
+
+
 def test_options_that_are_none_are_left_to_the_daemon() -> None:
     options = generate_message(1, "x", options={"seed": 3, "top_k": None, "stop": "END", "thinking": False}).options
     assert options == Options(seed=3, stop=("END",), thinking=False)

@@ -11,7 +11,7 @@ import pytest
 from potato_client.protocol import PROTOCOL_VERSION, Alive, ChatMessage, Hello, Manage, Refused, Report, Status, Welcome
 from potatod.messages import Counted
 
-from .front_harness import Client, Front, Heard, start_front
+from .front_harness import VOCABULARY, Client, Front, Heard, start_front
 
 StartFront = Callable[..., Front]
 
@@ -275,7 +275,14 @@ def test_a_batch_makes_place_for_who_waits_and_goes_on_with_the_same_text(start:
     assert worker.wrong is None
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 3}, {"repetition_penalty": 1.05}], ids=["greedy", "sampled", "penalised"])
+COUNTED = {"frequency_penalty": 0.4, "presence_penalty": 0.3, "logit_bias": ((ord("q"), 2.0), (ord("z"), -100))}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 1.0, "seed": 3}, {"repetition_penalty": 1.05}, COUNTED, COUNTED | {"temperature": 1.0, "seed": 3}],
+    ids=["greedy", "sampled", "penalised", "counted", "counted and sampled"],
+)
 @pytest.mark.parametrize("prompt", ["abcdefgh|", "?aaaa|", "abcab$|"], ids=["repeats itself", "by chance", "ends"])
 def test_guessed_tokens_change_no_text(start: StartFront, prompt: str, options: dict[str, Any]) -> None:
     """And where a text repeats itself they spare most sweeps."""
@@ -440,3 +447,23 @@ def test_a_chat_needs_a_template_and_the_refusal_names_raw(start: StartFront) ->
     assert isinstance(refused, Refused)
     assert refused.code == "no_template"
     assert "--raw" in refused.message
+
+
+def test_a_bias_for_a_token_that_the_model_does_not_have_is_refused(start: StartFront) -> None:
+    front = start()
+    front.engine_up()
+    client = front.client()
+    client.ask("ab|", logit_bias=((5, 1.0), (VOCABULARY, 1.0)))
+    refused = client.receive()
+    assert (refused.code, refused.message) == ("bad_request", "logit_bias names the token 260, and the model's vocabulary has 260: ids are 0 to 259")
+    assert client.answer("ab|", logit_bias=((VOCABULARY - 1, 1.0),), max_tokens=2).text == "ab"
+
+
+def test_penalties_count_the_answer_and_not_the_prompt(start: StartFront) -> None:
+    """A repeated letter loses its place when it has been said often enough, and the letters of the prompt lose nothing."""
+    front = start()
+    front.engine_up()
+    prompt = "a" * 60 + "|"
+    said = front.client().answer(prompt, max_tokens=40, frequency_penalty=2.0).text
+    assert said.startswith("a" * 20) and set(said[30:]) - {"a"}
+    assert front.client().answer(prompt, max_tokens=40).text == "a" * 40

@@ -16,7 +16,8 @@ from potatod.trees import Tree
 from .front_harness import Front, Heard, next_token, start_front
 
 StartFront = Callable[..., Front]
-OPTIONS: list[dict[str, Any]] = [{}, {"temperature": 1.0, "seed": 3}, {"repetition_penalty": 1.05}]
+PENALISED = {"repetition_penalty": 1.05, "frequency_penalty": 1.5, "presence_penalty": -0.5, "logit_bias": ((ord("q"), 1.5), (ord("z"), -100))}
+OPTIONS: list[dict[str, Any]] = [{}, {"temperature": 1.0, "seed": 3}, PENALISED]
 NAMES = ["greedy", "sampled", "penalised"]
 
 

@@ -82,7 +82,12 @@ def dies_in_a_sweep(begun: Front) -> None:
 # a front that is killed
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "seed": 11, "repetition_penalty": 1.1}], ids=["greedy", "sampled"])
+COUNTED = {"frequency_penalty": 0.4, "presence_penalty": 0.3, "logit_bias": ((ord("q"), 2.0), (ord("z"), -100))}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.9, "seed": 11, "repetition_penalty": 1.1}, COUNTED], ids=["greedy", "sampled", "counted"]
+)
 def test_an_answer_goes_on_where_it_was_when_the_front_is_killed(start: StartFront, options: dict[str, Any]) -> None:
     first = start(speculation=False)
     first.engine_up(delay_s=0.01)

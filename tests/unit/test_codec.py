@@ -33,6 +33,9 @@ OPTIONS = st.builds(
     seed=st.none() | st.integers(0, (1 << 63) - 1),
     stop=st.lists(st.text(min_size=1, max_size=256), max_size=16).map(tuple),
     thinking=st.none() | st.booleans(),
+    frequency_penalty=st.none() | st.floats(-2, 2),
+    presence_penalty=st.none() | st.floats(-2, 2),
+    logit_bias=st.dictionaries(st.integers(0, 1 << 31), st.floats(-100, 100), max_size=5).map(lambda biases: tuple(biases.items())),
 )
 CHAT = st.builds(ChatMessage, st.text(), st.text(), st.none() | st.text())
 KEY = st.text(max_size=protocol.MAX_KEY_CHARS)

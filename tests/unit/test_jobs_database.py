@@ -17,7 +17,7 @@ from potatod.sampling.params import Sampling
 
 from .test_jobs import job
 
-ASK = Ask(b"frame", (1, 2, 1 << 31), Sampling(temperature=0.7, top_k=40, seed=(1 << 63) - 1, stop=("a", "é")), True, "<think>")
+ASK = Ask(b"frame", (1, 2, 1 << 31), Sampling(temperature=0.7, top_k=40, seed=(1 << 63) - 1, stop=("a", "é"), logit_bias=((7, -1.5),)), True, "<think>")
 
 
 @pytest.fixture

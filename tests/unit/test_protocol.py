@@ -9,6 +9,7 @@ import pytest
 
 from potato_client.protocol import (
     HEARTBEAT_S,
+    MAX_BIASES,
     MAX_MESSAGES,
     MAX_STOP_CHARS,
     MAX_STOPS,
@@ -32,6 +33,12 @@ BAD: dict[str, list[Any]] = {
     "seed": [-1, 1 << 63, 1.0],
     "stop": [["a"], "a", ("",), ("x" * (MAX_STOP_CHARS + 1),), ("x",) * (MAX_STOPS + 1), (1,)],
     "thinking": [1, "on"],
+    "frequency_penalty": [-2.1, 2.1, math.nan, "1", True],
+    "presence_penalty": [-2.1, 2.1, math.inf, "1"],
+    "logit_bias": [
+        [(1, 2.0)], {1: 2.0}, ((1,),), ([1, 2.0],), ((1, 2.0, 3),), ((-1, 2.0),), ((1 << 40, 2.0),), ((1.0, 2.0),), ((None, 2.0),), ((1, None),),
+        ((1, 100.1),), ((1, math.nan),), ((True, 1.0),), ((5, 1.0), (5, 2.0)), tuple((token, 1.0) for token in range(MAX_BIASES + 1)),
+    ],
 }
 GOOD: dict[str, list[Any]] = {
     "max_tokens": [1, 1 << 31],
@@ -43,6 +50,9 @@ GOOD: dict[str, list[Any]] = {
     "seed": [0, (1 << 63) - 1],
     "stop": [(), ("x" * MAX_STOP_CHARS,) * MAX_STOPS],
     "thinking": [True, False, None],
+    "frequency_penalty": [-2, 0, 2.0],
+    "presence_penalty": [-2, 0, 2.0],
+    "logit_bias": [(), tuple((token, -100) for token in range(MAX_BIASES)), ((0, 100.0),)],
 }
 
 

@@ -86,6 +86,7 @@ def test_every_refusal_has_its_code_and_exit_code() -> None:
         ("PROGRESS_EVERY_S", "every {:g} s (`PROGRESS_EVERY_S`)"),
         ("MAX_STOPS", "at most {} (`MAX_STOPS`)"),
         ("MAX_STOP_CHARS", "1 to {} characters (`MAX_STOP_CHARS`)"),
+        ("MAX_BIASES", "at most {} (`MAX_BIASES`)"),
         ("MAX_MESSAGES", "at most {:,} (`MAX_MESSAGES`)"),
     ],
 )

@@ -65,6 +65,13 @@ def test_stop_strings_are_the_requests() -> None:
     assert _resolve(Options(stop=("a", "b"))).stop == ("a", "b")
 
 
+def test_the_answers_penalties_and_biases_are_the_requests_and_nobody_elses() -> None:
+    asked = Options(frequency_penalty=1, presence_penalty=-1, logit_bias=((3, 5),))
+    resolved = _resolve(asked, frequency_penalty=0.5, presence_penalty=0.5)
+    assert (resolved.frequency_penalty, resolved.presence_penalty, resolved.logit_bias) == (1.0, -1.0, ((3, 5),))
+    assert _resolve(frequency_penalty=0.5) == Sampling(seed=99)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

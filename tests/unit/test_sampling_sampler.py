@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -97,7 +100,16 @@ def test_logits_that_are_no_numbers_give_an_error_and_no_token(value: float, sam
         sample(logits, [], sampling, 0, 0)
 
 
-def test_only_plain_greedy_sampling_does_without_logits() -> None:
-    assert not needs_logits(Sampling(top_k=5, top_p=0.5))
-    assert needs_logits(Sampling(temperature=0.5))
-    assert needs_logits(Sampling(repetition_penalty=1.1))
+#: Of each field a value that is not neutral.
+VALUES: dict[str, Any] = {
+    "temperature": 0.5, "top_k": 2, "top_p": 0.1, "min_p": 0.9, "repetition_penalty": 5.0, "seed": 7, "max_tokens": 3, "stop": ("a",),
+    "frequency_penalty": 2.0, "presence_penalty": 2.0, "logit_bias": ((0, 100.0),),
+}  # fmt: skip
+DO_WITHOUT_LOGITS = {"top_k", "top_p", "min_p", "seed", "max_tokens", "stop"}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Sampling)])
+def test_whatever_may_choose_another_token_than_the_likeliest_needs_the_logits(name: str) -> None:
+    sampling, logits = Sampling(**{name: VALUES[name]}), _logits(50)
+    assert needs_logits(sampling) == (name not in DO_WITHOUT_LOGITS)
+    assert needs_logits(sampling) or process(logits, [1, 2], sampling) is logits
