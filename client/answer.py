@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from .errors import ClientError, NotUnderstood
-from .protocol import Accepted, Finished, Piece, Progress
+from .protocol import Accepted, Finished, Piece, Progress, TokenLogprob
 from .session import Event, Message
 
 _M = TypeVar("_M", bound=Message)
@@ -26,6 +26,7 @@ class Collected:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
         self._first_at_s = self._last_at_s = 0.0
 
     @property
@@ -45,6 +46,11 @@ class Collected:
     def token_ids(self) -> tuple[int, ...]:
         """Of answer and reasoning; an end-of-text token is never among them."""
         return tuple(self._token_ids)
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        """One for each of ``token_ids`` where ``top_logprobs`` asked for them, else none."""
+        return tuple(self._logprobs)
 
     @property
     def s_per_token(self) -> float | None:
@@ -81,6 +87,7 @@ class Collected:
             self._first_at_s = self._first_at_s if self._token_ids else at_s
             self._last_at_s = at_s
         self._token_ids.extend(piece.token_ids)
+        self._logprobs.extend(piece.logprobs)
         if piece.text:
             self._text.append(piece.text)
         if piece.reasoning:

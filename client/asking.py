@@ -35,6 +35,7 @@ class AnswerOptions(TypedDict, total=False):
     frequency_penalty: float | None
     presence_penalty: float | None
     logit_bias: Mapping[int, float] | None
+    top_logprobs: int | None
 
 
 _OPTIONS: Final = tuple(field.name for field in fields(Options))

@@ -59,6 +59,7 @@ PROGRESS_EVERY_S: Final = 0.5
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
 MAX_BIASES: Final = 300
+MAX_TOP_LOGPROBS: Final = 20
 MAX_MESSAGES: Final = 10_000
 MAX_KEY_CHARS: Final = 128
 #: In one Listed.
@@ -129,6 +130,8 @@ class Options:
     presence_penalty: float | None = None
     #: token ids, and what is added to the logit of each
     logit_bias: tuple[tuple[int, float], ...] = ()
+    #: with each token comes its log probability, and that of so many of the likeliest tokens there; None: without
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, 1 << 31, "a whole number of 1 or more")
@@ -153,6 +156,7 @@ class Options:
         _number("frequency_penalty", self.frequency_penalty, -2, 2, "between -2 and 2")
         _number("presence_penalty", self.presence_penalty, -2, 2, "between -2 and 2")
         _biases(self.logit_bias)
+        _whole("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS, f"a whole number from 0 to {MAX_TOP_LOGPROBS}")
 
 
 # client → front
@@ -300,6 +304,26 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class LikelyToken:
+    token_id: int
+    #: natural, of the model's own logits: before bias, penalties and temperature; -9999 where it is less
+    logprob: float
+    #: of its text behind other text: UTF-8, and in many tokens only a part of a character
+    text_bytes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Of a token of the answer; fields as in LikelyToken."""
+
+    token_id: int
+    logprob: float
+    text_bytes: bytes
+    #: the likeliest tokens in its place, itself among them where it is one, the likeliest first
+    alternatives: tuple[LikelyToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     job: str
     #: of the first token in this piece, counted from 0 over the whole answer; pieces arrive in order and without gaps
@@ -308,6 +332,8 @@ class Piece:
     token_ids: tuple[int, ...]
     #: text that belongs to the model's thoughts, not to its answer
     reasoning: str = ""
+    #: one for each of token_ids where Options.top_logprobs asks for them, else none
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from potato_client.protocol import Progress
+import numpy as np
+from numpy.typing import NDArray
+
+from potato_client.protocol import LikelyToken, Progress, TokenLogprob
 from potatod.jobs.job import Job
+from potatod.jobs.logprobs import packed
+from potatod.sampling.logprobs import logprobs
 from potatod.sampling.params import Sampling
 
 from .sequence import Sequence
@@ -25,6 +30,8 @@ class Answer:
     #: what has been shown of it
     shown: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
+    #: of each token of the answer, shown or not, packed as in jobs/logprobs.py; empty where nobody asked for them
+    logprobs: list[bytes] = field(default_factory=list)
     #: the last Progress, and when it was said
     said: Progress | None = None
     said_at: float = 0.0
@@ -59,6 +66,15 @@ class Answer:
         self._pushed += 1
         return self.text.push(token)
 
+    def likelihood(self, logits: NDArray[np.float32], token: int) -> list[bytes]:
+        """Of a token sampled from these logits, (vocabulary,), packed; none where nobody asked for it."""
+        count = self.sampling.top_logprobs
+        if count is None:
+            return []
+        found, bytes_of = logprobs(logits, token, count), self.text.bytes_of
+        others = tuple(LikelyToken(id, value, bytes_of(id)) for id, value in found.likeliest)
+        return [packed(TokenLogprob(token, found.sampled, bytes_of(token), others))]
+
     @property
     def shown_ids(self) -> tuple[int, ...]:
         begin = self.job.prompt_tokens
@@ -71,6 +87,7 @@ class Gain:
 
     first: int
     ids: list[int] = field(default_factory=list)
+    logprobs: list[bytes] = field(default_factory=list)
     shown: Shown = field(default_factory=lambda: Shown((), "", ""))
 
     def add(self, shown: Shown) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from potato_client.protocol import PROGRESS_EVERY_S, Piece, Progress
+from potato_client.protocol import PROGRESS_EVERY_S, Progress
 from potato_client.words import disk_share
 from potatod import log
 from potatod.errors import first_line
@@ -34,6 +34,7 @@ from potatod.sampling.sampler import needs_logits, sample
 from .answer import Answer, Gain
 from .eta import Eta, Lengths, Work, ends, work_of
 from .followers import Followers
+from .pieces import pieces
 from .refusal import Refusal
 from .scheduler import Scheduler
 from .sequence import Sequence
@@ -110,7 +111,7 @@ class Answers:
         sequence = Sequence(next(self._sequence_ids), tokens, needs_logits(ask.sampling), drawn, job.rank, job.number)
         sequence.most = len(ask.prompt_ids) + job.limit_tokens
         sequence.alone = job.deaths >= ALONE_AFTER
-        answer = Answer(job, ask.sampling, sequence, make_text, [answered.text], [answered.reasoning])
+        answer = Answer(job, ask.sampling, sequence, make_text, [answered.text], [answered.reasoning], list(answered.logprobs))
         place = self._scheduler.add(sequence, beyond=True)
         self._answers[sequence.id] = self._by_number[job.number] = answer
         return place
@@ -257,15 +258,19 @@ class Answers:
         self, answer: Answer, gain: Gain, row: Row, logits: Callable[[int], NDArray[np.float32]]
     ) -> tuple[int | None, Reason | None]:  # fmt: skip
         """Which of its rows follows this one's token, None where none does; and why the answer is complete."""
-        job, tokens = answer.job, answer.sequence.tokens
+        job, tokens, likely = answer.job, answer.sequence.tokens, list[bytes]()
         if row.logits_row is None:
             assert row.token is not None, "a row is a token or logits"
             token = row.token
         else:
-            token = sample(logits(row.logits_row), tokens, answer.sampling, job.choice, len(tokens), job.prompt_tokens)
+            values = logits(row.logits_row)
+            token = sample(values, tokens, answer.sampling, job.choice, len(tokens), job.prompt_tokens)
+            likely = answer.likelihood(values, token)
         if token in self._end_ids:
             return None, "stop"
         answer.catch_up(len(tokens))  # before there is one more
+        answer.logprobs += likely
+        gain.logprobs += likely
         job.sampled(self._now())
         following = self._scheduler.append(answer.sequence.id, token)
         gain.ids.append(token)
@@ -279,22 +284,23 @@ class Answers:
     def _gained(self, answer: Answer, gain: Gain, *more: Write, last: Callable[[], object] | None = None) -> None:
         """``last``: the job's last message, made when everything else has been counted."""
         job, shown = answer.job, gain.shown
-        piece = Piece(job.id, job.shown_tokens, shown.text, shown.token_ids, shown.reasoning) if shown else None
-        job.shown_tokens += len(shown.token_ids)
+        before, job.shown_tokens = job.shown_tokens, job.shown_tokens + len(shown.token_ids)
+        likely = answer.logprobs[before : job.shown_tokens]
+        added = list(pieces(job.id, before, shown.text, shown.token_ids, shown.reasoning, likely))
         answer.shown.append(shown.text)
         answer.reasoning.append(shown.reasoning)
-        said = [Said(job.number, gain.first, tuple(gain.ids), shown.text, shown.reasoning)] if gain.ids or shown else []
-        then = partial(self._say, job.number, piece) if last is None else partial(self._say_last, job.number, piece, last())
+        said = [Said(job.number, gain.first, tuple(gain.ids), shown.text, shown.reasoning, tuple(gain.logprobs))] if gain.ids or shown else []
+        then = partial(self._say, job.number, *added) if last is None else partial(self._say_last, job.number, *added, last())
         self._diary.write(*said, Changed(job.copy()), *more, then=then)
 
-    def _say(self, number: int, *messages: object | None) -> None:
+    def _say(self, number: int, *messages: object) -> None:
         for client in self._followers.of(number):
             for message in messages:
-                if message is not None and not self._send(client, message):
+                if not self._send(client, message):
                     self._followers.drop(client)  # what it misses it asks for when it is back
                     break
 
-    def _say_last(self, number: int, *messages: object | None) -> None:
+    def _say_last(self, number: int, *messages: object) -> None:
         self._say(number, *messages)
         self._followers.forget(number)
 

@@ -30,6 +30,7 @@ _LOCAL_DECODERS: Final = frozenset({"Metaspace", "Replace", "ByteFallback", "Fus
 class _Strategy(Protocol):
     def push(self, number: int, token: str) -> str: ...
     def flush(self) -> str: ...
+    def bytes_of(self, number: int, token: str) -> bytes: ...
 
 
 class Detokenizer:
@@ -53,6 +54,11 @@ class Detokenizer:
     def flush(self) -> str:
         """What was held back; the answer is complete."""
         return self._strategy.flush()
+
+    def bytes_of(self, number: int) -> bytes:
+        """UTF-8 of one token behind other text, hidden or not, which may be part of a character; empty where there is no token with that id."""
+        token = self._tokenizer.token(number)
+        return b"" if token is None else self._strategy.bytes_of(number, token)
 
 
 def check(tokenizer: Tokenizer) -> None:
@@ -87,14 +93,16 @@ class _Bytes:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, number: int, token: str) -> str:
-        try:
-            data = bytes(map(_BYTE_OF.__getitem__, token))
-        except KeyError:
-            data = token.encode()
-        return self._decoder.decode(data)
+        return self._decoder.decode(self.bytes_of(number, token))
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
+
+    def bytes_of(self, number: int, token: str) -> bytes:
+        try:
+            return bytes(map(_BYTE_OF.__getitem__, token))
+        except KeyError:
+            return token.encode()
 
 
 def _byte_of() -> dict[str, int]:
@@ -116,6 +124,7 @@ class _Segments:
         self._held: list[int] = []
         #: None until something has been decoded: what comes first stands behind nothing
         self._anchor: tuple[list[int], int] | None = None
+        self._for_bytes: tuple[list[int], int] | None = None
 
     def push(self, number: int, token: str) -> str:
         self._held.append(number)
@@ -130,7 +139,17 @@ class _Segments:
         if self._anchor is None:
             self._anchor = _anchor(self._tokenizer)
             return self._decode(segment)
-        ids, length = self._anchor
+        return self._behind(self._anchor, segment)
+
+    def bytes_of(self, number: int, token: str) -> bytes:
+        if self._byte_fallback and _BYTE_TOKEN.fullmatch(token):
+            return bytes([int(token[3:5], 16)])
+        if self._for_bytes is None:
+            self._for_bytes = _anchor(self._tokenizer)
+        return self._behind(self._for_bytes, [number]).encode()
+
+    def _behind(self, anchor: tuple[list[int], int], segment: list[int]) -> str:
+        ids, length = anchor
         return self._decode([*ids, *segment])[length:]
 
     def _decode(self, ids: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,7 +28,6 @@ from potato_client.protocol import (
     Listed,
     Manage,
     Managed,
-    Piece,
     Progress,
     Show,
 )
@@ -48,14 +47,13 @@ from .arrivals import Arrivals
 from .eta import Eta
 from .followers import Followers
 from .known import Known, sees_all
+from .pieces import pieces
 from .refusal import Refusal
 
 #: More than the largest number.
 _NEWEST = 1 << 62
 #: Of one job, waiting until what was wanted before has been done.
 _MOST_WISHES = 64
-#: Tokens, and characters, in a Piece of what a client lacks.
-_PIECE = 500_000
 
 
 class Handlers:
@@ -128,7 +126,7 @@ class Handlers:
         """``has``: what the client has of it already."""
         answer = self._answers.of(number)
         if answer is not None:
-            shown = Answered(answer.shown_ids, "".join(answer.shown), "".join(answer.reasoning))
+            shown = Answered(answer.shown_ids, "".join(answer.shown), "".join(answer.reasoning), tuple(answer.logprobs))
             self._journal.then(partial(self._catch_up, client, request, answer.job.copy(), shown, has))
             answer.said = None
             return
@@ -146,7 +144,8 @@ class Handlers:
         place = self._answers.places().get(job.number, 0)
         self._send(client, Accepted(request, job.id, job.seed, job.prompt_tokens, place, known=True))
         tokens, chars, reasoning = (has.tokens, has.text_chars, has.reasoning_chars) if has is not None else (0, 0, 0)
-        for piece in _pieces(job.id, tokens, shown.text[chars:], shown.ids[tokens:], shown.reasoning[reasoning:]):
+        likely = shown.logprobs[tokens : len(shown.ids)]
+        for piece in pieces(job.id, tokens, shown.text[chars:], shown.ids[tokens:], shown.reasoning[reasoning:], likely):
             self._send(client, piece)
         if job.state is State.FAILED:
             self._send(client, Refusal(job.code, job.why).to(job=job.id))  # type: ignore[arg-type]  # one of the protocol's, as it was written
@@ -410,14 +409,6 @@ def _job_of(database: Database, number: int) -> Job:
 def goes_on(refusal: Refusal, id: str) -> Refusal:
     """To whoever follows a job of which nothing comes for now."""
     return Refusal(refusal.code, f"{refusal.message}; the job goes on when it is back: potato-client attach {id}")
-
-
-def _pieces(id: str, index: int, text: str, token_ids: tuple[int, ...], reasoning: str) -> Iterator[Piece]:
-    """Of what a client lacks, each no longer than a frame."""
-    while token_ids or text or reasoning:
-        yield Piece(id, index, text[:_PIECE], token_ids[:_PIECE], reasoning[:_PIECE])
-        index += len(token_ids[:_PIECE])
-        text, token_ids, reasoning = text[_PIECE:], token_ids[_PIECE:], reasoning[_PIECE:]
 
 
 def _newest(database: Database, states: list[State], before: int, limit: int, owner: str | None) -> list[Job]:

@@ -45,6 +45,10 @@ class Text:
         """Whether a stop string has come; then nothing more is shown."""
         return self._stops.found
 
+    def bytes_of(self, token: int) -> bytes:
+        """As :meth:`Detokenizer.bytes_of`."""
+        return self._detokenizer.bytes_of(token)
+
     def push(self, token: int) -> Shown:
         self._held.append((token, self._made))
         text = self._detokenizer.push([token])

@@ -20,6 +20,7 @@ from typing import Any, Final
 from potatod.errors import ConfigError, InternalError, ModelDataError, PotatoError, TryAgain, Unavailable
 
 from .job import Ask, Job
+from .logprobs import joined
 from .rows import COLUMNS, SELECT, Answered, answer_of, ask_of, job_from, job_of, packed_ids, row_of
 from .schema import APPLICATION_ID, MIGRATIONS
 from .states import State
@@ -62,6 +63,8 @@ class Said:
     ids: tuple[int, ...]
     text: str
     reasoning: str
+    #: one for each id where the job asked for them, packed as in logprobs.py
+    logprobs: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +128,15 @@ class Database:
                 run("INSERT INTO asks VALUES (?, ?, ?, ?, ?, ?)", (job.number, ask.frame, packed_ids(ask.prompt_ids), sampling, ask.chat, ask.tail))
             case Changed(job):
                 run(f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE number = ?", (*row_of(job), job.number))
-            case Said(number, first, ids, text, reasoning):
+            case Said(number, first, ids, text, reasoning, logprobs):
                 there = "WHERE EXISTS (SELECT 1 FROM jobs WHERE number = ?)"
-                run(f"INSERT INTO tokens SELECT ?, ?, ?, ?, ? {there}", (number, first, packed_ids(ids), text, reasoning, number))
+                values = number, first, packed_ids(ids), text, reasoning, joined(logprobs)
+                run(f"INSERT INTO tokens SELECT ?, ?, ?, ?, ?, ? {there}", (*values, number))
             case Gathered(number):
                 whole = self.answered(number)
                 run("DELETE FROM tokens WHERE number = ?", (number,))
                 if whole != Answered():
-                    self._write(Said(number, 0, whole.ids, whole.text, whole.reasoning))
+                    self._write(Said(number, 0, whole.ids, whole.text, whole.reasoning, whole.logprobs))
             case Deleted(number):
                 run(f"DELETE FROM jobs WHERE number = ? AND state IN ({_OVER})", (number,))
             case Shrunk(pages):
@@ -178,7 +182,8 @@ class Database:
         of = f"WHERE number IN (SELECT number FROM jobs WHERE state IN ({_OVER}))"
         with self._read():
             asked = int(self._one(f"SELECT coalesce(sum(length(frame) + length(prompt_ids)), 0) FROM asks {of}"))
-            said = int(self._one(f"SELECT coalesce(sum(length(ids) + length(text) + length(reasoning)), 0) FROM tokens {of}"))
+            of_row = "length(ids) + length(text) + length(reasoning) + coalesce(length(logprobs), 0)"
+            said = int(self._one(f"SELECT coalesce(sum({of_row}), 0) FROM tokens {of}"))
         return asked + said
 
     # means

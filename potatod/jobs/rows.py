@@ -17,6 +17,7 @@ from typing import Any, Final
 from potatod.sampling.params import Sampling
 
 from .job import Ask, Job
+from .logprobs import split
 from .states import State
 
 COLUMNS: Final = tuple(each.name for each in dataclasses.fields(Job))
@@ -30,6 +31,8 @@ class Answered:
     ids: tuple[int, ...] = ()
     text: str = ""
     reasoning: str = ""
+    #: one for each id where the job asked for them, packed as in logprobs.py
+    logprobs: tuple[bytes, ...] = ()
 
 
 def job_of(connection: sqlite3.Connection, number: int) -> Job | None:
@@ -56,18 +59,28 @@ def answer_of(connection: sqlite3.Connection, number: int, *, as_far_as_it_goes:
     """Up to a row that does not go on where the one before ends, or, ``as_far_as_it_goes``, that cannot be read."""
     ids: list[int] = []
     text, reasoning = [], []
+    logprobs: list[bytes] = []
     try:
-        rows = connection.execute("SELECT first, ids, text, reasoning FROM tokens WHERE number = ? ORDER BY first", (number,))
-        for first, packed, more, thought in rows:
+        likely = "NULL" if as_far_as_it_goes and _of_the_first_form(connection) else "logprobs"
+        rows = connection.execute(f"SELECT first, ids, text, reasoning, {likely} FROM tokens WHERE number = ? ORDER BY first", (number,))
+        for first, packed, more, thought, likely in rows:
             if first != len(ids):
                 break
-            ids += unpacked_ids(packed)
+            found = unpacked_ids(packed)
+            logprobs += split(likely, len(found))
+            ids += found
             text.append(more)
             reasoning.append(thought)
     except (sqlite3.DatabaseError, ValueError, TypeError):
         if not as_far_as_it_goes:
             raise
-    return Answered(tuple(ids), "".join(text), "".join(reasoning))
+    return Answered(tuple(ids), "".join(text), "".join(reasoning), tuple(logprobs))
+
+
+def _of_the_first_form(connection: sqlite3.Connection) -> bool:
+    """Whoever only reads a damaged database does not make it the present form before."""
+    (form,) = connection.execute("PRAGMA user_version").fetchone()
+    return bool(form == 1)
 
 
 def row_of(job: Job) -> tuple[object, ...]:

@@ -74,7 +74,8 @@ def repair(path: Path) -> tuple[Salvage, Path]:
     database = Database(fresh)
     try:
         for each in list(found.saved):
-            said = [] if each.answered == Answered() else [Said(each.job.number, 0, each.answered.ids, each.answered.text, each.answered.reasoning)]
+            whole = each.answered
+            said = [] if whole == Answered() else [Said(each.job.number, 0, whole.ids, whole.text, whole.reasoning, whole.logprobs)]
             try:
                 database.commit([Added(each.job, each.ask), *said])
             except InternalError:  # its id or its key is that of another by now

@@ -2,7 +2,7 @@
 
     jobs     a row a job, small: it is written anew with every sweep that the job takes part in
     asks     what was asked, written once
-    tokens   a row for each sweep that gave the job tokens; one row in all once it is over
+    tokens   a row for each sweep that gave the job tokens; one row in all once it is over; logprobs (logprobs.py) where the job asked for them
 
 A form is a number, SQLite's ``user_version``. A new one is a script at the end of ``MIGRATIONS``; those before it never change.
 """
@@ -65,4 +65,8 @@ CREATE TABLE tokens (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: Final = (_FIRST,)
+_SECOND: Final = """
+ALTER TABLE tokens ADD COLUMN logprobs BLOB
+"""
+
+MIGRATIONS: Final = (_FIRST, _SECOND)

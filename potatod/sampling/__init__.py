@@ -2,6 +2,6 @@
 
     logits ─▶ processors (bias, penalties, temperature, top-k, top-p, min-p) ─▶ + noise ─▶ argmax
 
-``params`` decides which values hold for a request; ``noise`` is a function of (seed, choice, position) and of nothing
-else, so neither batching, nor speculation, nor a restart changes what is drawn.
+``logprobs`` tells how likely it was. ``params`` decides which values hold for a request; ``noise`` is a function of (seed, choice, position) and of
+nothing else, so neither batching, nor speculation, nor a restart changes what is drawn.
 """

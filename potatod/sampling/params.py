@@ -31,6 +31,8 @@ class Sampling:
     presence_penalty: float = 0.0
     #: token ids, and what is added to the logit of each
     logit_bias: tuple[tuple[int, float], ...] = ()
+    #: likeliest tokens whose log probabilities are told with each token's own; None: none are
+    top_logprobs: int | None = None
 
     @property
     def greedy(self) -> bool:
@@ -86,6 +88,7 @@ def resolve(
         frequency_penalty=float(options.frequency_penalty or 0),
         presence_penalty=float(options.presence_penalty or 0),
         logit_bias=options.logit_bias,
+        top_logprobs=options.top_logprobs,
     )
 
 

@@ -21,9 +21,9 @@ from .processors import process
 
 
 def needs_logits(sampling: Sampling) -> bool:
-    """Whether :func:`sample` must see the logits; otherwise their argmax is its answer."""
+    """Whether logits must be seen, by :func:`sample` or for their log probabilities; otherwise their argmax is all that is needed of them."""
     penalised = sampling.repetition_penalty != 1.0 or sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
-    return not sampling.greedy or penalised or bool(sampling.logit_bias)
+    return not sampling.greedy or penalised or bool(sampling.logit_bias) or sampling.top_logprobs is not None
 
 
 def sample(

@@ -16,7 +16,7 @@ from potato_client.answer import Collected
 from potato_client.asking import generate_message
 from potato_client.errors import BadKey, BadRequest, BadSocket, DaemonLost, NoDaemon, NotUnderstood
 from potato_client.paths import default_socket, state_directory
-from potato_client.protocol import Accepted, ChatMessage, Options, Piece, Progress
+from potato_client.protocol import Accepted, ChatMessage, LikelyToken, Options, Piece, Progress, TokenLogprob
 from potato_client.session import Event
 
 from .fake_front import finished
@@ -102,6 +102,13 @@ def test_an_answer_is_its_pieces() -> None:
 
 def test_seconds_per_token_need_two_tokens() -> None:
     assert collected((Piece("a", 0, "x", (1,)), 1.0), (finished("a", 1), 9.0)).s_per_token is None
+
+
+def test_log_probabilities_are_collected_beside_their_tokens() -> None:
+    likely = [TokenLogprob(token, -0.5, b"x", (LikelyToken(token, -0.5, b"x"),)) for token in (1, 2, 3)]
+    first, second = Piece("a", 0, "x", (1, 2), "", (likely[0], likely[1])), Piece("a", 2, "y", (3,), "", (likely[2],))
+    assert collected((first, 1.0), (second, 2.0)).logprobs == tuple(likely)
+    assert collected((Piece("a", 0, "x", (1,)), 1.0)).logprobs == ()
     assert collected((finished("a", 0), 1.0)).s_per_token is None
 
 

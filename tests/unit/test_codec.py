@@ -20,7 +20,7 @@ from potato_client.protocol import FROM_CLIENT, FROM_FRONT, Attach, ChatMessage,
 
 INT = st.integers(-(1 << 63), (1 << 64) - 1)
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
-    int: INT, float: st.floats(allow_nan=False), str: st.text(), bool: st.booleans(), type(None): st.none(),
+    int: INT, float: st.floats(allow_nan=False), str: st.text(), bool: st.booleans(), bytes: st.binary(), type(None): st.none(),
 }  # fmt: skip
 OPTIONS = st.builds(
     Options,
@@ -35,6 +35,7 @@ OPTIONS = st.builds(
     thinking=st.none() | st.booleans(),
     frequency_penalty=st.none() | st.floats(-2, 2),
     presence_penalty=st.none() | st.floats(-2, 2),
+    top_logprobs=st.none() | st.integers(0, 20),
     logit_bias=st.dictionaries(st.integers(0, 1 << 31), st.floats(-100, 100), max_size=5).map(lambda biases: tuple(biases.items())),
 )
 CHAT = st.builds(ChatMessage, st.text(), st.text(), st.none() | st.text())

@@ -54,6 +54,25 @@ def test_the_pieces_of_an_encoded_text_are_its_decode_and_hold_no_half_character
     assert "".join(pieces).count("\ufffd") == whole.count("\ufffd")
 
 
+@given(st.one_of(st.sampled_from(TEXTS), st.text(st.characters(exclude_categories=["Cs"]), max_size=30)))
+def test_the_bytes_of_the_tokens_together_are_those_of_the_text_but_for_the_blank_before_its_first_word(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text, add_special_tokens=True)
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+    together = b"".join(map(detokenizer.bytes_of, ids)).decode()
+    assert together in ((shown := detokenizer.push(ids) + detokenizer.flush()), f" {shown}")
+
+
+def test_the_bytes_of_a_token_are_known_whatever_comes_around_it(tokenizer: Tokenizer) -> None:
+    detokenizer = Detokenizer(tokenizer)
+    assert detokenizer.bytes_of(tokenizer.vocabulary_size) == b"", "no token has that id"
+    for content, number in tokenizer.added_tokens.items():
+        assert detokenizer.bytes_of(number).strip() == content.strip().encode(), "special ones have their name"
+    ids = range(tokenizer.vocabulary_size)
+    before = [detokenizer.bytes_of(number) for number in ids]
+    detokenizer.push(ids)
+    assert [detokenizer.bytes_of(number) for number in ids] == before
+
+
 @given(_drawn, st.lists(st.integers(1, 5)))
 def test_it_does_not_matter_how_many_ids_are_pushed_at_once(tokenizer: Tokenizer, drawn: list[int], sizes: list[int]) -> None:
     ids = [number % tokenizer.vocabulary_size for number in drawn]

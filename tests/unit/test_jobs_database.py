@@ -10,7 +10,8 @@ import pytest
 from potatod.errors import ConfigError, Unavailable
 from potatod.jobs.database import Added, Changed, Damaged, Database, Deleted, Gathered, Said, Shrunk, Unwritable
 from potatod.jobs.job import Ask
-from potatod.jobs.rows import Answered
+from potatod.jobs.logprobs import joined
+from potatod.jobs.rows import COLUMNS, Answered, packed_ids, row_of
 from potatod.jobs.schema import APPLICATION_ID, MIGRATIONS
 from potatod.jobs.states import State
 from potatod.sampling.params import Sampling
@@ -58,6 +59,47 @@ def test_what_was_said_comes_back_in_its_order_and_is_gathered_into_one_row(path
     database = reopened(database)
     assert database.answered(1) == Answered((5, 6, 7, 8), "ABC", "hm")
     assert _rows(database, "tokens") == 2
+
+
+def test_log_probabilities_lie_beside_their_tokens_and_only_of_jobs_that_asked(path: Path) -> None:
+    database = Database(path)
+    database.commit([Added(job(), ASK), Added(job(number=2, id="b", state=State.FINISHED), ASK), Said(2, 0, (5, 6), "A", "")])
+    database.commit([Said(1, 0, (5,), "A", "", (b"5",)), Said(1, 1, (6, 7), "", "hm", (b"6", b"7" * 1000)), Said(1, 3, (), "B", "")])
+    assert database.answered(1) == Answered((5, 6, 7), "AB", "hm", (b"5", b"6", b"7" * 1000))
+    without = database.over_bytes
+    database.commit([Gathered(1), Changed(job(state=State.FINISHED))])
+    database = reopened(database)
+    assert database.answered(1) == Answered((5, 6, 7), "AB", "hm", (b"5", b"6", b"7" * 1000))
+    assert database.answered(2) == Answered((5, 6), "A", "")
+    assert database._connection.execute("SELECT number FROM tokens WHERE logprobs IS NULL").fetchall() == [(2,)]
+    assert database.over_bytes > without + 1000, "what is kept is counted"
+
+
+@pytest.mark.parametrize("row", [joined((b"5",)), joined((b"5",) * 3), b"", b"nonsense", joined((5, 6))])  # type: ignore[arg-type]
+def test_log_probabilities_that_are_not_one_a_token_are_damage(path: Path, row: bytes) -> None:
+    database = Database(path)
+    database.commit([Added(job(), ASK), Said(1, 0, (5, 6), "A", "", (b"5", b"6"))])
+    database._connection.execute("UPDATE tokens SET logprobs = ?", (row,))
+    with pytest.raises(Damaged, match="potatod jobs repair"):
+        database.answered(1)
+
+
+def test_an_answer_of_the_first_form_is_whole_in_the_present_one(path: Path) -> None:
+    path.parent.mkdir()
+    older = sqlite3.connect(path)
+    older.executescript(MIGRATIONS[0])
+    older.execute("PRAGMA user_version = 1")
+    older.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    one = job(state=State.FINISHED, sampled_tokens=2)
+    older.execute(f"INSERT INTO jobs VALUES ({', '.join('?' * len(COLUMNS))})", row_of(one))
+    older.execute("INSERT INTO asks VALUES (1, x'00', ?, ?, 0, '')", (packed_ids((1, 2)), '{"temperature": 0.5, "stop": ["a"]}'))
+    older.execute("INSERT INTO tokens VALUES (1, 0, ?, 'A', '')", (packed_ids((5, 6)),))
+    older.commit()
+    older.close()
+    database = Database(path)
+    assert database.job(1) == one
+    assert database.ask(1) == Ask(b"\0", (1, 2), Sampling(temperature=0.5, stop=("a",)), False, "")
+    assert database.answered(1) == Answered((5, 6), "A", "")
 
 
 def test_a_job_that_said_nothing_is_gathered_and_can_say_something_later(path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,8 @@ def asked(number: int) -> Ask:
 
 
 def answered(number: int) -> Answered:
-    return Answered(tuple(range(number, number + 20)), f"answer {number} ", "")
+    likely = tuple(b"%d" % token for token in range(20)) if number % 3 == 0 else ()
+    return Answered(tuple(range(number, number + 20)), f"answer {number} ", "", likely)
 
 
 def a_job(number: int) -> Job:
@@ -41,9 +44,20 @@ def path(tmp_path: Path) -> Path:
     database = Database(path)
     for number in range(1, 201):
         whole = answered(number)
-        database.commit([Added(a_job(number), asked(number)), Said(number, 0, whole.ids, whole.text, ""), Changed(a_job(number)), Gathered(number)])
+        said = Said(number, 0, whole.ids, whole.text, "", whole.logprobs)
+        database.commit([Added(a_job(number), asked(number)), said, Changed(a_job(number)), Gathered(number)])
     database.close()
     return path
+
+
+def test_a_database_of_the_first_form_is_saved_with_its_answers(path: Path) -> None:
+    older = sqlite3.connect(path)
+    older.execute("ALTER TABLE tokens DROP COLUMN logprobs")
+    older.execute("PRAGMA user_version = 1")
+    older.close()
+    found, _ = salvage.repair(path)
+    assert not found.lost and not found.shortened
+    assert Database(path).answered(3) == dataclasses.replace(answered(3), logprobs=())
 
 
 def damage(path: Path, pages: int, seed: int) -> None:

@@ -13,6 +13,7 @@ from potato_client.protocol import (
     MAX_MESSAGES,
     MAX_STOP_CHARS,
     MAX_STOPS,
+    MAX_TOP_LOGPROBS,
     REFUSAL_EXIT_CODES,
     SILENCE_S,
     VANISHED_S,
@@ -35,6 +36,7 @@ BAD: dict[str, list[Any]] = {
     "thinking": [1, "on"],
     "frequency_penalty": [-2.1, 2.1, math.nan, "1", True],
     "presence_penalty": [-2.1, 2.1, math.inf, "1"],
+    "top_logprobs": [-1, 21, 1.0, True],
     "logit_bias": [
         [(1, 2.0)], {1: 2.0}, ((1,),), ([1, 2.0],), ((1, 2.0, 3),), ((-1, 2.0),), ((1 << 40, 2.0),), ((1.0, 2.0),), ((None, 2.0),), ((1, None),),
         ((1, 100.1),), ((1, math.nan),), ((True, 1.0),), ((5, 1.0), (5, 2.0)), tuple((token, 1.0) for token in range(MAX_BIASES + 1)),
@@ -52,6 +54,7 @@ GOOD: dict[str, list[Any]] = {
     "thinking": [True, False, None],
     "frequency_penalty": [-2, 0, 2.0],
     "presence_penalty": [-2, 0, 2.0],
+    "top_logprobs": [0, MAX_TOP_LOGPROBS, None],
     "logit_bias": [(), tuple((token, -100) for token in range(MAX_BIASES)), ((0, 100.0),)],
 }
 
