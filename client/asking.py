@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -36,6 +37,8 @@ class AnswerOptions(TypedDict, total=False):
     presence_penalty: float | None
     logit_bias: Mapping[int, float] | None
     top_logprobs: int | None
+    json_schema: str | Mapping[str, Any] | None
+    json_object: bool | None
 
 
 _OPTIONS: Final = tuple(field.name for field in fields(Options))
@@ -77,7 +80,16 @@ def options_of(given: Mapping[str, Any]) -> Options:
         values["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     if "logit_bias" in values:
         values["logit_bias"] = _pairs(values["logit_bias"])
+    if isinstance(values.get("json_schema"), Mapping):
+        values["json_schema"] = _json(values["json_schema"])
     return Options(**values)
+
+
+def _json(schema: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(schema, ensure_ascii=False)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"json_schema cannot be written as JSON: {error}") from None
 
 
 def _pairs(biases: Any) -> tuple[tuple[int, float], ...]:

@@ -60,6 +60,7 @@ MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
 MAX_BIASES: Final = 300
 MAX_TOP_LOGPROBS: Final = 20
+MAX_SCHEMA_CHARS: Final = 65_536
 MAX_MESSAGES: Final = 10_000
 MAX_KEY_CHARS: Final = 128
 #: In one Listed.
@@ -132,6 +133,9 @@ class Options:
     logit_bias: tuple[tuple[int, float], ...] = ()
     #: with each token comes its log probability, and that of so many of the likeliest tokens there; None: without
     top_logprobs: int | None = None
+    #: the answer is JSON of this JSON Schema, or any JSON object; not its thoughts
+    json_schema: str | None = None
+    json_object: bool = False
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, 1 << 31, "a whole number of 1 or more")
@@ -157,6 +161,13 @@ class Options:
         _number("presence_penalty", self.presence_penalty, -2, 2, "between -2 and 2")
         _biases(self.logit_bias)
         _whole("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS, f"a whole number from 0 to {MAX_TOP_LOGPROBS}")
+        schema = self.json_schema
+        if not (schema is None or (isinstance(schema, str) and 0 < len(schema) <= MAX_SCHEMA_CHARS)):
+            raise ValueError(f"json_schema must be a text of 1 to {MAX_SCHEMA_CHARS} characters")
+        if not isinstance(self.json_object, bool):
+            raise ValueError("json_object must be true or false")
+        if self.json_object and schema is not None:
+            raise ValueError("json_object must be false where there is a json_schema, which says more")
 
 
 # client → front

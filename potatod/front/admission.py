@@ -15,6 +15,7 @@ from potatod.sampling.params import Sampling, of_model, resolve
 
 from . import detokenizer, generation, reasoning
 from .detokenizer import Detokenizer
+from .grammar import Grammars
 from .reasoning import Reasoning
 from .refusal import Refusal
 from .stops import Stops
@@ -60,6 +61,7 @@ class Admission:
         detokenizer.check(self._tokenizer)
         self.end_ids = generation.end_ids(folder)
         self._marks = reasoning.declared(self._template.source, self._tokenizer.added_tokens) if self._template else None
+        self._grammars = Grammars(self._tokenizer, vocabulary, self.end_ids, self._marks)
 
     def admit(self, ask: Generate) -> Admitted:
         """Raises :class:`Refusal`."""
@@ -89,14 +91,19 @@ class Admission:
         marks = self._marks if ask.chat else None
         ids = (self._tokenizer.id(mark) for mark in (marks.opening, marks.closing)) if marks else ()
         keep = frozenset(id for id in ids if id is not None)
-        return Text(Detokenizer(self._tokenizer, keep=keep), Stops(ask.sampling.stop), Reasoning(marks, ask.tail))
+        schema, opened = ask.sampling.json_schema, marks is not None and ask.tail.endswith(marks.opening)
+        constraint = None if schema is None else self._grammars.constraint(schema, ask.chat, opened)
+        return Text(Detokenizer(self._tokenizer, keep=keep), Stops(ask.sampling.stop), Reasoning(marks, ask.tail), constraint)
 
     def _sampling(self, ask: Generate) -> Sampling:
         beyond = [token for token, _ in ask.options.logit_bias if token >= self._vocabulary]
         if beyond:
             why = f"logit_bias names the token {beyond[0]}, and the model's vocabulary has {self._vocabulary}: ids are 0 to {self._vocabulary - 1}"
             raise Refusal("bad_request", why)
-        return resolve(ask.options, self._defaults, self._generation_config, drawn_seed=secrets.randbits(63))
+        sampling = resolve(ask.options, self._defaults, self._generation_config, drawn_seed=secrets.randbits(63))
+        if sampling.json_schema is not None:
+            self._grammars.check(sampling.json_schema)
+        return sampling
 
     def _prompt(self, ask: Generate) -> tuple[list[int], str | None]:
         """Ids, and the text its template made of a chat. A chat's special tokens are its template's; a raw prompt gets the tokenizer's,

@@ -66,6 +66,15 @@ class Answer:
         self._pushed += 1
         return self.text.push(token)
 
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """Tokens that may come next, (vocabulary,); None: all. Raises :class:`Refusal` as :meth:`Text.allowed`."""
+        return None if self.sampling.json_schema is None else self.text.allowed()
+
+    @property
+    def complete(self) -> bool:
+        """Whether a stop string has come, or all that it must be. Raises :class:`Refusal` as :meth:`Text.complete`."""
+        return self.text.stopped or (self.sampling.json_schema is not None and self.text.complete)
+
     def likelihood(self, logits: NDArray[np.float32], token: int) -> list[bytes]:
         """Of a token sampled from these logits, (vocabulary,), packed; none where nobody asked for it."""
         count = self.sampling.top_logprobs

@@ -220,6 +220,8 @@ class Answers:
                 reason = self._advance(answer, gain, steps[sequence], found, logits)
                 if reason is not None:
                     gain.add(answer.text.finish())
+            except Refusal as refusal:
+                self._fail(answer, refusal, gain)
             except Exception as error:  # a job's top: its sampler or its text may fail, the daemon lives
                 self._job_failed(answer, error, gain)
             else:
@@ -263,8 +265,10 @@ class Answers:
             assert row.token is not None, "a row is a token or logits"
             token = row.token
         else:
-            values = logits(row.logits_row)
-            token = sample(values, tokens, answer.sampling, job.choice, len(tokens), job.prompt_tokens)
+            values, allowed = logits(row.logits_row), answer.allowed()
+            if allowed is not None and not allowed.any():
+                return None, "stop"
+            token = sample(values, tokens, answer.sampling, job.choice, len(tokens), job.prompt_tokens, allowed)
             likely = answer.likelihood(values, token)
         if token in self._end_ids:
             return None, "stop"
@@ -275,7 +279,7 @@ class Answers:
         following = self._scheduler.append(answer.sequence.id, token)
         gain.ids.append(token)
         gain.add(answer.push(token))
-        if answer.text.stopped:
+        if answer.complete:
             return None, "stop"
         return following, "length" if job.full else None
 

@@ -10,6 +10,8 @@ from potato_client.protocol import Options
 from potatod.errors import ModelDataError
 
 _GREEDY_BELOW: Final = 1e-6
+#: A schema.
+ANY_OBJECT: Final = '{"type": "object"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     #: likeliest tokens whose log probabilities are told with each token's own; None: none are
     top_logprobs: int | None = None
+    #: tokens are those of JSON of this JSON Schema; None: of anything
+    json_schema: str | None = None
 
     @property
     def greedy(self) -> bool:
@@ -89,6 +93,7 @@ def resolve(
         presence_penalty=float(options.presence_penalty or 0),
         logit_bias=options.logit_bias,
         top_logprobs=options.top_logprobs,
+        json_schema=ANY_OBJECT if options.json_object else options.json_schema,
     )
 
 

@@ -1,6 +1,6 @@
 """Logits processors: the values and the order of transformers' ``GenerationMixin._get_logits_processor``, and OpenAI's penalties between them.
 
-    bias ─▶ repetition penalty ─▶ frequency and presence penalties ─▶ temperature ─▶ top-k ─▶ top-p ─▶ min-p
+    bias ─▶ repetition penalty ─▶ frequency and presence penalties ─▶ what is allowed ─▶ temperature ─▶ top-k ─▶ top-p ─▶ min-p
 
 Each takes scores ``(vocabulary,)`` in fp32 and returns new ones; a token that may not be drawn has -inf. Arithmetic is
 fp32 as in transformers, sums of probabilities are accumulated in fp64 and rounded to fp32 as torch does on a CPU.
@@ -23,11 +23,13 @@ _NEVER: Final = np.float32(-np.inf)
 _FEW: Final = 1024
 
 
-def process(logits: Scores, context_ids: Sequence[int], sampling: Sampling, prompt_tokens: int = 0) -> Scores:
+def process(
+    logits: Scores, context_ids: Sequence[int], sampling: Sampling, prompt_tokens: int = 0, allowed: NDArray[np.bool_] | None = None
+) -> Scores:
     """What is drawn from, ``(vocabulary,)``; the logits themselves where nothing is to be done. Never writes into them.
 
-    ``context_ids`` are all tokens so far, of which the first ``prompt_tokens`` are the prompt and the others the answer. Greedy sampling knows only
-    bias and penalties.
+    ``context_ids`` are all tokens so far, of which the first ``prompt_tokens`` are the prompt and the others the answer. ``allowed``: others than
+    these, (vocabulary,), are never drawn. Greedy sampling knows only bias, penalties and what is allowed.
     """
     scores = logits
     if sampling.logit_bias:
@@ -36,6 +38,8 @@ def process(logits: Scores, context_ids: Sequence[int], sampling: Sampling, prom
         scores = repetition_penalty(scores, context_ids, sampling.repetition_penalty)
     if sampling.frequency_penalty or sampling.presence_penalty:
         scores = answer_penalties(scores, context_ids[prompt_tokens:], sampling.frequency_penalty, sampling.presence_penalty)
+    if allowed is not None:
+        scores = np.where(allowed, scores, _NEVER)
     if sampling.greedy:
         return scores
     if sampling.temperature != 1.0:

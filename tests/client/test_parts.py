@@ -38,6 +38,14 @@ def test_raw_text_is_a_prompt_and_nothing_else() -> None:
     assert (message.prompt, message.messages) == ("Once upon", ())
 
 
+def test_a_schema_is_its_text_or_what_json_makes_of_it() -> None:
+    for schema in ('{"type": "string", "const": "ö"}', {"type": "string", "const": "ö"}):
+        assert generate_message(1, "x", options={"json_schema": schema}).options == Options(json_schema='{"type": "string", "const": "ö"}')
+    assert generate_message(1, "x", options={"json_object": True, "json_schema": None}).options == Options(json_object=True)
+    with pytest.raises(BadRequest, match="json_schema"):
+        generate_message(1, "x", options={"json_schema": {"type": {1, 2}}})
+
+
 def test_biases_are_a_mapping_by_token_and_in_whatever_order_the_same_request() -> None:
     asked = [generate_message(1, "x", key="k", options={"logit_bias": biases}) for biases in ({7: 1.5, 3: -2}, {"3": -2, "7": 1.5})]
     assert asked[0] == asked[1]

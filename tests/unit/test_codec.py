@@ -35,6 +35,7 @@ OPTIONS = st.builds(
     thinking=st.none() | st.booleans(),
     frequency_penalty=st.none() | st.floats(-2, 2),
     presence_penalty=st.none() | st.floats(-2, 2),
+    json_schema=st.none() | st.text(min_size=1, max_size=50),
     top_logprobs=st.none() | st.integers(0, 20),
     logit_bias=st.dictionaries(st.integers(0, 1 << 31), st.floats(-100, 100), max_size=5).map(lambda biases: tuple(biases.items())),
 )

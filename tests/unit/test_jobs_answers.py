@@ -15,6 +15,7 @@ from schedulers import scheduler
 from potato_client.protocol import Finished, Piece, Progress, Refused
 from potatod.front.answers import POISONED_AFTER, Answers, EngineNow
 from potatod.front.followers import Followers
+from potatod.front.refusal import Refusal
 from potatod.front.sweep_times import SweepTimes
 from potatod.front.text import Shown
 from potatod.jobs.database import Changed, Gathered, Said, Write
@@ -134,6 +135,29 @@ def test_a_job_is_accepted_shown_and_finished_with_its_timings() -> None:
     assert (last.job, last.reason, last.completion_tokens) == (one.id, "length", 2)
     assert (last.queued_s, last.prefill_s, last.decode_s) == (1.0, 2.0, 2.0)
     assert (last.sweeps, last.disk_bytes, last.disk_bytes_per_s, last.disk_limit_bytes_per_s) == (2, 200, 50.0, 80.0)
+
+
+def test_an_answer_that_can_keep_to_its_schema_no_longer_is_refused_and_the_other_goes_on() -> None:
+    class Stuck(Numbers):
+        complete = False
+
+        def allowed(self) -> NDArray[np.bool_]:
+            raise Refusal("bad_request", "no token may come here")
+
+    world = World()
+    bad = world.ask(b"bad", prompt=1)
+    world.ask(b"good", limit=1, prompt=1)
+    world.answer(bad).sampling = Sampling(json_schema="{}")
+    world.answer(bad).make_text = Stuck
+    sweep = world.scheduler.compose(1)
+    assert sweep is not None
+    world.answers.taken(sweep)
+    stuck = world.answer(bad).sequence.id
+    rows = tuple(Row(step.sequence, logits_row=0) if step.sequence == stuck else Row(step.sequence, token=5) for step in sweep.steps)
+    world.answers.swept(Rows(1, sweep.number, rows, 1.0, 0, None), lambda row: np.zeros(9, dtype=np.float32))
+    refused = [(message.job, message.code, message.message) for message in world.of(Refused, b"bad")]
+    assert refused == [(bad.id, "bad_request", "no token may come here")]
+    assert [last.reason for last in world.of(Finished, b"good")] == ["length"]
 
 
 def test_an_end_of_text_token_ends_an_answer_and_is_not_part_of_it() -> None:

@@ -11,6 +11,7 @@ from potato_client.protocol import (
     HEARTBEAT_S,
     MAX_BIASES,
     MAX_MESSAGES,
+    MAX_SCHEMA_CHARS,
     MAX_STOP_CHARS,
     MAX_STOPS,
     MAX_TOP_LOGPROBS,
@@ -36,6 +37,8 @@ BAD: dict[str, list[Any]] = {
     "thinking": [1, "on"],
     "frequency_penalty": [-2.1, 2.1, math.nan, "1", True],
     "presence_penalty": [-2.1, 2.1, math.inf, "1"],
+    "json_schema": ["", "x" * (MAX_SCHEMA_CHARS + 1), {"type": "object"}, 5],
+    "json_object": [None, 1, "yes"],
     "top_logprobs": [-1, 21, 1.0, True],
     "logit_bias": [
         [(1, 2.0)], {1: 2.0}, ((1,),), ([1, 2.0],), ((1, 2.0, 3),), ((-1, 2.0),), ((1 << 40, 2.0),), ((1.0, 2.0),), ((None, 2.0),), ((1, None),),
@@ -54,6 +57,8 @@ GOOD: dict[str, list[Any]] = {
     "thinking": [True, False, None],
     "frequency_penalty": [-2, 0, 2.0],
     "presence_penalty": [-2, 0, 2.0],
+    "json_schema": [None, "x" * MAX_SCHEMA_CHARS],
+    "json_object": [True, False],
     "top_logprobs": [0, MAX_TOP_LOGPROBS, None],
     "logit_bias": [(), tuple((token, -100) for token in range(MAX_BIASES)), ((0, 100.0),)],
 }
@@ -71,6 +76,11 @@ def test_an_option_out_of_range_or_of_another_type_is_refused_in_a_sentence(name
 )
 def test_the_ends_of_each_range_are_allowed(name: str, value: Any) -> None:
     assert getattr(Options(**{name: value}), name) == value
+
+
+def test_any_object_and_a_schema_are_not_asked_for_together() -> None:
+    with pytest.raises(ValueError, match="json_object must be false"):
+        Options(json_object=True, json_schema="{}")
 
 
 def test_a_request_has_messages_or_a_prompt_and_not_both() -> None:

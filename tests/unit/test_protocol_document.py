@@ -87,6 +87,7 @@ def test_every_refusal_has_its_code_and_exit_code() -> None:
         ("MAX_STOPS", "at most {} (`MAX_STOPS`)"),
         ("MAX_STOP_CHARS", "1 to {} characters (`MAX_STOP_CHARS`)"),
         ("MAX_BIASES", "at most {} (`MAX_BIASES`)"),
+        ("MAX_SCHEMA_CHARS", "1 to {:,} characters (`MAX_SCHEMA_CHARS`)"),
         ("MAX_TOP_LOGPROBS", "0 to {} (`MAX_TOP_LOGPROBS`)"),
         ("MAX_MESSAGES", "at most {:,} (`MAX_MESSAGES`)"),
     ],

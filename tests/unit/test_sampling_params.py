@@ -9,7 +9,7 @@ import pytest
 from potato_client.protocol import Options
 from potatod.config import Sampling as Defaults
 from potatod.errors import ModelDataError
-from potatod.sampling.params import Sampling, of_model, resolve
+from potatod.sampling.params import ANY_OBJECT, Sampling, of_model, resolve
 
 SAMPLES = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.1, "repetition_penalty": 1.05}
 
@@ -63,6 +63,12 @@ def test_the_answers_length_comes_from_request_section_or_model() -> None:
 
 def test_stop_strings_are_the_requests() -> None:
     assert _resolve(Options(stop=("a", "b"))).stop == ("a", "b")
+
+
+def test_any_object_is_a_schema() -> None:
+    assert _resolve(Options(json_object=True)).json_schema == ANY_OBJECT
+    assert _resolve(Options(json_schema='{"type": "null"}')).json_schema == '{"type": "null"}'
+    assert _resolve().json_schema is None
 
 
 def test_the_answers_penalties_and_biases_are_the_requests_and_nobody_elses() -> None:

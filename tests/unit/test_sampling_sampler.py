@@ -103,7 +103,7 @@ def test_logits_that_are_no_numbers_give_an_error_and_no_token(value: float, sam
 #: Of each field a value that is not neutral.
 VALUES: dict[str, Any] = {
     "temperature": 0.5, "top_k": 2, "top_p": 0.1, "min_p": 0.9, "repetition_penalty": 5.0, "seed": 7, "max_tokens": 3, "stop": ("a",),
-    "frequency_penalty": 2.0, "presence_penalty": 2.0, "logit_bias": ((0, 100.0),), "top_logprobs": 0,
+    "frequency_penalty": 2.0, "presence_penalty": 2.0, "logit_bias": ((0, 100.0),), "top_logprobs": 0, "json_schema": "{}",
 }  # fmt: skip
 DO_WITHOUT_LOGITS = {"top_k", "top_p", "min_p", "seed", "max_tokens", "stop"}
 
