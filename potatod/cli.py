@@ -32,6 +32,7 @@ _ELSEWHERE: Final = {
     "verify": ("potatod.store.commands", "Check every byte of a model folder."),
     "jobs": ("potatod.jobs.commands", "The job database, while no daemon uses it."),
     "keys": ("potatod.keys_commands", "Keys of clients on other machines."),
+    "token": ("potatod.gateway_commands", "The token that HTTP clients send."),
 }
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -47,7 +48,7 @@ class _Commands(click.Group):
     """Loads commands late, and knows the nearest name of one that is not there."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["start", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs", "keys"]
+        return ["start", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs", "keys", "token"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _ELSEWHERE:

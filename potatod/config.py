@@ -17,8 +17,9 @@ from typing import Any, Final, Literal, cast
 
 from potato_client.paths import default_socket, state_directory
 
+from .address_keys import HOST_NAMES, ORIGINS, Listen, Remote, Socket
 from .errors import ConfigError
-from .keys import Choice, Device, DraftModel, Duration, File, Folder, Folders, Kind, NotAllowed, Number, Plain, Remote, Share, Size, Socket, Whole
+from .keys import Choice, Device, DraftModel, Duration, File, Folder, Folders, Kind, NotAllowed, Number, Plain, Share, Size, Whole
 from .sizes import Auto, Percent
 
 _ROOT: Final = Path("/")
@@ -190,6 +191,29 @@ class Jobs:
     per_user: int = _key(1000, Whole(1, 100_000, "jobs"), "Jobs of one user that may be under way or wait.")
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    listen: str = _key(
+        "", Listen(), "Where HTTP clients connect, as those of OpenAI do: 127.0.0.1:8089 for programs of this machine. Nowhere where it is empty."
+    )
+    token: str = _key(
+        lambda: str(state_directory() / "gateway.token"), File(),
+        "The file of the token that HTTP clients must send; made at the first start, and printed by `potatod token`.",
+        unset="gateway.token in the user's state directory, ~/.local/state/potato", example="/var/lib/potato/gateway.token",
+    )  # fmt: skip
+    hosts: tuple[str, ...] = _key(
+        (), HOST_NAMES, "Names of this machine under which HTTP clients find it, beside its addresses and localhost. Others are refused.",
+        unset="none", example=["potato.example.org"],
+    )  # fmt: skip
+    origins: tuple[str, ...] = _key(
+        (), ORIGINS, "Pages that may ask from within a browser (CORS).", unset="none", example=["http://localhost:3000"],
+    )  # fmt: skip
+    path: str = _key(
+        lambda: str(state_directory() / "gateway"), Folder(), "Where files and batches of HTTP clients are kept.",
+        unset="gateway in the user's state directory, ~/.local/state/potato", example="/var/lib/potato/gateway",
+    )  # fmt: skip
+
+
 def _sampling(kind: Kind, reason: str, example: Plain) -> Any:
     return _key(None, kind, reason, unset="the model's generation_config.json, else greedy", example=example)
 
@@ -255,6 +279,7 @@ class Settings:
     worker: Worker = field(default_factory=Worker)
     front: Front = field(default_factory=Front)
     jobs: Jobs = field(default_factory=Jobs)
+    gateway: Gateway = field(default_factory=Gateway)
     speculation: Speculation = field(default_factory=Speculation)
     sampling: Sampling = field(default_factory=Sampling)
     log: Log = field(default_factory=Log)

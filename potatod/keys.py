@@ -32,7 +32,6 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 #: The daemon's own sockets lie in the run directory; their names are no longer than this.
 _SOCKET_NAME_BYTES: Final = 20
 
-_REMOTE: Final = re.compile(r"tcp://([0-9.]+|\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9.-]+|\*):[0-9]{1,5}")
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _DEVICE: Final = re.compile(r"auto|cpu|(cuda|xpu)(:[0-9]{1,2})?|simulated(:[a-z_0-9=.,+-]+)?")
 
@@ -61,7 +60,7 @@ class NotAllowed(ValueError):
     """The value is not among those allowed; the caller says which are."""
 
 
-class _Text:
+class Text:
     def literal(self, text: str) -> object:
         return text
 
@@ -153,7 +152,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Size(_Text):
+class Size(Text):
     """Bytes, written with a unit."""
 
     low: int
@@ -179,7 +178,7 @@ class Size(_Text):
 
 
 @dataclass(frozen=True, slots=True)
-class Share(_Text):
+class Share(Text):
     """``"auto"``, a size, or a share of what there is."""
 
     of: str
@@ -202,7 +201,7 @@ class Share(_Text):
 
 
 @dataclass(frozen=True, slots=True)
-class Duration(_Text):
+class Duration(Text):
     """Seconds, written with a unit."""
 
     low_s: float
@@ -226,7 +225,7 @@ class Duration(_Text):
 
 
 @dataclass(frozen=True, slots=True)
-class Device(_Text):
+class Device(Text):
     """Where a model computes."""
 
     @property
@@ -240,7 +239,7 @@ class Device(_Text):
 
 
 @dataclass(frozen=True, slots=True)
-class Folder(_Text):
+class Folder(Text):
     """A folder's path; absolute in the tree, ``~`` expanded."""
 
     #: a socket will lie in it, so its path must be short
@@ -257,7 +256,7 @@ class Folder(_Text):
             if self.holds_sockets:
                 raise NotAllowed
             return ""  # not chosen yet
-        path = _absolute(value, base)
+        path = absolute(value, base)
         room = MAX_SOCKET_PATH_BYTES - _SOCKET_NAME_BYTES
         if self.holds_sockets and (length := len(path.encode())) > room:
             raise ValueError(
@@ -267,7 +266,7 @@ class Folder(_Text):
 
 
 @dataclass(frozen=True, slots=True)
-class File(_Text):
+class File(Text):
     """A file's path; absolute in the tree, ``~`` expanded."""
 
     @property
@@ -277,7 +276,7 @@ class File(_Text):
     def parse(self, value: object, base: Path) -> str:
         if not isinstance(value, str) or "\0" in value or not value or value.endswith("/"):
             raise NotAllowed
-        return _absolute(value, base)
+        return absolute(value, base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,54 +310,14 @@ class Folders:
     def parse(self, value: object, base: Path) -> tuple[str, ...]:
         if not isinstance(value, list | tuple) or not all(isinstance(path, str) and path and "\0" not in path for path in value):
             raise NotAllowed
-        return tuple(_absolute(path, base) for path in value)
+        return tuple(absolute(path, base) for path in value)
 
     def plain(self, value: object) -> Plain:
         assert isinstance(value, tuple)
         return list(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Socket(_Text):
-    """``ipc://PATH``; absolute in the tree."""
-
-    @property
-    def allowed(self) -> str:
-        return '"ipc://" and the path of a socket, such as "ipc:///run/potato/front.sock"'
-
-    def parse(self, value: object, base: Path) -> str:
-        if not isinstance(value, str) or "\0" in value:
-            raise NotAllowed
-        if value.startswith("tcp://"):
-            raise ValueError('is refused: a "tcp://" socket would be open to anyone; use "ipc://" and a path, and [front] remote for other machines')
-        path = value.removeprefix("ipc://")
-        if path == value or not path or path.startswith("@") or path.endswith("/"):
-            raise NotAllowed
-        path = _absolute(path, base)
-        if (length := len(path.encode())) > MAX_SOCKET_PATH_BYTES:
-            raise ValueError(
-                f"is a path of {length} bytes; the system takes {MAX_SOCKET_PATH_BYTES}: choose a shorter one"
-            )
-        return f"ipc://{path}"
-
-
-@dataclass(frozen=True, slots=True)
-class Remote(_Text):
-    """Empty, or ``tcp://ADDRESS:PORT`` of this machine."""
-
-    @property
-    def allowed(self) -> str:
-        return '"", or "tcp://", an address of this machine and a port, such as "tcp://0.0.0.0:7575"'
-
-    def parse(self, value: object, base: Path) -> str:
-        if value == "":
-            return ""
-        if not isinstance(value, str) or not _REMOTE.fullmatch(value) or not 0 < int(value.rpartition(":")[2]) < 1 << 16:
-            raise NotAllowed
-        return value
-
-
-def _absolute(text: str, base: Path) -> str:
+def absolute(text: str, base: Path) -> str:
     try:
         text.encode()  # it is shown, logged and sent: no bytes that are not text
         path = Path(text).expanduser()

@@ -2,6 +2,7 @@
 
     supervisor
     ├── front     outlives engines: clients keep their connections and their jobs
+    ├── gateway   where [gateway] listen says so: a client of the front, restarted alone
     └── engine    epoch n: reader + worker + pool; if either dies, all three are made anew
 
 NOTE [ states of the engine ]
@@ -90,6 +91,8 @@ class Supervisor:
         self._exit_code = EXIT_OK
         self._signals = 0
         self._front: Process | None = None
+        self._gateway: Process | None = None
+        self._gateway_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._engine: list[Process] = []
         self._swapping = surroundings.Swapping()
         #: whether any engine has completed one
@@ -119,6 +122,7 @@ class Supervisor:
         self._control = wire.control_router(self._context, self._directory)
         try:
             self._start_front()
+            self._start_gateway()
             self._start_engine()
             self._watch()
         finally:
@@ -158,6 +162,10 @@ class Supervisor:
     def _start_front(self) -> None:
         self._front = process.start("front", self._boot(None), {"logits": self._logits_fd})
 
+    def _start_gateway(self) -> None:
+        if self._settings.gateway.listen:
+            self._gateway = process.start("gateway", self._boot(None), {})
+
     def _start_engine(self) -> None:
         (self._directory / f"boot.{self._epoch}.json").unlink(missing_ok=True)
         self._epoch += 1
@@ -170,7 +178,7 @@ class Supervisor:
             os.close(pool_fd)  # the stages hold it now, and it goes with them
 
     def _stages(self) -> list[Process]:
-        return ([self._front] if self._front else []) + self._engine
+        return [stage for stage in (self._front, self._gateway) if stage is not None] + self._engine
 
     # watching
 
@@ -218,7 +226,7 @@ class Supervisor:
                 self._tell("up", "")
                 log.event(_LOGGER, "serving", epoch=self._epoch, model=self._folder.name, socket=self._settings.front.socket)
                 notify(READY="1", STATUS=f"serving {self._folder.name}")
-            elif stage is self._front:
+            elif stage is self._front or stage is self._gateway:
                 self._tell(self._state, self._why)
         elif isinstance(message, Poisoned):
             self._restarts.swept()
@@ -252,6 +260,8 @@ class Supervisor:
         log.event(_LOGGER, "a stage ended", level=logging.ERROR, stage=stage.name, code=code, why=why)
         if stage is self._front:
             self._front_ended(code, why)
+        elif stage is self._gateway:
+            self._gateway_ended(code, why)
         else:
             self._engine_ended(code, why)
 
@@ -279,6 +289,19 @@ class Supervisor:
         if self._state != "degraded":
             self._state = "restarting"
             self._start_engine()
+
+    def _gateway_ended(self, code: int, why: str) -> None:
+        """What cannot begin ends the daemon, as somebody is still looking; what has served is replaced, and missed by nobody but HTTP clients."""
+        assert self._gateway is not None
+        was_ready = self._gateway.ready
+        self._gateway = None
+        if not was_ready and not self._gateway_restarts.total:
+            self._give_up(code, why)
+        if self._gateway_restarts.died(time.monotonic()):
+            self._start_gateway()
+        else:
+            log.event(_LOGGER, "the gateway stays down: it has ended too often; all else goes on", level=logging.ERROR, why=why)
+        self._tell(self._state, self._why)
 
     def _engine_ended(self, code: int, why: str) -> None:
         self._end_engine()
@@ -332,7 +355,7 @@ class Supervisor:
         deadline = time.monotonic() + GRACE_S
         for stage in self._stages():
             stage.reap(max(0.0, deadline - time.monotonic()))
-        self._front, self._engine = None, []
+        self._front, self._gateway, self._engine = None, None, []
 
 
 _STARTED: Final = time.time()

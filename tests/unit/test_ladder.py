@@ -27,17 +27,18 @@ LADDER = (
         "potatod.kept", "potatod.machine", "potatod.process", "potatod.cgroups", "potatod.restarts", "potatod.run_directory", "potatod.surroundings",
         "potatod.sampling", "potatod.status", "potatod.reading", "potatod.dtypes", "potatod.forms", "potatod.typed_json", "potatod.kv_layout",
         "potatod.trees", "potatod.identity", "potatod.jobs", "potatod.remote_keys", "potatod.keys_commands",
+        "potatod.address_keys", "potatod.bearer_token", "potatod.gateway_commands",
     },
     {"potatod.plan", "potatod.forecast", "potatod.draft_forecast", "potatod.spans", "potatod.pool", "potatod.wire", "potatod.schemes"},
     {
         "potatod.stage", "potatod.errand", "potatod.room", "potatod.arrangement", "potatod.verdict", "potatod.outline", "potatod.rates",
         "potatod.planning", "potatod.plan_page", "potatod.plan_grid", "potatod.card", "potatod.drafts", "potatod.trace", "potatod.store",
     },
-    {"potatod.reader", "potatod.worker", "potatod.front"},
+    {"potatod.reader", "potatod.worker", "potatod.front", "potatod.gateway"},
     {"potatod.supervisor"},
     {"potatod.cli"},
 )  # fmt: skip
-STAGES = ("potatod.reader", "potatod.worker", "potatod.front")
+STAGES = ("potatod.reader", "potatod.worker", "potatod.front", "potatod.gateway")
 #: The stages are programs with lives of their own: what they share lies on a lower rung, or here with its reason.
 #: Models are imported, built on meta, and known ahead of `prepare` in one way only.
 OFFLINE_MODULES_OF_THE_WORKER = {"potatod.store.skeleton", "potatod.store.lean", "potatod.store.outline"}

@@ -1,0 +1,181 @@
+"""From a request's body to the question that the front is asked: of /v1/chat/completions and /v1/completions. Pure.
+
+Values are checked where they mean something: ranges by the protocol's Options, lengths by the front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from potato_client.protocol import MAX_FOLLOWED, ChatMessage
+
+from . import body
+from .faults import Fault, unsupported
+
+#: What OpenAI's clients may send that asks for nothing.
+_NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
+    "frequency_penalty": (0, 0.0),
+    "presence_penalty": (0, 0.0),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "metadata": ({},),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "suffix": ("",),
+    "best_of": (1,),
+}
+_ELSEWHERE: Final[Mapping[str, str]] = {
+    "store": "every answer is a job and kept as [jobs] keep says; ask /v1/responses to find it by its id",
+    "reasoning_effort": 'say {"thinking": false} or true',
+    "best_of": "ask for n answers",
+}
+
+
+class _Part(msgspec.Struct, forbid_unknown_fields=True):
+    type: str
+    text: str = ""
+
+
+class Message(msgspec.Struct, forbid_unknown_fields=True):
+    role: str
+    content: str | list[_Part]
+    #: the assistant's thoughts of an earlier turn, by the name that others gave it
+    reasoning_content: str | None = None
+
+    def chat_message(self, at: str) -> ChatMessage:
+        role = "system" if self.role == "developer" else self.role
+        return ChatMessage(role, text_of(self.content, at), self.reasoning_content)
+
+
+def text_of(content: str | list[_Part], at: str) -> str:
+    """Raises :class:`Fault` where a part is no text."""
+    if isinstance(content, str):
+        return content
+    for number, part in enumerate(content):
+        if part.type not in ("text", "input_text", "output_text"):
+            raise unsupported(f"{at}[{number}].type", f"a part is text here, not {part.type[:50]!r}")
+    return "".join(part.text for part in content)
+
+
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class _Body(msgspec.Struct, kw_only=True):
+    """What both kinds have in common. The names are OpenAI's, and those that vLLM and llama.cpp gave to the rest."""
+
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    n: int = 1
+    stream: bool = False
+    stream_options: StreamOptions = msgspec.field(default_factory=StreamOptions)
+    priority: Literal["interactive", "batch"] | None = None
+    #: a label of the caller's own; nothing depends on it
+    user: str | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        named = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop", "priority")
+        return {"max_tokens": self.max_tokens} | {name: getattr(self, name) for name in named}
+
+
+class ChatBody(_Body, kw_only=True):
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class CompletionBody(_Body, kw_only=True):
+    prompt: str | list[str | int | list[int]] = ""
+    echo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """So many answers to each prompt, one job an answer."""
+
+    model: str
+    #: conversations, or with ``raw`` texts to go on with
+    prompts: tuple[tuple[ChatMessage, ...] | str, ...]
+    raw: bool
+    #: AnswerOptions
+    options: dict[str, Any]
+    count: int
+    stream: bool
+    include_usage: bool
+    #: the prompt comes first in the text
+    echo: bool = False
+
+
+def chat(page: Mapping[str, Any]) -> Question:
+    """Raises :class:`Fault`."""
+    asked = body.understood(page, ChatBody, _NEUTRAL, _ELSEWHERE)
+    if not asked.messages:
+        raise Fault(400, "messages is empty", code="invalid_value", param="messages")
+    messages = tuple(message.chat_message(f"messages[{number}].content") for number, message in enumerate(asked.messages))
+    options = asked.options() | {"thinking": _thinking(asked)}
+    if asked.max_completion_tokens is not None:
+        options["max_tokens"] = asked.max_completion_tokens
+    return _question(asked, (messages,), options, raw=False)
+
+
+def completion(page: Mapping[str, Any]) -> Question:
+    """Raises :class:`Fault`."""
+    asked = body.understood(page, CompletionBody, _NEUTRAL, _ELSEWHERE)
+    prompts = (asked.prompt,) if isinstance(asked.prompt, str) else tuple(asked.prompt)
+    texts = tuple(prompt for prompt in prompts if isinstance(prompt, str))
+    if len(texts) != len(prompts):
+        raise unsupported("prompt", "a prompt is a text here, not token ids")
+    if not texts:
+        raise Fault(400, "prompt is empty", code="invalid_value", param="prompt")
+    return _question(asked, texts, asked.options(), raw=True, echo=asked.echo)
+
+
+def _question(asked: _Body, prompts: tuple[Any, ...], options: dict[str, Any], *, raw: bool, echo: bool = False) -> Question:
+    if not 1 <= asked.n * len(prompts) <= _MOST_ANSWERS or asked.n < 1:
+        raise Fault(400, f"n must be a whole number from 1 to {_MOST_ANSWERS}, prompts times n", code="invalid_value", param="n")
+    if not asked.stream and asked.stream_options.include_usage:
+        raise Fault(400, "stream_options needs stream", code="invalid_value", param="stream_options")
+    return Question(asked.model, prompts, raw, options, asked.n, asked.stream, asked.stream_options.include_usage, echo)
+
+
+def _thinking(asked: ChatBody) -> bool | None:
+    """``chat_template_kwargs`` as vLLM has it: of what a template may be told, we know one thing."""
+    more = dict(asked.chat_template_kwargs)
+    wanted = more.pop("enable_thinking", more.pop("thinking", asked.thinking))
+    if more:
+        raise unsupported(f"chat_template_kwargs.{next(iter(more))}", "enable_thinking is")
+    if not (wanted is None or isinstance(wanted, bool)):
+        raise Fault(400, "enable_thinking must be true or false", code="invalid_value", param="chat_template_kwargs.enable_thinking")
+    return wanted
+
+
+#: Answers of one request.
+_MOST_ANSWERS: Final = min(128, MAX_FOLLOWED)

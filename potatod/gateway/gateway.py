@@ -1,0 +1,49 @@
+"""The gateway's life: a loop that serves HTTP, and the ties to the supervisor beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Final
+
+from sse_starlette.sse import AppStatus
+
+from potatod import bearer_token
+from potatod.stage import Stage
+
+from . import listener
+from .app import Gateway, Served, make_app
+from .upstream import Upstream
+
+_LOOK_EVERY_S: Final = 0.2
+
+
+def work(stage: Stage) -> None:
+    """Serves until the supervisor says Stop."""
+    asyncio.run(_serve(stage))
+
+
+async def _serve(stage: Stage) -> None:
+    settings = stage.boot.settings
+    token = bearer_token.read_or_make(Path(settings.gateway.token))
+    listening = listener.bind(settings.gateway.listen)
+    served = Served(Path(stage.boot.model).name, str(stage.boot.verdict["checksum"]), int(time.time()))
+    upstream = Upstream(settings.front.socket, stage.logger)
+    gateway = Gateway(served, upstream, stage.logger)
+    app = make_app(gateway, token=token, hosts=settings.gateway.hosts, origins=settings.gateway.origins, logger=stage.logger)
+    server = listener.server(app)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    ready = False
+    try:
+        while not (stage.stopping or serving.done()):
+            await asyncio.sleep(_LOOK_EVERY_S)
+            stage.orders()
+            if server.started and not ready:
+                ready = True
+                stage.ready(f"listening at {listener.url(listening)}")
+            stage.beat()
+        server.should_exit = AppStatus.should_exit = True  # the second ends streams
+        await serving
+    finally:
+        await upstream.close()
