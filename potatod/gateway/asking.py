@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -48,14 +48,20 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 }
 
 
-class _Part(msgspec.Struct, forbid_unknown_fields=True):
+_Nothing = Annotated[list[Any], msgspec.Meta(max_length=0)]
+
+
+class Part(msgspec.Struct, forbid_unknown_fields=True):
     type: str
     text: str = ""
+    #: what an earlier answer of ours came with
+    annotations: _Nothing = []
+    logprobs: _Nothing = []
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True):
     role: str
-    content: str | list[_Part]
+    content: str | list[Part]
     #: the assistant's thoughts of an earlier turn, by the name that others gave it
     reasoning_content: str | None = None
 
@@ -64,7 +70,7 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
         return ChatMessage(role, text_of(self.content, at), self.reasoning_content)
 
 
-def text_of(content: str | list[_Part], at: str) -> str:
+def text_of(content: str | list[Part], at: str) -> str:
     """Raises :class:`Fault` where a part is no text."""
     if isinstance(content, str):
         return content
@@ -132,6 +138,11 @@ class Question:
     include_usage: bool
     #: the prompt comes first in the text
     echo: bool = False
+
+    @property
+    def before(self) -> list[str]:
+        """What the text of each answer begins with."""
+        return [prompt if self.echo and isinstance(prompt, str) else "" for prompt in self.prompts for _ in range(self.count)]
 
 
 def chat(page: Mapping[str, Any]) -> Question:

@@ -13,7 +13,13 @@ from potatod import bearer_token
 from potatod.stage import Stage
 
 from . import listener
-from .app import Gateway, Served, make_app
+from .about import About
+from .answering import Answering
+from .app import make_app
+from .job_pages import JobPages
+from .responding import Responding
+from .served import Served
+from .store import Store
 from .upstream import Upstream
 
 _LOOK_EVERY_S: Final = 0.2
@@ -30,8 +36,10 @@ async def _serve(stage: Stage) -> None:
     listening = listener.bind(settings.gateway.listen)
     served = Served(Path(stage.boot.model).name, str(stage.boot.verdict["checksum"]), int(time.time()))
     upstream = Upstream(settings.front.socket, stage.logger)
-    gateway = Gateway(served, upstream, stage.logger)
-    app = make_app(gateway, token=token, hosts=settings.gateway.hosts, origins=settings.gateway.origins, logger=stage.logger)
+    store = Store(Path(settings.gateway.path))
+    parts = About(served, upstream), Answering(served, upstream), Responding(served, upstream, store), JobPages(served, upstream)
+    routes = [route for part in parts for route in part.routes()]
+    app = make_app(routes, token=token, hosts=settings.gateway.hosts, origins=settings.gateway.origins, logger=stage.logger)
     server = listener.server(app)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     ready = False

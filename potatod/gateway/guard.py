@@ -28,7 +28,7 @@ MAX_BODY_BYTES: Final = MAX_FRAME_BYTES
 #: Of /v1/files.
 MAX_FILE_BYTES: Final = 200 << 20
 #: From piece to piece of a body.
-_PIECE_S: Final = 20.0
+PIECE_S: Final = 20.0
 _OPEN: Final = frozenset({"/health", "/health/live", "/health/ready"})
 _PORT: Final = re.compile(r":[0-9]*\Z")
 
@@ -57,6 +57,8 @@ class Guard:
             if not length.isdecimal() or int(length) > most_bytes:
                 raise _too_large(most_bytes)
         except Fault as fault:
+            if fault.status == 413:
+                await _drain(receive)
             await fault.response()(scope, receive, named)
             return
         await self._app(scope, _bounded(receive, most_bytes), named)
@@ -95,14 +97,14 @@ def _bounded(receive: Receive, most_bytes: int) -> Receive:
         if complete:
             return await receive()  # waits for the client to leave
         try:
-            message = await asyncio.wait_for(receive(), _PIECE_S)
+            message = await asyncio.wait_for(receive(), PIECE_S)
         except TimeoutError:
-            raise Fault(408, f"nothing more of the request came for {_PIECE_S:.0f} s", headers={"Connection": "close"}) from None
+            raise Fault(408, f"nothing more of the request came for {PIECE_S:.0f} s", headers={"Connection": "close"}) from None
         read += len(message.get("body", b""))
         complete = not message.get("more_body", False)
         if read > most_bytes:
             raise _too_large(most_bytes)
-        if not complete and time.monotonic() - began > _PIECE_S + read / _SLOWEST_BYTES_PER_S:
+        if not complete and time.monotonic() - began > PIECE_S + read / _SLOWEST_BYTES_PER_S:
             raise Fault(408, "the request comes too slowly", headers={"Connection": "close"})
         return message
 
@@ -110,6 +112,16 @@ def _bounded(receive: Receive, most_bytes: int) -> Receive:
 
 
 _SLOWEST_BYTES_PER_S: Final = 10_000
+
+
+async def _drain(receive: Receive) -> None:
+    """What is sent and not wanted, for a while: a client that is cut off while it sends never reads why."""
+    try:
+        async with asyncio.timeout(PIECE_S):
+            while (await receive()).get("more_body", False):
+                pass
+    except TimeoutError:
+        pass
 
 
 def _too_large(most_bytes: int) -> Fault:

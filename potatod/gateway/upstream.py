@@ -28,6 +28,8 @@ from .asking import Question
 GRACE_S: Final = 30.0
 #: Followed by one connection.
 _FOLLOWED: Final = MAX_FOLLOWED // 2
+#: What a job has said comes at once; more than this it does not take.
+_SHOWN_S: Final = 5.0
 #: A status that is no older is good enough for everybody who asks.
 _FRESH_S: Final = 1.0
 
@@ -43,6 +45,18 @@ class Asked:
     digest: bytes = b""
     key: str = ""
 
+    @property
+    def jobs(self) -> list[str]:
+        """Their ids."""
+        return [answer.accepted.job for answer in self.answers if answer.accepted is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class SoFar:
+    report: JobReport
+    text: str
+    reasoning: str
+
 
 class Upstream:
     def __init__(self, socket: str, logger: logging.Logger) -> None:
@@ -53,10 +67,10 @@ class Upstream:
         self._left: dict[bytes, tuple[str, asyncio.Task[None]]] = {}
         self._status: tuple[float, Report] | None = None
 
-    async def ask(self, question: Question, *, digest: bytes, again: bool, idempotency: str | None) -> Asked:
-        """Returns when all of it is on disk. ``again``: the client says that it has asked before. Raises :class:`ClientError`; nothing of it is asked
-        for then."""
-        asked = Asked(stays=idempotency is not None, digest=digest)
+    async def ask(self, question: Question, *, digest: bytes, again: bool, idempotency: str | None, stays: bool = False) -> Asked:
+        """Returns when all of it is on disk. ``again``: the client says that it has asked before; ``stays``: it goes on whoever leaves. Raises
+        :class:`ClientError`; nothing of it is asked for then."""
+        asked = Asked(stays=stays or idempotency is not None, digest=digest)
         if idempotency is not None:
             asked.key = f"http:{hashlib.sha256(idempotency.encode()).hexdigest()[:48]}"
         else:
@@ -87,8 +101,20 @@ class Upstream:
             raise
         return answer
 
-    async def submit(self, prompt: Any, *, raw: bool, key: str, options: dict[str, Any]) -> str:
-        return await self._any().submit(prompt, raw=raw, key=key, **options)
+    async def so_far(self, job: str) -> SoFar:
+        """What a job has said until now. Raises :class:`ClientError` where there is none."""
+        report = (await self.show(job)).report
+        answer = await self.attach(job)
+        try:
+            async with asyncio.timeout(_SHOWN_S):
+                while len(answer.token_ids) < report.completion_tokens and not answer.over:
+                    async for _ in answer.messages():
+                        break
+        except (TimeoutError, RequestRefused):  # a failed job has text all the same
+            pass
+        finally:
+            self.done([answer])
+        return SoFar(report, answer.text, answer.reasoning)
 
     async def jobs(self, states: Sequence[JobState], limit: int) -> list[JobReport]:
         return await self._any().jobs(states, limit)

@@ -37,7 +37,7 @@ VOCABULARY = 260
 PATIENCE_S = 30.0
 
 
-def byte_tokenizer(folder: Path) -> None:
+def byte_tokenizer(folder: Path, template: str = "") -> None:
     """A tokenizer of one token per byte, an end of text, and one more than VOCABULARY, "<beyond>", in a model folder without weights."""
     alphabet = _bytes_to_unicode()
     model = models.BPE(vocab={char: byte for byte, char in alphabet.items()}, merges=[])
@@ -47,7 +47,7 @@ def byte_tokenizer(folder: Path) -> None:
     tokenizer.add_special_tokens([AddedToken(f"<{name}>", special=True) for name in ("end", "spare 1", "spare 2", "spare 3", "beyond")])
     folder.mkdir(exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"} | ({"chat_template": template} if template else {})))
     (folder / "config.json").write_text(json.dumps({"eos_token_id": END}))
 
 
@@ -368,12 +368,13 @@ def front(
     speculation: bool = True,
     draft: bool = False,
     checksum: str = "c0ffee",
+    template: str = "",
     jobs: dict[str, Any] | None = None,
     **limits: int,
 ) -> Front:
     """A started front; it may not be ready. ``limits`` are keys of [front], ``jobs`` of [jobs]."""
     directory.mkdir(exist_ok=True)
-    byte_tokenizer(directory / "model")
+    byte_tokenizer(directory / "model", template)
     values: dict[tuple[str, str], Any] = {("front", key): value for key, value in limits.items()}
     values["speculation", "enabled"] = speculation
     values["speculation", "draft"] = "self:int4" if draft else ""

@@ -1,0 +1,60 @@
+"""What the daemon is and does: /health, /v1/models, /status."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from potato_client import ClientError
+
+from . import pages
+from .faults import Fault, Json
+from .served import Served
+from .upstream import Upstream
+
+
+class About:
+    def __init__(self, served: Served, upstream: Upstream) -> None:
+        self._served = served
+        self._upstream = upstream
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/health", self.live),
+            Route("/health/live", self.live),
+            Route("/health/ready", self.ready),
+            Route("/status", self.status),
+            Route("/v1/models", self.models),
+            Route("/v1/models/{model:path}", self.model),
+            Route("/v1/embeddings", self.embeddings, methods=["POST"]),
+        ]
+
+    async def live(self, request: Request) -> Response:
+        return Json({"status": "live"})
+
+    async def ready(self, request: Request) -> Response:
+        """503 while nothing can be computed."""
+        try:
+            state: str = (await self._upstream.status()).engine.state
+        except ClientError:
+            state = "starting"
+        return Json({"status": "ready"}) if state == "up" else Json({"status": state}, 503)
+
+    async def status(self, request: Request) -> Response:
+        return Json(asdict(await self._upstream.status()))
+
+    async def models(self, request: Request) -> Response:
+        return Json({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        self._served.check(request.path_params["model"])
+        return Json(self._model())
+
+    async def embeddings(self, request: Request) -> Response:
+        raise Fault(501, "embeddings are not supported: the models that are served here write text", code="unsupported")
+
+    def _model(self) -> pages.Page:
+        return {"id": self._served.model, "object": "model", "created": self._served.since, "owned_by": "potato"}

@@ -1,0 +1,78 @@
+"""/v1/chat/completions and /v1/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from potato_client import AsyncAnswer
+
+from . import asking, body, pages, streams
+from .faults import Json
+from .requests import asked_before, idempotency_key, patience_s, until_gone
+from .served import Served
+from .upstream import Asked, Upstream, digest_of
+
+
+class Answering:
+    def __init__(self, served: Served, upstream: Upstream) -> None:
+        self._served = served
+        self._upstream = upstream
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/completions", self.completions, methods=["POST"]),
+        ]
+
+    async def chat(self, request: Request) -> Response:
+        question = asking.chat(await body.read_json(request))
+        return await self._answer(request, question, pages.Chat())
+
+    async def completions(self, request: Request) -> Response:
+        question = asking.completion(await body.read_json(request))
+        return await self._answer(request, question, pages.Completion(question.before))
+
+    async def _answer(self, request: Request, question: asking.Question, shape: pages.Format) -> Response:
+        self._served.check(question.model)
+        patience = patience_s(request)
+        asked = await self._ask(request, question, stays=patience is not None)
+        head = pages.Head(asked.jobs[0], int(time.time()), self._served.model, self._served.fingerprint)
+        headers = {"Potato-Job": ", ".join(asked.jobs)}
+        prompts = len(question.prompts)
+        if question.stream:
+            events = streams.chunks(
+                shape, head, asked.answers, prompts, include_usage=question.include_usage, left=lambda: self._upstream.leave(asked)
+            )
+            return streams.response(events, asked.answers, headers)
+        if not await until_gone(request, _over(asked.answers, patience), lambda: self._upstream.leave(asked)):
+            return _later(asked, headers)
+        return Json(shape.whole(head, asked.answers, prompts), headers=headers)
+
+    async def _ask(self, request: Request, question: asking.Question, *, stays: bool) -> Asked:
+        digest = digest_of(request.url.path, await request.body())
+        asking_for = self._upstream.ask(
+            question, digest=digest, again=asked_before(request), idempotency=idempotency_key(request), stays=stays
+        )
+        return await until_gone(request, asking_for, lambda: None)
+
+
+async def _over(answers: Sequence[AsyncAnswer], patience_s: float | None) -> bool:
+    """Whether all of them are, after so long. Raises :class:`potato_client.ClientError`."""
+    try:
+        async with asyncio.timeout(patience_s):
+            async for _ in streams.merged(answers):
+                pass
+    except TimeoutError:
+        return False
+    return True
+
+
+def _later(asked: Asked, headers: dict[str, str]) -> Response:
+    where = [f"/jobs/{job}" for job in asked.jobs]
+    return Json({"jobs": asked.jobs, "locations": where}, 202, headers | {"Location": where[0], "Preference-Applied": "respond-async"})

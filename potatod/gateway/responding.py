@@ -1,0 +1,236 @@
+"""/v1/responses: responses are jobs, whether or not somebody waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+from sse_starlette import ServerSentEvent
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from potato_client import AsyncAnswer, ClientError
+from potato_client.job_report import OVER
+from potato_client.protocol import ChatMessage, Finished, Piece
+
+from . import asking, body, responses, streams
+from .faults import Fault, Json, not_found
+from .requests import asked_before, idempotency_key, until_gone
+from .served import Served
+from .store import Store
+from .upstream import Asked, Upstream, digest_of, unknown
+
+_LISTED = 100
+
+
+class Responding:
+    def __init__(self, served: Served, upstream: Upstream, store: Store) -> None:
+        self._served = served
+        self._upstream = upstream
+        self._store = store
+        self._deleting: set[asyncio.Task[None]] = set()
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/responses", self.create, methods=["POST"]),
+            Route("/v1/responses/{id}", self.retrieve, methods=["GET"]),
+            Route("/v1/responses/{id}", self.delete, methods=["DELETE"]),
+            Route("/v1/responses/{id}/cancel", self.cancel, methods=["POST"]),
+            Route("/v1/responses/{id}/input_items", self.input_items, methods=["GET"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        asked_for = responses.understood(await body.read_json(request))
+        self._served.check(asked_for.model)
+        before = await self._before(asked_for.previous_response_id)
+        messages = responses.messages(asked_for, before)
+        question = asking.Question(asked_for.model, (messages,), False, asked_for.options(), 1, asked_for.stream, False)
+        digest = digest_of(request.url.path, await request.body())
+        asking_for = self._upstream.ask(
+            question, digest=digest, again=asked_before(request), idempotency=idempotency_key(request), stays=asked_for.background
+        )
+        asked = await until_gone(request, asking_for, lambda: None)
+        id, record = responses.PREFIX + asked.jobs[0], asked_for.record(int(time.time()))
+        if asked_for.store:
+            try:
+                await self._store.put("responses", asked.jobs[0], record)
+            except Fault:
+                self._upstream.leave(asked, at_once=True)
+                raise
+        answer, headers = asked.answers[0], {"Potato-Job": asked.jobs[0]}
+        if asked_for.stream:
+            events = _events(responses.Events(id, record), answer, lambda: self._left(asked, keep=asked_for.store))
+            return streams.response(events, [answer], headers)
+        if asked_for.background:
+            self._upstream.leave(asked)
+            return Json(responses.page(id, record, "queued", []), headers=headers)
+        await until_gone(request, _over(answer), lambda: self._left(asked, keep=asked_for.store))
+        return Json(_page_of(id, record, answer), headers=headers)
+
+    async def retrieve(self, request: Request) -> Response:
+        id = request.path_params["id"]
+        job = responses.job_of(id)
+        record = self._record(job)
+        if request.query_params.get("stream", "false").lower() == "true":
+            after = request.query_params.get("starting_after", "-1")
+            if not after.removeprefix("-").isdecimal():
+                raise Fault(400, "starting_after is a sequence number", code="invalid_value", param="starting_after")
+            answer = await self._attach(job)
+            events = _events(responses.Events(id, record, int(after)), answer, lambda: self._upstream.done([answer]))
+            return streams.response(events, [answer], {"Potato-Job": job})
+        return Json(await self._page(id, job, record))
+
+    async def cancel(self, request: Request) -> Response:
+        id = request.path_params["id"]
+        job = responses.job_of(id)
+        record = self._record(job)
+        try:
+            await self._upstream.manage(job, "cancel")
+        except ClientError as error:
+            report = (await self._show(job)).report
+            if report.state not in OVER:
+                raise error
+        return Json(await self._page(id, job, record))
+
+    async def delete(self, request: Request) -> Response:
+        id = request.path_params["id"]
+        job = responses.job_of(id)
+        self._record(job)
+        await _deleted(self._upstream, job)
+        self._store.delete("responses", job)
+        return Json({"id": id, "object": "response", "deleted": True})
+
+    async def input_items(self, request: Request) -> Response:
+        """What was asked, the newest first, as OpenAI's list it."""
+        job = responses.job_of(request.path_params["id"])
+        self._record(job)
+        described = await self._show(job)
+        items = [_input_item(job, number, message) for number, message in enumerate(described.messages)]
+        if request.query_params.get("order", "desc") == "desc":
+            items.reverse()
+        ids = [item["id"] for item in items]
+        return Json({"object": "list", "data": items, "first_id": ids[0], "last_id": ids[-1], "has_more": False})
+
+    # means
+
+    def _record(self, job: str) -> responses.Page:
+        record = self._store.get("responses", job)
+        if record is None:
+            raise not_found(f"there is no response {responses.PREFIX}{job}")
+        return record
+
+    async def _show(self, job: str) -> Any:
+        try:
+            return await self._upstream.show(job)
+        except ClientError as error:
+            raise self._gone(job, error) from None
+
+    async def _attach(self, job: str) -> AsyncAnswer:
+        try:
+            return await self._upstream.attach(job)
+        except ClientError as error:
+            raise self._gone(job, error) from None
+
+    def _gone(self, job: str, error: ClientError) -> Exception:
+        """The job may have been deleted since."""
+        if not unknown(error):
+            return error
+        self._store.delete("responses", job)
+        return not_found(f"there is no response {responses.PREFIX}{job} any more: its job was deleted")
+
+    async def _page(self, id: str, job: str, record: responses.Page) -> responses.Page:
+        try:
+            now = await self._upstream.so_far(job)
+        except ClientError as error:
+            raise self._gone(job, error) from None
+        report, status = now.report, responses.status_of(now.report)
+        why = {"code": report.code or "server_error", "message": report.why} if status == "failed" else None
+        usage = responses.usage_of(report.prompt_tokens, report.completion_tokens) if report.state in OVER else None
+        said = responses.output(id, now.text, now.reasoning, status if report.state in OVER else "in_progress")
+        return responses.page(id, record, status, said, usage, why)
+
+    async def _before(self, id: str | None) -> tuple[ChatMessage, ...]:
+        """What an earlier response was asked, without its instructions, and what it said."""
+        if id is None:
+            return ()
+        job = responses.job_of(id)
+        record = self._record(job)
+        described = await self._show(job)
+        if described.report.state != "finished":
+            raise Fault(400, f"{id} is {described.report.state}: go on from a response that is complete", param="previous_response_id")
+        now = await self._upstream.so_far(job)
+        asked = described.messages[1:] if record["instructions"] else described.messages
+        return (*asked, ChatMessage("assistant", now.text, now.reasoning or None))
+
+    def _left(self, asked: Asked, *, keep: bool) -> None:
+        self._upstream.leave(asked)
+        if not keep:
+            task = asyncio.create_task(_forget(self._upstream, asked.jobs[0]))
+            self._deleting.add(task)
+            task.add_done_callback(self._deleting.discard)
+
+
+async def _over(answer: AsyncAnswer) -> None:
+    async for _ in answer.messages():
+        pass
+
+
+async def _events(events: responses.Events, answer: AsyncAnswer, left: Callable[[], None]) -> AsyncIterator[ServerSentEvent]:
+    try:
+        for page in events.begun():
+            yield streams.event(page, page["type"])
+        try:
+            async for message in answer.messages():
+                if isinstance(message, Piece):
+                    for page in events.said(message.reasoning, message.text):
+                        yield streams.event(page, page["type"])
+                elif isinstance(message, Finished):
+                    for page in events.ended(message):
+                        yield streams.event(page, page["type"])
+        except ClientError as error:
+            for page in events.failed(Fault.of(error)):
+                yield streams.event(page, page["type"])
+    finally:
+        left()
+
+
+def _page_of(id: str, record: responses.Page, answer: AsyncAnswer) -> responses.Page:
+    finished = answer.finished
+    assert finished is not None, "it is over"
+    status = responses.ended_as(finished.reason)
+    usage = responses.usage_of(finished.prompt_tokens, finished.completion_tokens)
+    return responses.page(id, record, status, responses.output(id, answer.text, answer.reasoning, status), usage)
+
+
+def _input_item(job: str, number: int, message: ChatMessage) -> responses.Page:
+    kind = "output_text" if message.role == "assistant" else "input_text"
+    content = [{"type": kind, "text": message.content}]
+    return {"id": f"msg_{job}_{number}", "type": "message", "role": message.role, "status": "completed", "content": content}
+
+
+async def _deleted(upstream: Upstream, job: str) -> None:
+    """A job that is not over is cancelled first; one that is gone is no fault. Raises :class:`ClientError`."""
+    with suppress(ClientError):
+        await upstream.manage(job, "cancel")
+        async with asyncio.timeout(_CANCELLED_S):
+            while (await upstream.show(job)).report.state not in OVER:
+                await asyncio.sleep(0.1)
+    try:
+        await upstream.manage(job, "delete")
+    except ClientError as error:
+        if not unknown(error):
+            raise
+
+
+async def _forget(upstream: Upstream, job: str) -> None:
+    """What nobody wanted to be kept; if it cannot be deleted now, [jobs] keep will."""
+    with suppress(ClientError, TimeoutError):
+        await _deleted(upstream, job)
+
+
+#: A sweep always finishes before a job that runs is cancelled.
+_CANCELLED_S = 60.0

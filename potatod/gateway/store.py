@@ -1,0 +1,84 @@
+"""What the gateway itself keeps: pages of JSON in a folder, each whole or not there, on disk before anybody is told of it.
+
+    PATH/responses/JOB.json     what a response's page says besides its job
+    PATH/files/ID.json, ID      a file that a client sent, or that a batch made
+    PATH/batches/ID.json        a batch
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from potatod.errors import ConfigError
+
+from .faults import Fault
+
+Kind = Literal["responses", "files", "batches"]
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
+
+
+class Store:
+    def __init__(self, folder: Path) -> None:
+        """Raises :class:`ConfigError` where it cannot be written."""
+        self._folder = folder
+        try:
+            for kind in ("responses", "files", "batches"):
+                (folder / kind).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot write [gateway] path {folder}: {error.strerror}") from None
+
+    async def put(self, kind: Kind, id: str, page: dict[str, Any]) -> None:
+        """Raises :class:`Fault` where the disk does not take it; then the page before is still there."""
+        try:
+            await asyncio.to_thread(_write, self._path(kind, id), msgspec.json.encode(page))
+        except OSError as error:
+            raise Fault(507, f"not kept: {error.strerror}", code="storage") from None
+
+    def get(self, kind: Kind, id: str) -> dict[str, Any] | None:
+        if not _ID.fullmatch(id):
+            return None
+        try:
+            page: dict[str, Any] = msgspec.json.decode(self._path(kind, id).read_bytes())
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        return page
+
+    def pages(self, kind: Kind) -> Iterator[dict[str, Any]]:
+        """The newest first."""
+        found = [page for path in (self._folder / kind).glob("*.json") if (page := self.get(kind, path.stem)) is not None]
+        yield from sorted(found, key=lambda page: (page.get("created_at", 0), str(page.get("id"))), reverse=True)
+
+    def delete(self, kind: Kind, id: str) -> None:
+        self._path(kind, id).unlink(missing_ok=True)
+
+    def content(self, id: str) -> Path:
+        """Where a file's bytes are."""
+        assert _ID.fullmatch(id), "whoever asks has its page"
+        return self._folder / "files" / id
+
+    def _path(self, kind: Kind, id: str) -> Path:
+        return self._folder / kind / f"{id}.json"
+
+
+def _write(path: Path, data: bytes) -> None:
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with made.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        made.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        made.unlink(missing_ok=True)

@@ -1,0 +1,258 @@
+"""HTTP answers: chat, completions and responses, read by the `openai` package as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from potato_client import Client
+
+from .gateway_harness import IMPATIENT, House, until
+
+Ask = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One for all tests that change nothing of it."""
+    made = House(tmp_path_factory.mktemp("house"), max_sequences=8)
+    made.front.engine_up()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[openai.OpenAI]:
+    with client_of(house) as made:
+        yield made
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[..., House]]:
+    houses: list[House] = []
+
+    def make(**changes: Any) -> House:
+        houses.append(House(tmp_path, **changes))
+        return houses[-1]
+
+    yield make
+    for each in houses:
+        each.close()
+
+
+def client_of(house: House, **more: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{house.gateway.url}/v1", api_key=house.gateway.token, **{"max_retries": 0, **more})
+
+
+def ask(prompt: str, **more: Any) -> Ask:
+    return {"model": "model", "messages": [{"role": "user", "content": prompt}], **more}
+
+
+# chat
+
+
+def test_the_model_that_is_served_is_listed_and_no_other_is_there(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["model"]
+    assert client.models.retrieve("model").owned_by == "potato"
+    with pytest.raises(openai.NotFoundError, match="'model' is served"):
+        client.models.retrieve("gpt-4")
+    with pytest.raises(openai.NotFoundError, match="there is no model 'gpt-4'"):
+        client.chat.completions.create(**ask("hello|") | {"model": "gpt-4"})
+
+
+def test_an_answer_is_whole_and_says_why_it_ended_and_what_it_took(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(**ask("hello|", max_tokens=12))
+    assert answer.choices[0].message.content == "hellohellohe"
+    assert (answer.choices[0].message.role, answer.choices[0].finish_reason) == ("assistant", "length")
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (6, 12, 18)
+    assert answer.system_fingerprint == "potato-c0ffee"
+    assert client.chat.completions.create(**ask("bye$|")).choices[0].finish_reason == "stop"
+    assert client.chat.completions.create(**ask("one two three|", stop="two t")).choices[0].message.content == "one "
+
+
+def test_a_conversation_is_read_in_order_with_the_developer_as_the_system(client: openai.OpenAI) -> None:
+    parts = [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]
+    messages = [{"role": "developer", "content": "a"}, {"role": "user", "content": parts}, {"role": "assistant", "content": "$|"}]
+    answer = client.chat.completions.create(model="model", messages=messages)  # type: ignore[arg-type]  # plain dictionaries do as well
+    assert answer.choices[0].message.content == "abc"
+
+
+def test_a_stream_is_the_same_text_piece_by_piece(client: openai.OpenAI) -> None:
+    chunks = list(client.chat.completions.create(**ask("hello|", max_tokens=12, stream=True, stream_options={"include_usage": True})))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "hellohellohe"
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
+    assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == [18]
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_several_answers_are_those_of_the_seed_whether_streamed_or_not(house: House, client: openai.OpenAI) -> None:
+    asked = ask("?what|", n=3, seed=7, temperature=1.0, max_tokens=9)
+    whole = [choice.message.content for choice in client.chat.completions.create(**asked).choices]
+    assert len(set(whole)) == 3
+    streamed = ["", "", ""]
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        streamed[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert streamed == whole
+    with Client(house.front.socket) as native:
+        texts = [native.generate("?what|", seed=7, choice=n, temperature=1.0, max_tokens=9) for n in range(3)]
+        assert ["".join(piece.text for piece in text) for text in texts] == whole
+
+
+def test_without_a_seed_several_answers_differ_and_so_do_those_of_another_time(client: openai.OpenAI) -> None:
+    asked = ask("?what|", n=2, temperature=1.0, max_tokens=12)
+    texts = [choice.message.content for _ in range(2) for choice in client.chat.completions.create(**asked).choices]
+    assert len(set(texts)) == 4
+
+
+def test_the_asyncio_client_is_answered_many_at_a_time(house: House) -> None:
+    async def main() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{house.gateway.url}/v1", api_key=house.gateway.token, max_retries=0) as client:
+            return await asyncio.gather(*(read(client, n) for n in range(40)))
+
+    async def read(client: openai.AsyncOpenAI, n: int) -> str:
+        text = ""
+        async for chunk in await client.chat.completions.create(**ask(f"{n},|", max_tokens=9, stream=True)):
+            text += chunk.choices[0].delta.content or ""
+        return text
+
+    assert asyncio.run(main()) == [(f"{n}," * 9)[:9] for n in range(40)]
+
+
+# completions
+
+
+def test_texts_go_on_each_with_its_answers(client: openai.OpenAI) -> None:
+    asked: Ask = {"model": "model", "prompt": ["ab|", "cd|"], "max_tokens": 4}
+    answer = client.completions.create(**asked, n=2, echo=True)
+    assert [choice.text for choice in answer.choices] == ["ab|abab", "ab|abab", "cd|cdcd", "cd|cdcd"]
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (6, 16)
+    streamed = ["", ""]
+    for chunk in client.completions.create(**asked, stream=True):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == ["abab", "cdcd"]
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "sentence"),
+    [
+        ({"temperature": 300}, 400, "temperature must be between 0 and 100"),
+        ({"max_tokens": "many"}, 400, "max_tokens: Expected `int"),
+        ({"max_tokens": 0}, 400, "max_tokens must be a whole number of 1 or more"),
+        ({"temprature": 1}, 400, "unknown field 'temprature'; did you mean 'temperature'"),
+        ({"audio": {"voice": "alloy"}}, 400, "audio is not supported"),
+        ({"reasoning_effort": "high"}, 400, "thinking"),
+        ({"n": 0}, 400, "n must be"),
+        ({"n": 1000}, 400, "n must be"),
+        ({"stop": ["x"] * 17}, 400, "at most 16 strings"),
+        ({"messages": []}, 400, "messages is empty"),
+        ({"messages": [{"role": "user"}]}, 400, "content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 400, "image_url"),
+        ({"messages": [{"role": "user", "content": "x" * 500 + "|"}]}, 400, "context"),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options needs stream"),
+        ({"chat_template_kwargs": {"tone": "warm"}}, 400, "chat_template_kwargs.tone"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_its_name(client: openai.OpenAI, more: Ask, status: int, sentence: str) -> None:
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.chat.completions.create(model="model", messages=[{"role": "user", "content": "a|"}], extra_body=more)
+    assert refused.value.status_code == status
+    assert sentence in str(refused.value)
+
+
+def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:
+    nothing = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "logprobs": False, "tools": [], "tool_choice": "auto"}
+    more = nothing | {"response_format": {"type": "text"}, "store": False, "user": "me", "service_tier": "auto", "top_p": None}
+    answer = client.chat.completions.create(**ask("a|", max_tokens=2), extra_body=more)
+    assert answer.choices[0].message.content == "aa"
+
+
+def test_a_context_that_is_too_small_is_known_by_its_code(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**ask("x" * 500 + "|"))
+    assert refused.value.code == "context_length_exceeded"
+
+
+def test_embeddings_are_refused_in_a_sentence(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError, match="write text"):
+        client.embeddings.create(model="model", input="a")
+
+
+# clients that come and go
+
+
+def test_who_lost_patience_and_asks_again_gets_the_same_job(begin: Callable[..., House]) -> None:
+    house = begin()
+    worker = house.front.engine_up(delay_s=0.1)
+    with client_of(house, timeout=0.7, max_retries=3) as impatient:
+        answer = impatient.chat.completions.create(**ask("patience|", max_tokens=14))
+    assert answer.choices[0].message.content == "patiencepatien"
+    with Client(house.front.socket) as native:
+        assert len(native.jobs()) == 1
+    assert worker.wrong is None
+
+
+def test_whoever_leaves_for_good_is_not_computed_for(begin: Callable[..., House]) -> None:
+    house = begin(gateway={"program": IMPATIENT}, speculation=False)
+    house.front.engine_up(delay_s=0.05)
+    with client_of(house, timeout=0.4) as impatient, pytest.raises(openai.APITimeoutError):
+        impatient.chat.completions.create(**ask("endless|"))
+    with client_of(house) as reader:
+        stream = reader.chat.completions.create(**ask("endless|", stream=True))
+        assert next(iter(stream)) is not None
+        stream.close()
+    with Client(house.front.socket) as native:
+        until(lambda: [job.state for job in native.jobs()] == ["cancelled", "cancelled"])
+
+
+def test_what_has_an_idempotency_key_goes_on_and_is_asked_for_once(begin: Callable[..., House]) -> None:
+    house = begin(gateway={"program": IMPATIENT})
+    house.front.engine_up(delay_s=0.05)
+    headers = {"Idempotency-Key": "a question of mine"}
+    with client_of(house, timeout=0.3) as impatient, pytest.raises(openai.APITimeoutError):
+        impatient.chat.completions.create(**ask("key|", max_tokens=20), extra_headers=headers)
+    with client_of(house) as client:
+        first = client.chat.completions.create(**ask("key|", max_tokens=20), extra_headers=headers)
+        again = client.chat.completions.create(**ask("key|", max_tokens=20), extra_headers=headers)
+        assert first.choices[0].message.content == "keykeykeykeykeykeyke"
+        assert first.id == again.id
+        with pytest.raises(openai.UnprocessableEntityError):
+            client.chat.completions.create(**ask("other|", max_tokens=20), extra_headers=headers)
+    with Client(house.front.socket) as native:
+        assert len(native.jobs()) == 1
+
+
+def test_an_answer_goes_on_for_its_reader_when_the_front_is_another(begin: Callable[..., House]) -> None:
+    """As for any client: what was read stays, and what comes is the rest."""
+    house = begin(speculation=False)
+    house.front.engine_up(delay_s=0.05)
+    with client_of(house) as client:
+        stream = iter(client.chat.completions.create(**ask("go on|", max_tokens=24, stream=True)))
+        text = "".join(next(stream).choices[0].delta.content or "" for _ in range(6))
+        house.front_dies()
+        house.front.engine_up()
+        text += "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert text == ("go on" * 5)[:24]
+
+
+def test_whoever_prefers_not_to_wait_gets_the_address_of_a_job(begin: Callable[..., House]) -> None:
+    house = begin()
+    house.front.engine_up(delay_s=0.05)
+    for prefer in ("respond-async", "wait=0"):
+        status, headers, page = house.gateway.request("POST", "/v1/chat/completions", ask("later|", max_tokens=8), Prefer=prefer)
+        assert (status, headers["location"]) == (202, f"/jobs/{page['jobs'][0]}")
+        where = headers["location"]
+        until(lambda where=where: house.gateway.request("GET", where)[2]["state"] == "finished")
+        assert house.gateway.request("GET", where)[2]["text"] == "laterlat"
+    status, _, page = house.gateway.request("POST", "/v1/chat/completions", ask("soon|", max_tokens=2), Prefer="wait=20")
+    assert (status, page["choices"][0]["message"]["content"]) == (200, "so")

@@ -1,0 +1,227 @@
+"""Who may ask over HTTP, how much and how slowly; and what strangers' connections do to those who may."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from potato_client import Client
+from potatod.messages import Failed
+
+from .front_harness import start_front
+from .gateway_harness import Gateway, House, until
+
+#: `make torture` asks for more.
+CONNECTIONS = int(os.environ.get("POTATO_CONNECTIONS", "200"))
+#: The head of a request comes within this, or never.
+HASTY = """
+import sys
+from potatod import stage
+from potatod.gateway import gateway, guard, listener
+listener.HEAD_S = guard.PIECE_S = 0.5
+sys.exit(stage.run("gateway", gateway.work))
+"""
+QUESTION: dict[str, Any] = {"model": "model", "messages": [{"role": "user", "content": "a|"}], "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    more = {"hosts": ["potato.example.org"], "origins": ["http://localhost:3000"]}
+    made = House(tmp_path_factory.mktemp("house"), gateway=more)
+    made.front.engine_up()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[..., House]]:
+    houses: list[House] = []
+
+    def make(**changes: Any) -> House:
+        houses.append(House(tmp_path, **changes))
+        return houses[-1]
+
+    yield make
+    for each in houses:
+        each.close()
+
+
+def test_the_token_is_made_at_first_and_nobody_else_may_read_it(house: House) -> None:
+    path = house.gateway.directory / "token"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    before = house.gateway.token
+    assert len(before) > 40
+    house.gateway_dies()
+    assert house.gateway.token == before
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer potato-wrong", "Basic dXNlcjpwYXNz", "Bearer é"])
+def test_without_the_token_there_is_nothing_but_health(house: House, authorization: str) -> None:
+    for method, path in (("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("GET", "/jobs"), ("GET", "/status"), ("GET", "/nowhere")):
+        status, headers, page = house.gateway.request(method, path, Authorization=authorization)
+        assert (status, page["error"]["type"], headers["www-authenticate"]) == (401, "authentication_error", "Bearer")
+        assert "potatod token" in page["error"]["message"]
+    assert house.gateway.request("GET", "/health", Authorization=authorization)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "let_in"),
+    [
+        ("localhost", True), ("127.0.0.1:8089", True), ("[::1]:8089", True), ("192.168.0.7", True), ("potato.example.org:443", True),
+        ("POTATO.example.org", True), ("evil.example.org", False), ("localhost.evil.org", False), ("", False), ("127.0.0.1.nip.io", False),
+    ],
+)  # fmt: skip
+def test_another_name_is_not_let_in_even_with_the_token(house: House, host: str, let_in: bool) -> None:
+    """A page may have its own name point to this machine; a browser then takes us for that page's server."""
+    status, _, page = house.gateway.request("GET", "/v1/models", Host=host)
+    assert status == (200 if let_in else 421)
+    assert let_in or "[gateway] hosts" in page["error"]["message"]
+
+
+def test_pages_of_other_origins_may_not_read_what_is_answered(house: House) -> None:
+    ours = house.gateway.request("GET", "/v1/models", Origin="http://localhost:3000")[1]
+    assert ours["access-control-allow-origin"] == "http://localhost:3000"
+    others = house.gateway.request("GET", "/v1/models", Origin="http://evil.example.org")[1]
+    assert "access-control-allow-origin" not in others
+    asked = {"Origin": "http://evil.example.org", "Access_Control_Request_Method": "POST"}
+    assert house.gateway.request("OPTIONS", "/v1/chat/completions", **asked)[0] == 400
+
+
+def test_bodies_are_bounded_and_json(house: House) -> None:
+    request = house.gateway.request
+    assert request("POST", "/v1/chat/completions", b"{", Content_Length=str(1 << 30))[0] == 413
+    assert request("POST", "/v1/chat/completions", b"a=b", Content_Type="application/x-www-form-urlencoded")[0] == 415
+    for text in (b"", b"{", b"[]", b"1", b"[" * 100_000, b'{"model": NaN}', b'{"a":' * 100_000, b"\xff"):
+        assert request("POST", "/v1/chat/completions", text)[0] == 400, text[:20]
+    large = b'{"model": "model", "prompt": "' + b"x" * (17 << 20) + b'"}'
+    assert request("POST", "/v1/completions", large)[0] == 413
+
+
+def test_what_is_not_there_is_said_in_the_same_shape(house: House) -> None:
+    assert house.gateway.request("GET", "/nowhere")[2]["error"]["code"] == "not_found"
+    status, headers, page = house.gateway.request("GET", "/v1/chat/completions")
+    assert (status, page["error"]["type"], headers["allow"]) == (405, "invalid_request_error", "POST")
+    assert headers["x-request-id"]
+
+
+def test_ready_is_who_can_compute(begin: Callable[..., House]) -> None:
+    house = begin()
+    assert house.gateway.request("GET", "/health/ready")[::2] == (503, {"status": "starting"})
+    assert house.gateway.request("GET", "/health/live")[0] == 200
+    house.front.engine_up()
+    until(lambda: house.gateway.request("GET", "/health/ready")[0] == 200)
+    assert house.gateway.request("GET", "/status")[2]["engine"]["state"] == "up"
+
+
+def test_a_request_that_does_not_come_to_its_end_is_ended(begin: Callable[..., House]) -> None:
+    house = begin(gateway={"program": HASTY})
+    house.front.engine_up()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {house.gateway.token}\r\nContent-Length: 100\r\n\r\n"
+    for start in (b"", b"G", b"GET / HTTP/1.1\r\nHost: localhost\r\n", head.encode(), head.encode() + b"{"):
+        with raw(house) as connection:
+            connection.sendall(start)
+            connection.settimeout(10)
+            answer = connection.recv(1 << 16)
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
+
+
+def test_strangers_connections_cost_those_who_are_answered_nothing(begin: Callable[..., House]) -> None:
+    """Of all sorts, and as many as there may be: half open, garbage, too large, closed in the middle. Jobs go on, and memory does not grow."""
+    house = begin(gateway={"program": HASTY}, speculation=False, max_context=2048)
+    house.front.engine_up(delay_s=0.002)
+    chance = random.Random(3)
+    with Client(house.front.socket) as native:
+        job = native.submit("running|", raw=True, max_tokens=1500)
+        memory = psutil.Process(house.gateway.process.pid)
+        storm(house, chance, CONNECTIONS // 4)
+        before = memory.memory_info().rss
+        storm(house, chance, CONNECTIONS)
+        assert memory.memory_info().rss - before < 64 << 20
+        assert house.gateway.request("POST", "/v1/chat/completions", QUESTION)[2]["choices"][0]["message"]["content"] == "aa"
+        answer = native.attach(job)
+        assert "".join(piece.text for piece in answer) == ("running" * 300)[:1500]
+    until(lambda: len(memory.net_connections()) < 10)
+    assert "Traceback" not in house.gateway.log
+
+
+def storm(house: House, chance: random.Random, count: int) -> None:
+    with ExitStack() as open_ones:
+        for _ in range(count):
+            connection = open_ones.enter_context(raw(house))
+            for piece in garbage(house, chance):
+                try:
+                    connection.sendall(piece)
+                except OSError:
+                    break
+            if chance.random() < 0.3:
+                connection.close()
+        time.sleep(0.1)
+
+
+def garbage(house: House, chance: random.Random) -> list[bytes]:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {house.gateway.token}\r\n".encode()
+    return chance.choice([
+        [],
+        [chance.randbytes(chance.randrange(1, 4000))],
+        [b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20],
+        [b"GET / HTTP/1.1\r\n", b"X: " + b"y" * 70_000],
+        [head + b"Content-Length: 99999999999999999999\r\n\r\n"],
+        [head + b"Content-Length: 50\r\n\r\n", b'{"model":'],
+        [head + b"Transfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n", b"zz\r\n"],
+        [head + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"],
+        [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + chance.randbytes(200)],  # TLS
+    ])  # fmt: skip
+
+
+def raw(house: House) -> socket.socket:
+    host, port = house.gateway.url.removeprefix("http://").rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+# a gateway that cannot begin
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda place: (place / "token").write_text("short"), "is no token"),
+        (lambda place: ((place / "token").write_text("potato-" + "x" * 40), (place / "token").chmod(0o644)), "others may read the token"),
+        (lambda place: (place / "kept").write_text("a file"), "cannot write [gateway] path"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_an_exit_code(tmp_path: Path, spoil: Callable[[Path], object], sentence: str) -> None:
+    place = tmp_path / "gateway"
+    place.mkdir()
+    spoil(place)
+    assert sentence in why_it_fails(tmp_path, place)
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert f"cannot listen at [gateway] listen {listen}: Address already in use" in why_it_fails(tmp_path, tmp_path / "gateway", listen=listen)
+
+
+def why_it_fails(tmp_path: Path, place: Path, **changes: Any) -> str:
+    front = start_front(tmp_path)
+    try:
+        gateway = Gateway(front, place, **changes)
+        try:
+            said = gateway.wait_said()
+            assert isinstance(said, Failed), said
+            assert gateway.process.wait(10) == 78
+            return said.why
+        finally:
+            gateway.close()
+    finally:
+        front.close()

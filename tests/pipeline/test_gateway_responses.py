@@ -1,0 +1,164 @@
+"""/v1/responses with the `openai` package: jobs that are asked for, left, found again and gone on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from potato_client import Client
+
+from .gateway_harness import House, until
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One for all tests that change nothing of it."""
+    made = House(tmp_path_factory.mktemp("house"), max_sequences=8)
+    made.front.engine_up()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[openai.OpenAI]:
+    with client_of(house) as made:
+        yield made
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[..., House]]:
+    houses: list[House] = []
+
+    def make(**changes: Any) -> House:
+        houses.append(House(tmp_path, **changes))
+        return houses[-1]
+
+    yield make
+    for each in houses:
+        each.close()
+
+
+def client_of(house: House) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{house.gateway.url}/v1", api_key=house.gateway.token, max_retries=0)
+
+
+def test_a_response_is_whole_and_found_again(client: openai.OpenAI) -> None:
+    made = client.responses.create(model="model", input="hello|", max_output_tokens=12, metadata={"of": "mine"}, temperature=0)
+    assert (made.output_text, made.status) == ("hellohellohe", "incomplete")
+    assert made.incomplete_details is not None
+    assert made.incomplete_details.reason == "max_output_tokens"
+    assert made.usage is not None
+    assert (made.usage.input_tokens, made.usage.output_tokens, made.usage.total_tokens) == (6, 12, 18)
+    assert client.responses.retrieve(made.id) == made
+    assert [item.content[0].text for item in client.responses.input_items.list(made.id)] == ["hello|"]  # type: ignore[union-attr]
+    assert client.responses.create(model="model", input="bye$|").status == "completed"
+
+
+def test_a_conversation_goes_on_from_an_earlier_response_without_its_instructions(client: openai.OpenAI) -> None:
+    first = client.responses.create(model="model", input="b$|", instructions="a")
+    assert first.output_text == "ab"
+    second = client.responses.create(model="model", input=" and more", instructions="x", previous_response_id=first.id, max_output_tokens=2)
+    items = [item.content[0].text for item in client.responses.input_items.list(second.id, order="asc")]  # type: ignore[union-attr]
+    assert items == ["x", "b$|", "ab", " and more"]
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model="model", input="a|", previous_response_id="resp_0123456789abcdef")
+
+
+def test_what_a_response_put_out_can_be_put_in(client: openai.OpenAI) -> None:
+    first = client.responses.create(model="model", input="a$|")
+    said = [item.model_dump(exclude_none=True) for item in first.output]
+    items: list[Any] = [{"role": "user", "content": "xy"}, *said, {"role": "user", "content": "$|"}]
+    assert client.responses.create(model="model", input=items).output_text == "xya"
+
+
+def test_events_come_in_order_and_end_with_the_whole(client: openai.OpenAI) -> None:
+    with client.responses.stream(model="model", input="hello$|") as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    assert final.output_text == "hello"
+    kinds = [event.type for event in events]
+    assert kinds[:4] == ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
+    ends = ["response.output_text.done", "response.content_part.done", "response.output_item.done", "response.completed"]
+    assert kinds[-4:] == ends
+    numbers = [event.sequence_number for event in events]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_stream_goes_on_after_any_number_that_came(client: openai.OpenAI) -> None:
+    made = client.responses.create(model="model", input="hello$|", background=True)
+    whole = list(client.responses.retrieve(made.id, stream=True))
+    assert text_of(whole) == "hello"
+    for cut in (event.sequence_number for event in whole[:-1]):
+        before = [event for event in whole if event.sequence_number <= cut]
+        rest = list(client.responses.retrieve(made.id, stream=True, starting_after=cut))
+        assert rest[0].sequence_number > cut
+        assert text_of(before) + text_of(rest) == "hello"
+        assert rest[-1] == whole[-1]
+
+
+def test_in_the_background_it_goes_on_alone_and_is_there_when_the_gateway_is_another(begin: Callable[..., House]) -> None:
+    house = begin(speculation=False)
+    house.front.engine_up(delay_s=0.05)
+    with client_of(house) as client:
+        made = client.responses.create(model="model", input="alone|", max_output_tokens=20, background=True)
+        assert made.status == "queued"
+        until(lambda: client.responses.retrieve(made.id).status == "in_progress")
+        until(lambda: client.responses.retrieve(made.id).output_text != "")
+        part = client.responses.retrieve(made.id)
+        assert "alonealonealonealone".startswith(part.output_text)
+    house.gateway_dies()
+    with client_of(house) as client:
+        assert text_of(client.responses.retrieve(made.id, stream=True)) == "alonealonealonealone"
+        assert client.responses.retrieve(made.id).output_text == "alonealonealonealone"
+
+
+def test_a_response_that_is_cancelled_says_so_and_is_deleted_with_its_job(begin: Callable[..., House]) -> None:
+    house = begin(speculation=False)
+    house.front.engine_up(delay_s=0.05)
+    with client_of(house) as client, Client(house.front.socket) as native:
+        made = client.responses.create(model="model", input="endless|", background=True)
+        client.responses.cancel(made.id)
+        until(lambda: client.responses.retrieve(made.id).status == "cancelled")
+        assert client.responses.cancel(made.id).status == "cancelled"
+        running = client.responses.create(model="model", input="endless|", background=True)
+        client.responses.delete(running.id)
+        client.responses.delete(made.id)
+        assert native.jobs() == []
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(made.id)
+
+
+def test_what_is_not_to_be_kept_is_not(begin: Callable[..., House]) -> None:
+    house = begin()
+    house.front.engine_up()
+    with client_of(house) as client, Client(house.front.socket) as native:
+        made = client.responses.create(model="model", input="a$|", store=False)
+        assert made.output_text == "a"
+        until(lambda: native.jobs() == [])
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(made.id)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools is not supported"),
+        ({"background": True, "store": False}, "is kept"),
+        ({"input": []}, "input is empty"),
+        ({"reasoning": {"effort": "high"}}, "thinking"),
+        ({"conversation": "conv_1"}, "previous_response_id"),
+        ({"truncation": "auto"}, 'only "disabled" is taken'),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_its_name(client: openai.OpenAI, more: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model="model", input="a|", extra_body=more)
+    assert sentence in str(refused.value)
+
+
+def text_of(events: Any) -> str:
+    return "".join(event.delta for event in events if event.type == "response.output_text.delta")
