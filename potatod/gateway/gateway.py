@@ -16,6 +16,8 @@ from . import listener
 from .about import About
 from .answering import Answering
 from .app import make_app
+from .batching import Batches
+from .filing import Files
 from .job_pages import JobPages
 from .responding import Responding
 from .served import Served
@@ -37,10 +39,13 @@ async def _serve(stage: Stage) -> None:
     served = Served(Path(stage.boot.model).name, str(stage.boot.verdict["checksum"]), int(time.time()))
     upstream = Upstream(settings.front.socket, stage.logger)
     store = Store(Path(settings.gateway.path))
-    parts = About(served, upstream), Answering(served, upstream), Responding(served, upstream, store), JobPages(served, upstream)
+    files = Files(store)
+    batches = Batches(served, upstream, store, files, stage.logger)
+    parts = About(served, upstream), Answering(served, upstream), Responding(served, upstream, store), files, batches, JobPages(served, upstream)
     routes = [route for part in parts for route in part.routes()]
     app = make_app(routes, token=token, hosts=settings.gateway.hosts, origins=settings.gateway.origins, logger=stage.logger)
     server = listener.server(app)
+    batches.go_on()
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     ready = False
     try:
@@ -54,4 +59,5 @@ async def _serve(stage: Stage) -> None:
         server.should_exit = AppStatus.should_exit = True  # the second ends streams
         await serving
     finally:
+        await batches.close()
         await upstream.close()

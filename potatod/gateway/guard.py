@@ -26,7 +26,7 @@ from .faults import Fault
 #: A question is no larger than a frame of the front.
 MAX_BODY_BYTES: Final = MAX_FRAME_BYTES
 #: Of /v1/files.
-MAX_FILE_BYTES: Final = 200 << 20
+MAX_FILE_BYTES: Final = 64 << 20
 #: From piece to piece of a body.
 PIECE_S: Final = 20.0
 _OPEN: Final = frozenset({"/health", "/health/live", "/health/ready"})

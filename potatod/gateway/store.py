@@ -28,6 +28,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         """Raises :class:`ConfigError` where it cannot be written."""
         self._folder = folder
+        self._writing = asyncio.Lock()
         try:
             for kind in ("responses", "files", "batches"):
                 (folder / kind).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -35,9 +36,10 @@ class Store:
             raise ConfigError(f"cannot write [gateway] path {folder}: {error.strerror}") from None
 
     async def put(self, kind: Kind, id: str, page: dict[str, Any]) -> None:
-        """Raises :class:`Fault` where the disk does not take it; then the page before is still there."""
+        """One after the other. Raises :class:`Fault` where the disk does not take it; then the page before is still there."""
         try:
-            await asyncio.to_thread(_write, self._path(kind, id), msgspec.json.encode(page))
+            async with self._writing:
+                await asyncio.to_thread(_write, self._path(kind, id), msgspec.json.encode(page))
         except OSError as error:
             raise Fault(507, f"not kept: {error.strerror}", code="storage") from None
 

@@ -1,0 +1,226 @@
+"""The life of one batch, from the lines of its file to those of its answers.
+
+NOTE [ a batch outlives everything ]
+Each line is asked with a key made of the batch and the line, so that it is the same job however often it is asked for; and its answer is appended to a
+file as soon as it is there. So a gateway that begins reads the lines again, leaves out those that are answered, and asks for the rest: of these, the
+front has the jobs already. OpenAI's ``completion_window`` promises a day; here a batch takes what it takes and does not expire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from potato_client import ClientError, DaemonLost, NoDaemon, RequestRefused
+from potatod import log
+
+from . import pages, streams
+from .batch_lines import Line, Wrong, answered, custom_ids, failed, lines_of
+from .faults import Fault
+from .filing import Files
+from .served import Served
+from .store import Store
+from .upstream import Asked, Upstream
+
+#: Lines of one batch that are asked at the same time.
+_WINDOW: Final = 64
+#: What passes by itself is asked again after so long.
+_AGAIN_S: Final = 2.0
+_PASSING: Final = frozenset({"queue_full", "too_fast", "degraded", "stopping", "storage", "hello_first"})
+_ERRORS_SHOWN: Final = 100
+
+Page = dict[str, Any]
+
+
+class Batch:
+    def __init__(self, page: Page, served: Served, upstream: Upstream, store: Store, files: Files, logger: logging.Logger) -> None:
+        #: what OpenAI's clients read of it
+        self.page = page
+        self.task: asyncio.Task[None] | None = None
+        self._id: str = page["id"]
+        self._served = served
+        self._upstream = upstream
+        self._store = store
+        self._files = files
+        self._logger = logger
+        self._work = Work(self._id, store)
+
+    async def live(self) -> None:
+        """A batch's top: whatever ends it is written down, or left for the next gateway."""
+        try:
+            try:
+                await self._answer_all()
+            except asyncio.CancelledError:
+                if self.page["status"] != "cancelling":
+                    raise  # the gateway ends
+                await self._end_cancelled()
+        except (Fault, OSError, ClientError) as error:
+            log.event(self._logger, "a batch stands still until the gateway is started again", level=logging.ERROR, batch=self._id, why=str(error))
+        finally:
+            self._work.close()
+
+    async def cancel(self) -> None:
+        """Raises :class:`Fault`."""
+        if self.page["status"] != "cancelling":
+            await self._note("cancelling")
+            assert self.task is not None
+            self.task.cancel()
+
+    async def _answer_all(self) -> None:
+        lines, wrong = await self._lines()
+        if wrong:
+            self.page["errors"] = {"object": "list", "data": [each.page() for each in wrong[:_ERRORS_SHOWN]]}
+            await self._note("failed")
+            return
+        self._work.open(len(lines))
+        self._count()
+        if self.page["status"] == "cancelling":
+            await self._end_cancelled()
+            return
+        self.page["model"] = self._served.model
+        await self._note("in_progress")
+        left = iter([line for line in lines if line.custom_id not in self._work.done])
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(_WINDOW):
+                    tasks.create_task(self._ask(left))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        await self._note("finalizing")
+        await self._end("completed")
+
+    async def _lines(self) -> tuple[list[Line], list[Wrong]]:
+        def read() -> tuple[list[Line], list[Wrong]]:
+            try:
+                text = self._store.content(self.page["input_file_id"]).read_bytes()
+            except FileNotFoundError:
+                text = b""  # deleted meanwhile: nothing to ask
+            return lines_of(text, self.page["endpoint"], self._served.check)
+
+        return await asyncio.to_thread(read)
+
+    async def _ask(self, lines: Iterator[Line]) -> None:
+        """One after the other; others take from the same lines."""
+        for line in lines:
+            await self._work.put(line, await self._answer(line))
+            self._count()
+
+    async def _answer(self, line: Line) -> Page:
+        """What is written of it, whatever comes. Waits as long as it takes."""
+        while True:
+            asked: Asked | None = None
+            try:
+                asked = await self._upstream.ask(line.question, digest=b"", again=False, idempotency=f"{self._id}:{line.number}")
+                self._work.asked(asked.jobs)
+                async for _ in streams.merged(asked.answers):
+                    pass
+                head = pages.Head(asked.jobs[0], int(time.time()), self._served.model, self._served.fingerprint)
+                return answered(line, line.shape(self.page["endpoint"]).whole(head, asked.answers, len(line.question.prompts)))
+            except Fault as fault:
+                return failed(line, fault)
+            except ClientError as error:
+                passes = isinstance(error, NoDaemon | DaemonLost) or (isinstance(error, RequestRefused) and error.code in _PASSING)
+                if not passes:
+                    return failed(line, Fault.of(error))
+            finally:
+                if asked is not None:
+                    self._upstream.leave(asked)
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _end_cancelled(self) -> None:
+        """What is answered stays; the jobs of the rest are cancelled."""
+        for job in self._work.jobs():
+            with suppress(ClientError):  # most of them are over
+                await self._upstream.manage(job, "cancel")
+        await self._end("cancelled")
+
+    async def _end(self, status: str) -> None:
+        self._work.close()
+        for kind in ("output", "error"):
+            part = self._work.part(kind)
+            if part.exists() and part.stat().st_size:
+                with part.open("rb") as source:
+                    self.page[f"{kind}_file_id"] = (await self._files.keep(f"{self._id}_{kind}.jsonl", "batch_output", source))["id"]
+        await self._note(status)
+        self._work.forget()
+
+    def _count(self) -> None:
+        self.page["request_counts"] = self._work.counts()
+
+    async def _note(self, status: str) -> None:
+        self.page["status"] = status
+        self.page[f"{status}_at"] = int(time.time())
+        await self._store.put("batches", self._id, self.page)
+
+
+class Work:
+    """What has been asked and answered of a batch, line by line on disk."""
+
+    def __init__(self, id: str, store: Store) -> None:
+        self._id = id
+        self._store = store
+        self._files: dict[str, BinaryIO] = {}
+        self._total = 0
+        self._failed: set[str] = set()
+        #: custom ids
+        self.done: set[str] = set()
+
+    def part(self, kind: str) -> Path:
+        """``output``, ``error``: lines of answers; ``jobs``: ids of those that were asked for."""
+        return self._store.content(f"{self._id}-{kind}")
+
+    def open(self, total: int) -> None:
+        """Raises OSError."""
+        self._total = total
+        found = {}
+        for kind in ("output", "error", "jobs"):
+            path = self.part(kind)
+            whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""  # what is cut was told to nobody
+            file = self._files[kind] = path.open("ab")
+            file.truncate(len(whole) + 1 if whole else 0)
+            found[kind] = whole.split(b"\n")
+        self._failed = custom_ids(found["error"])
+        self.done = custom_ids(found["output"]) | self._failed
+
+    def asked(self, jobs: list[str]) -> None:
+        """Raises OSError."""
+        self._files["jobs"].write("".join(f"{job}\n" for job in jobs).encode())
+        self._files["jobs"].flush()
+
+    async def put(self, line: Line, page: Page) -> None:
+        """Returns when it is on disk. Raises OSError."""
+        kind = "output" if page["error"] is None else "error"
+        self._files[kind].write(msgspec.json.encode(page) + b"\n")
+        await asyncio.to_thread(_sync, self._files[kind])
+        self.done.add(line.custom_id)
+        if kind == "error":
+            self._failed.add(line.custom_id)
+
+    def jobs(self) -> list[str]:
+        path = self.part("jobs")
+        return path.read_text().split() if path.exists() else []
+
+    def counts(self) -> Page:
+        return {"total": self._total, "completed": len(self.done) - len(self._failed), "failed": len(self._failed)}
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+    def forget(self) -> None:
+        for kind in ("output", "error", "jobs"):
+            self.part(kind).unlink(missing_ok=True)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,113 @@
+"""/v1/files: what batches are asked from, and what they have answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from .faults import Fault, Json, not_found, unsupported
+from .store import Store
+
+_MAX_NAME_CHARS: Final = 255
+
+
+class Files:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/files", self.upload, methods=["POST"]),
+            Route("/v1/files", self.list, methods=["GET"]),
+            Route("/v1/files/{id}", self.show, methods=["GET"]),
+            Route("/v1/files/{id}", self.delete, methods=["DELETE"]),
+            Route("/v1/files/{id}/content", self.content, methods=["GET"]),
+        ]
+
+    async def upload(self, request: Request) -> Response:
+        async with request.form(max_files=1, max_fields=8) as form:
+            purpose, file = form.get("purpose"), form.get("file")
+            for name in form:
+                if name not in ("purpose", "file"):
+                    raise unsupported(name)
+            if purpose != "batch":
+                raise unsupported("purpose", 'files are for batches here: purpose is "batch"')
+            if not isinstance(file, UploadFile):
+                raise Fault(400, "file is missing", code="invalid_value", param="file")
+            name = (file.filename or "file")[:_MAX_NAME_CHARS]
+            return Json(await self.keep(name, "batch", file.file))
+
+    async def keep(self, name: str, purpose: str, source: BinaryIO) -> dict[str, Any]:
+        """The page of a file with these bytes, which are on disk then. Raises :class:`Fault`."""
+        id = f"file-{secrets.token_hex(12)}"
+        path = self._store.content(id)
+        try:
+            size = await asyncio.to_thread(_copy, source, path)
+            about = {"bytes": size, "created_at": int(time.time()), "filename": name, "purpose": purpose}
+            page = {"id": id, "object": "file", "status": "processed"} | about
+            await self._store.put("files", id, page)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise Fault(507, f"not kept: {error.strerror}", code="storage") from None
+        except Fault:
+            path.unlink(missing_ok=True)
+            raise
+        return page
+
+    async def list(self, request: Request) -> Response:
+        purpose = request.query_params.get("purpose")
+        found = [page for page in self._store.pages("files") if purpose is None or page["purpose"] == purpose]
+        return Json(listed(found, request))
+
+    async def show(self, request: Request) -> Response:
+        return Json(self._page(request))
+
+    async def delete(self, request: Request) -> Response:
+        id = self._page(request)["id"]
+        self._store.delete("files", id)
+        self._store.content(id).unlink(missing_ok=True)
+        return Json({"id": id, "object": "file", "deleted": True})
+
+    async def content(self, request: Request) -> Response:
+        page = self._page(request)
+        return FileResponse(self._store.content(page["id"]), media_type="application/octet-stream", filename=page["filename"])
+
+    def _page(self, request: Request) -> dict[str, Any]:
+        id = request.path_params["id"]
+        page = self._store.get("files", id)
+        if page is None:
+            raise not_found(f"there is no file {id[:100]!r}")
+        return page
+
+
+def listed(found: list[dict[str, Any]], request: Request) -> dict[str, Any]:
+    """A page of a list, ``after`` one of its members, as OpenAI's cut it. Raises :class:`Fault`."""
+    limit = request.query_params.get("limit", "100")
+    if not limit.isdecimal() or not 1 <= int(limit) <= 10_000:
+        raise Fault(400, "limit is a whole number from 1 to 10000", code="invalid_value", param="limit")
+    ids = [page["id"] for page in found]
+    after = request.query_params.get("after")
+    if after is not None and after not in ids:
+        raise Fault(400, f"after: there is no {after[:100]!r} in this list", code="invalid_value", param="after")
+    first = ids.index(after) + 1 if after is not None else 0
+    data = found[first : first + int(limit)]
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
+    return {"object": "list", "data": data, "has_more": first + len(data) < len(found)} | ends
+
+
+def _copy(source: BinaryIO, path: Path) -> int:
+    with path.open("wb") as file:
+        shutil.copyfileobj(source, file)
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()

@@ -1,0 +1,179 @@
+"""/v1/files and /v1/batches with the `openai` package: nothing is asked twice, whoever dies in between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai.types import Batch
+
+from potato_client import Client
+
+from .gateway_harness import House, until
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[..., House]]:
+    houses: list[House] = []
+
+    def make(**changes: Any) -> House:
+        houses.append(House(tmp_path, **changes))
+        return houses[-1]
+
+    yield make
+    for each in houses:
+        each.close()
+
+
+def client_of(house: House) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{house.gateway.url}/v1", api_key=house.gateway.token, max_retries=0)
+
+
+def line(custom_id: str, prompt: str, **more: Any) -> dict[str, Any]:
+    page = {"model": "model", "messages": [{"role": "user", "content": prompt}], "max_tokens": 8} | more
+    return {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": page}
+
+
+def batch_of(client: openai.OpenAI, lines: list[Any], endpoint: Any = CHAT, **more: Any) -> Batch:
+    text = "\n".join(each if isinstance(each, str) else json.dumps(each) for each in lines).encode()
+    file = client.files.create(file=("questions.jsonl", text), purpose="batch")
+    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h", **more)
+
+
+def ended(client: openai.OpenAI, batch: Batch, status: str = "completed") -> Batch:
+    until(lambda: client.batches.retrieve(batch.id).status in ("completed", "failed", "cancelled"))
+    found = client.batches.retrieve(batch.id)
+    assert found.status == status, found
+    return found
+
+
+def answers(client: openai.OpenAI, file_id: str | None) -> dict[str, Any]:
+    assert file_id is not None
+    rows = [json.loads(row) for row in client.files.content(file_id).text.splitlines()]
+    return {row["custom_id"]: row for row in rows}
+
+
+def test_files_are_kept_listed_and_deleted(begin: Callable[..., House]) -> None:
+    house = begin()
+    with client_of(house) as client:
+        kept = [client.files.create(file=(f"{n}.jsonl", b"x" * n), purpose="batch") for n in range(3)]
+        assert [file.bytes for file in kept] == [0, 1, 2]
+        house.gateway_dies()
+    with client_of(house) as client:
+        assert {file.id for file in client.files.list()} == {file.id for file in kept}
+        assert len(list(client.files.list(limit=1))) == 3
+        assert client.files.retrieve(kept[2].id).filename == "2.jsonl"
+        assert client.files.content(kept[2].id).read() == b"xx"
+        client.files.delete(kept[2].id)
+        for gone in (kept[2].id, "file-none", "..%2F..%2Ftoken"):
+            with pytest.raises(openai.NotFoundError):
+                client.files.retrieve(gone)
+        with pytest.raises(openai.BadRequestError, match="purpose"):
+            client.files.create(file=("a", b"a"), purpose="fine-tune")
+
+
+def test_a_batch_is_answered_line_by_line(begin: Callable[..., House]) -> None:
+    house = begin(max_sequences=8)
+    house.front.engine_up()
+    with client_of(house) as client:
+        lines = [line(f"q{n}", f"{n},|") for n in range(150)]
+        batch = ended(client, batch_of(client, [*lines, line("long", "x" * 500 + "|")], metadata={"of": "mine"}))
+        assert batch.request_counts is not None
+        counts = batch.request_counts
+        assert (counts.total, counts.completed, counts.failed, batch.metadata) == (151, 150, 1, {"of": "mine"})
+        found = answers(client, batch.output_file_id)
+        texts = {id: row["response"]["body"]["choices"][0]["message"]["content"] for id, row in found.items()}
+        assert texts == {f"q{n}": (f"{n}," * 8)[:8] for n in range(150)}
+        wrong = answers(client, batch.error_file_id)
+        assert wrong["long"]["response"]["status_code"] == 400
+        assert wrong["long"]["response"]["body"]["error"]["code"] == "context_length_exceeded"
+        assert [each.id for each in client.batches.list()] == [batch.id]
+    with Client(house.front.socket) as native:
+        assert {job.priority for job in native.jobs()} == {"batch"}
+
+
+def test_texts_that_go_on_are_a_batch_too(begin: Callable[..., House]) -> None:
+    house = begin()
+    house.front.engine_up()
+    page = {"model": "model", "prompt": "ab|", "max_tokens": 3, "n": 2}
+    with client_of(house) as client:
+        lines = [{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": page}]
+        batch = ended(client, batch_of(client, lines, "/v1/completions"))
+        body = answers(client, batch.output_file_id)["a"]["response"]["body"]
+        assert [choice["text"] for choice in body["choices"]] == ["aba", "aba"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        ("{", "not JSON"),
+        ("[]", "no JSON object"),
+        (line("a", "x|") | {"url": "/v1/completions"}, "this batch is of POST /v1/chat/completions"),
+        (line("q0", "x|"), "there is a custom_id 'q0' already"),
+        (line("a", "x|", model="gpt-4"), "there is no model 'gpt-4'"),
+        (line("a", "x|", temprature=1), "did you mean 'temperature'"),
+        (line("a", "x|", stream=True), "not streamed"),
+        ({"custom_id": "a"}, "method"),
+    ],
+)
+def test_a_file_with_a_wrong_line_is_not_asked_at_all(begin: Callable[..., House], bad: Any, sentence: str) -> None:
+    house = begin()
+    with client_of(house) as client:
+        batch = ended(client, batch_of(client, [line("q0", "0|"), bad]), "failed")
+        assert batch.errors is not None
+        assert batch.errors.data is not None
+        assert [error.line for error in batch.errors.data] == [2]
+        assert sentence in (batch.errors.data[0].message or "")
+        assert ended(client, batch_of(client, []), "failed").errors is not None
+    with Client(house.front.socket) as native:
+        assert native.jobs() == []
+
+
+def test_whoever_is_killed_every_line_is_answered_once(begin: Callable[..., House]) -> None:
+    house = begin(max_sequences=4, speculation=False)
+    house.front.engine_up(delay_s=0.01)
+    with client_of(house) as client:
+        batch = batch_of(client, [line(f"q{n}", f"{n},|") for n in range(100)])
+        until(lambda: (client.batches.retrieve(batch.id).request_counts or batch).completed > 10)  # type: ignore[union-attr]
+    house.gateway_dies()
+    with client_of(house) as client:
+        assert client.batches.retrieve(batch.id).status in ("validating", "in_progress")
+        until(lambda: (client.batches.retrieve(batch.id).request_counts or batch).completed > 30)  # type: ignore[union-attr]
+        house.front_dies()
+        house.front.engine_up()
+        batch = ended(client, batch)
+        rows = client.files.content(batch.output_file_id or "").text.splitlines()
+        assert len(rows) == 100
+        assert len(answers(client, batch.output_file_id)) == 100
+    with Client(house.front.socket) as native:
+        assert len(native.jobs(limit=200)) == 100
+
+
+def test_a_batch_that_is_cancelled_keeps_what_is_answered(begin: Callable[..., House]) -> None:
+    house = begin(max_sequences=2, speculation=False)
+    house.front.engine_up(delay_s=0.01)
+    with client_of(house) as client:
+        batch = batch_of(client, [line(f"q{n}", f"{n},|") for n in range(200)])
+        until(lambda: (client.batches.retrieve(batch.id).request_counts or batch).completed > 5)  # type: ignore[union-attr]
+        assert client.batches.cancel(batch.id).status == "cancelling"
+        batch = ended(client, batch, "cancelled")
+        assert 5 < len(answers(client, batch.output_file_id)) < 200
+        with pytest.raises(openai.ConflictError):
+            client.batches.cancel(batch.id)
+    with Client(house.front.socket) as native:
+        until(lambda: not native.jobs(["running", "queued", "set aside"]))
+
+
+def test_a_queue_that_is_full_is_waited_for(begin: Callable[..., House]) -> None:
+    house = begin(max_sequences=2, max_queue=3)
+    house.front.engine_up()
+    with client_of(house) as client:
+        batch = ended(client, batch_of(client, [line(f"q{n}", f"{n},|") for n in range(30)]))
+        assert batch.request_counts is not None
+        assert batch.request_counts.completed == 30
