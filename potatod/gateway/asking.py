@@ -18,11 +18,6 @@ from .faults import Fault, unsupported
 
 #: What OpenAI's clients may send that asks for nothing.
 _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
-    "frequency_penalty": (0, 0.0),
-    "presence_penalty": (0, 0.0),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -95,6 +90,9 @@ class _Body(msgspec.Struct, kw_only=True):
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     n: int = 1
@@ -107,12 +105,19 @@ class _Body(msgspec.Struct, kw_only=True):
     safety_identifier: str | None = None
 
     def options(self) -> dict[str, Any]:
-        named = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop", "priority")
-        return {"max_tokens": self.max_tokens} | {name: getattr(self, name) for name in named}
+        return {name: getattr(self, name) for name in _OPTIONS}
+
+
+_OPTIONS: Final = (
+    "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias", "seed", "stop",
+    "priority",
+)  # fmt: skip
 
 
 class ChatBody(_Body, kw_only=True):
     messages: list[Message]
+    logprobs: bool = False
+    top_logprobs: int | None = None
     max_completion_tokens: int | None = None
     thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -121,6 +126,8 @@ class ChatBody(_Body, kw_only=True):
 class CompletionBody(_Body, kw_only=True):
     prompt: str | list[str | int | list[int]] = ""
     echo: bool = False
+    #: of so many likely tokens
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,10 @@ def chat(page: Mapping[str, Any]) -> Question:
         raise Fault(400, "messages is empty", code="invalid_value", param="messages")
     messages = tuple(message.chat_message(f"messages[{number}].content") for number, message in enumerate(asked.messages))
     options = asked.options() | {"thinking": _thinking(asked)}
+    if asked.logprobs:
+        options["top_logprobs"] = asked.top_logprobs or 0
+    elif asked.top_logprobs:
+        raise Fault(400, "top_logprobs needs logprobs", code="invalid_value", param="top_logprobs")
     if asked.max_completion_tokens is not None:
         options["max_tokens"] = asked.max_completion_tokens
     return _question(asked, (messages,), options, raw=False)
@@ -166,7 +177,9 @@ def completion(page: Mapping[str, Any]) -> Question:
         raise unsupported("prompt", "a prompt is a text here, not token ids")
     if not texts:
         raise Fault(400, "prompt is empty", code="invalid_value", param="prompt")
-    return _question(asked, texts, asked.options(), raw=True, echo=asked.echo)
+    if asked.echo and asked.logprobs is not None:
+        raise unsupported("echo", "the tokens of a prompt have no logprobs here")
+    return _question(asked, texts, asked.options() | {"top_logprobs": asked.logprobs}, raw=True, echo=asked.echo)
 
 
 def _question(asked: _Body, prompts: tuple[Any, ...], options: dict[str, Any], *, raw: bool, echo: bool = False) -> Question:

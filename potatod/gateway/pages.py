@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from potato_client.protocol import Finished, Piece
+from potato_client.protocol import Finished, LikelyToken, Piece, TokenLogprob
 
 from .faults import Fault
 
@@ -39,6 +39,8 @@ class Whole(Protocol):
     def text(self) -> str: ...
     @property
     def reasoning(self) -> str: ...
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]: ...
     @property
     def finished(self) -> Finished | None: ...
 
@@ -80,11 +82,14 @@ class Chat:
         return [self._chunk(head, choice, {"role": "assistant", "content": ""})]
 
     def piece(self, head: Head, choice: int, piece: Piece) -> list[Page]:
-        pages = []
+        deltas = []
         if piece.reasoning:
-            pages.append(self._chunk(head, choice, {"reasoning_content": piece.reasoning}))
-        if piece.text:
-            pages.append(self._chunk(head, choice, {"content": piece.text}))
+            deltas.append({"reasoning_content": piece.reasoning})
+        if piece.text or (piece.logprobs and not deltas):
+            deltas.append({"content": piece.text})
+        pages = [self._chunk(head, choice, delta) for delta in deltas]
+        if pages:
+            pages[-1]["choices"][0]["logprobs"] = self._logprobs(piece.logprobs)
         return pages
 
     def last(self, head: Head, choice: int, reason: str) -> Page:
@@ -97,7 +102,15 @@ class Chat:
         message: Page = {"role": "assistant", "content": answer.text, "refusal": None}
         if answer.reasoning:
             message["reasoning_content"] = answer.reasoning
-        return {"index": number, "message": message, "logprobs": None, "finish_reason": finish_reason(_finished(answer))}
+        return {
+            "index": number, "message": message, "logprobs": self._logprobs(answer.logprobs), "finish_reason": finish_reason(_finished(answer)),
+        }  # fmt: skip
+
+    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> Page | None:
+        if not logprobs:
+            return None
+        content = [_likely(token) | {"top_logprobs": [_likely(other) for other in token.alternatives]} for token in logprobs]
+        return {"content": content, "refusal": None}
 
     def _chunk(self, head: Head, choice: int, delta: Page, reason: str | None = None) -> Page:
         choices = [{"index": choice, "delta": delta, "logprobs": None, "finish_reason": reason}]
@@ -110,10 +123,14 @@ class Completion:
     def __init__(self, before: Sequence[str]) -> None:
         """``before``: what each choice begins with."""
         self._before = before
+        #: characters of each choice that have gone out with logprobs
+        self._said = [len(text) for text in before]
 
     def whole(self, head: Head, answers: Sequence[Whole], prompts: int) -> Page:
         choices = [
-            self._choice(number, self._before[number] + answer.reasoning + answer.text, finish_reason(_finished(answer)))
+            self._choice(
+                number, self._before[number] + answer.reasoning + answer.text, finish_reason(_finished(answer)), self._logprobs(number, answer.logprobs)
+            )
             for number, answer in enumerate(answers)
         ]
         return _page(head, "cmpl", "text_completion", choices) | {"usage": usage([_finished(answer) for answer in answers], prompts)}
@@ -122,8 +139,10 @@ class Completion:
         return [self._chunk(head, choice, self._before[choice])] if self._before[choice] else []
 
     def piece(self, head: Head, choice: int, piece: Piece) -> list[Page]:
-        text = piece.reasoning + piece.text
-        return [self._chunk(head, choice, text)] if text else []
+        text, logprobs = piece.reasoning + piece.text, self._logprobs(choice, piece.logprobs)
+        if not text and logprobs is None:
+            return []
+        return [_page(head, "cmpl", "text_completion", [self._choice(choice, text, None, logprobs)])]
 
     def last(self, head: Head, choice: int, reason: str) -> Page:
         return self._chunk(head, choice, "", reason)
@@ -131,8 +150,24 @@ class Completion:
     def usage(self, head: Head, usage: Page) -> Page:
         return _page(head, "cmpl", "text_completion", []) | {"usage": usage}
 
-    def _choice(self, number: int, text: str, reason: str | None) -> Page:
-        return {"index": number, "text": text, "logprobs": None, "finish_reason": reason}
+    def _choice(self, number: int, text: str, reason: str | None, logprobs: Page | None = None) -> Page:
+        return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+    def _logprobs(self, choice: int, logprobs: Sequence[TokenLogprob]) -> Page | None:
+        """In the old form: lists beside one another."""
+        if not logprobs:
+            return None
+        tokens = [_text(token) for token in logprobs]
+        offsets = []
+        for text in tokens:
+            offsets.append(self._said[choice])
+            self._said[choice] += len(text)
+        return {
+            "tokens": tokens,
+            "token_logprobs": [token.logprob for token in logprobs],
+            "top_logprobs": [{_text(other): other.logprob for other in token.alternatives} for token in logprobs],
+            "text_offset": offsets,
+        }
 
     def _chunk(self, head: Head, choice: int, text: str, reason: str | None = None) -> Page:
         return _page(head, "cmpl", "text_completion", [self._choice(choice, text, reason)])
@@ -147,6 +182,15 @@ def _page(head: Head, prefix: str, kind: str, choices: list[Page]) -> Page:
         "system_fingerprint": head.fingerprint,
         "choices": choices,
     }
+
+
+def _likely(token: TokenLogprob | LikelyToken) -> Page:
+    return {"token": _text(token), "logprob": token.logprob, "bytes": list(token.text_bytes)}
+
+
+def _text(token: TokenLogprob | LikelyToken) -> str:
+    """Part of a character is shown as one that is no character; ``bytes`` has what it is."""
+    return token.text_bytes.decode("utf-8", "replace")
 
 
 def _finished(answer: Whole) -> Finished:

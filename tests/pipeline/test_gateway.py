@@ -125,6 +125,33 @@ def test_the_asyncio_client_is_answered_many_at_a_time(house: House) -> None:
     assert asyncio.run(main()) == [(f"{n}," * 9)[:9] for n in range(40)]
 
 
+def test_logprobs_come_with_each_token_whole_or_streamed(client: openai.OpenAI) -> None:
+    asked = ask("a€b$|", logprobs=True, top_logprobs=2)
+    content = client.chat.completions.create(**asked).choices[0].logprobs.content  # type: ignore[union-attr]
+    assert content is not None
+    assert b"".join(bytes(token.bytes or []) for token in content).decode() == "a€b"
+    assert content[0].token == "a"
+    for token in content:
+        assert token.logprob == token.top_logprobs[0].logprob > token.top_logprobs[1].logprob
+    streamed = [
+        token for chunk in client.chat.completions.create(**asked, stream=True) if chunk.choices[0].logprobs
+        for token in chunk.choices[0].logprobs.content or []
+    ]  # fmt: skip
+    assert streamed == content
+    assert client.chat.completions.create(**ask("a$|")).choices[0].logprobs is None
+
+
+def test_penalties_and_biases_are_the_clients_to_choose(client: openai.OpenAI) -> None:
+    plain = client.chat.completions.create(**ask("a|", max_tokens=6)).choices[0].message.content
+    assert plain == "aaaaaa"
+    biased = client.chat.completions.create(**ask("a|", max_tokens=6, logit_bias={str(ord("a")): -100, str(ord("z")): 100})).choices[0].message.content
+    assert biased == "zzzzzz"
+    with pytest.raises(openai.BadRequestError, match="frequency_penalty must be between -2 and 2"):
+        client.chat.completions.create(**ask("a|", frequency_penalty=3))
+    with pytest.raises(openai.BadRequestError, match="vocabulary"):
+        client.chat.completions.create(**ask("a|", logit_bias={"100000": 1}))
+
+
 # completions
 
 
@@ -138,6 +165,17 @@ def test_texts_go_on_each_with_its_answers(client: openai.OpenAI) -> None:
     for chunk in client.completions.create(**asked, stream=True):
         streamed[chunk.choices[0].index] += chunk.choices[0].text
     assert streamed == ["abab", "cdcd"]
+
+
+def test_logprobs_of_texts_have_the_old_form(client: openai.OpenAI) -> None:
+    logprobs = client.completions.create(model="model", prompt="ab|", max_tokens=4, logprobs=1).choices[0].logprobs
+    assert logprobs is not None
+    assert (logprobs.tokens, logprobs.text_offset) == (["a", "b", "a", "b"], [0, 1, 2, 3])
+    assert [list(top) for top in logprobs.top_logprobs or []] == [["a"], ["b"], ["a"], ["b"]]
+    streamed = [chunk.choices[0] for chunk in client.completions.create(model="model", prompt="ab|", max_tokens=4, logprobs=1, stream=True)]
+    assert [at for choice in streamed if choice.logprobs for at in choice.logprobs.text_offset or []] == [0, 1, 2, 3]
+    with pytest.raises(openai.BadRequestError, match="echo"):
+        client.completions.create(model="model", prompt="ab|", logprobs=1, echo=True)
 
 
 # what is refused
