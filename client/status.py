@@ -84,3 +84,10 @@ class QueueReport:
     draft_failed: str = ""
     #: why nothing is accepted and computed now: jobs cannot be written; empty where they can
     trouble: str = ""
+    #: said since the front started; by sweeps: tokens a sweep
+    tokens: int = 0
+    #: jobs that are over since then and of which it was said half-way when they would be; of these the ones that ended within what was said; and the
+    #: sum of how far its middle was off
+    etas: int = 0
+    etas_kept: int = 0
+    eta_error_s: float = 0.0

@@ -35,6 +35,7 @@ from .answer import Answer, Gain
 from .eta import Eta, Lengths, Work, ends, work_of
 from .followers import Followers
 from .pieces import pieces
+from .promises import Promises
 from .refusal import Refusal
 from .scheduler import Scheduler
 from .sequence import Sequence
@@ -100,7 +101,11 @@ class Answers:
         #: of answers that ended by themselves
         self.lengths = Lengths()
         self._expected: Mapping[int, Eta] = {}
-        self._expected_at = -_ETAS_EVERY_S
+        self._expected_at = self._promised_at = -_ETAS_EVERY_S
+        #: what was said of jobs' ends, and how that was kept
+        self.promises = Promises()
+        #: sampled since the front began; an end of text is one
+        self.tokens = 0
 
     # coming and going
 
@@ -151,6 +156,14 @@ class Answers:
         if self._clock() - self._expected_at > _ETAS_EVERY_S:
             self._expected_at, self._expected = self._clock(), self._ends(max_running)
         return self._expected
+
+    def _ends_of_running(self) -> Mapping[int, Eta]:
+        s_per_sweep = self._times.s_per_sweep
+        if s_per_sweep is None:
+            return {}
+        chunk = self._scheduler.prefill_tokens()
+        works = [self._work(self._answers[id], True, chunk, s_per_sweep) for id in self._scheduler.running]
+        return {work.number: Eta(work.s, work.least_s, work.most_s) for work in works if work is not None}
 
     def _ends(self, max_running: int) -> Mapping[int, Eta]:
         s_per_sweep = self._times.s_per_sweep
@@ -270,6 +283,7 @@ class Answers:
                 return None, "stop"
             token = sample(values, tokens, answer.sampling, job.choice, len(tokens), job.prompt_tokens, allowed)
             likely = answer.likelihood(values, token)
+        self.tokens += 1
         if token in self._end_ids:
             return None, "stop"
         answer.catch_up(len(tokens))  # before there is one more
@@ -313,6 +327,8 @@ class Answers:
         job.reason = reason
         if reason == "stop":
             self.lengths.add(job.sampled_tokens)
+        if event is Event.FINISH:
+            self.promises.over(job.number, self._clock())
         self._leave(answer, event)
         self._gained(answer, gain, Gathered(job.number), last=partial(job.finished, limit))
         log.event(
@@ -338,6 +354,7 @@ class Answers:
         """``keep``: others may go on from what has been computed for it. Raises :class:`NotNow`."""
         answer.job.enter(event, self._now())
         self._scheduler.remove(answer.sequence.id, keep)
+        self.promises.forget(answer.job.number)
         del self._answers[answer.sequence.id], self._by_number[answer.job.number]
         self._changed(answer.job)
 
@@ -347,6 +364,9 @@ class Answers:
         """Tells who follows a job how far it is: what changed since it was last said, now and then."""
         now = self._clock()
         places = self.places()
+        if now - self._promised_at > _ETAS_EVERY_S:
+            self._promised_at = now
+            self.promises.said(self._ends_of_running(), now)
         for answer in self:
             place = places.get(answer.job.number, 0)
             if place and answer.job.state is State.RUNNING:

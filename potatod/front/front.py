@@ -123,7 +123,9 @@ class Front:
         )  # fmt: skip
         self._retention = Retention(self._journal, self._known, jobs.keep_s, jobs.size_bytes, stage.logger)
         restored = self._handlers.restore()
-        self._reporter = Reporter(boot, boot_id, daemon)
+        self._reporter = Reporter(
+            boot, boot_id, daemon, scheduler=self._scheduler, answers=self._answers, times=self._times, speculation=self._speculation
+        )
         for socket in (*self._server.sockets, stage.control.socket, self._journal.fd):
             self._poller.register(socket, zmq.POLLIN)
         done = f"tokenizer loaded, {limits.socket} bound in {time.monotonic() - began:.1f} s"
@@ -277,4 +279,4 @@ class Front:
             self._server.send(identity, self._report(message.request))
 
     def _report(self, request: int) -> Any:
-        return self._reporter.report(request, self._engine.engine, self._times, self._scheduler, self._speculation, self._journal.trouble)
+        return self._reporter.report(request, self._engine.engine, self._journal.trouble)

@@ -14,16 +14,21 @@ from potato_client.status import EngineReport, Guesses, ModelReport, QueueReport
 from potatod.messages import Engine, StageProcess
 from potatod.stage import Boot
 
+from .answers import Answers
 from .scheduler import Scheduler
 from .speculation import Speculation
 from .sweep_times import SweepTimes
 
 
 class Reporter:
-    """Knows what does not change while the front lives; the rest is given for each report."""
-
-    def __init__(self, boot: Boot, boot_id: str, daemon: str) -> None:
+    def __init__(
+        self, boot: Boot, boot_id: str, daemon: str, *, scheduler: Scheduler, answers: Answers, times: SweepTimes, speculation: Speculation
+    ) -> None:  # fmt: skip
         verdict = boot.verdict
+        self._scheduler = scheduler
+        self._answers = answers
+        self._times = times
+        self._speculation = speculation
         self._boot_id = boot_id
         self._daemon = daemon
         self._started = time.time()
@@ -33,19 +38,21 @@ class Reporter:
         self._max_waiting = boot.settings.front.max_queue
         self._model = _model(Path(boot.model).name, verdict)
 
-    def report(self, request: int, engine: Engine, times: SweepTimes, scheduler: Scheduler, speculation: Speculation, trouble: str) -> Report:
+    def report(self, request: int, engine: Engine, trouble: str) -> Report:
+        """``trouble``: why jobs cannot be written; empty where they can."""
         return Report(
             request=request,
             daemon=self._daemon,
             boot=self._boot_id,
             uptime_s=time.time() - self._started,
             model=self._model,
-            engine=self._engine(engine, times),
-            queue=self._queue(scheduler, speculation, trouble),
+            engine=self._engine(engine),
+            queue=self._queue(trouble),
             stages=tuple(_stage(process) for process in self._processes(engine)),
         )
 
-    def _queue(self, scheduler: Scheduler, speculation: Speculation, trouble: str) -> QueueReport:
+    def _queue(self, trouble: str) -> QueueReport:
+        scheduler, speculation, promises = self._scheduler, self._speculation, self._answers.promises
         ledger, reuse = scheduler.ledger, scheduler.reuse
         return QueueReport(
             running=len(scheduler.running),
@@ -66,9 +73,14 @@ class Reporter:
             ),
             draft_failed=speculation.failed,
             trouble=trouble,
+            tokens=self._answers.tokens,
+            etas=promises.count,
+            etas_kept=promises.kept,
+            eta_error_s=promises.error_s,
         )
 
-    def _engine(self, engine: Engine, times: SweepTimes) -> EngineReport:
+    def _engine(self, engine: Engine) -> EngineReport:
+        times = self._times
         return EngineReport(
             state=engine.state,
             epoch=engine.epoch,

@@ -1,4 +1,4 @@
-"""What the daemon is and does: /health, /v1/models, /status."""
+"""What the daemon is and does: /health, /v1/models, /status, /metrics."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from potato_client import ClientError
 
 from . import pages
 from .faults import Fault, Json
+from .metrics import CONTENT_TYPE, Metrics
 from .served import Served
 from .upstream import Upstream
 
 
 class About:
-    def __init__(self, served: Served, upstream: Upstream) -> None:
+    def __init__(self, served: Served, upstream: Upstream, metrics: Metrics) -> None:
         self._served = served
+        self._metrics = metrics
         self._upstream = upstream
 
     def routes(self) -> list[Route]:
@@ -27,6 +29,7 @@ class About:
             Route("/health/live", self.live),
             Route("/health/ready", self.ready),
             Route("/status", self.status),
+            Route("/metrics", self.metrics),
             Route("/v1/models", self.models),
             Route("/v1/models/{model:path}", self.model),
             Route("/v1/embeddings", self.embeddings, methods=["POST"]),
@@ -45,6 +48,13 @@ class About:
 
     async def status(self, request: Request) -> Response:
         return Json(asdict(await self._upstream.status()))
+
+    async def metrics(self, request: Request) -> Response:
+        try:
+            report = await self._upstream.status()
+        except ClientError:
+            report = None
+        return Response(self._metrics.page(report), headers={"Content-Type": CONTENT_TYPE})
 
     async def models(self, request: Request) -> Response:
         return Json({"object": "list", "data": [self._model()]})

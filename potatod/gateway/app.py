@@ -7,30 +7,65 @@ from collections.abc import Sequence
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from potato_client import ClientError
 
 from .faults import Fault, not_found
 from .guard import Guard
+from .metrics import Metrics
 
 
-def make_app(routes: Sequence[Route], *, token: str, hosts: Sequence[str], origins: Sequence[str], logger: logging.Logger) -> Starlette:
+def make_app(
+    routes: Sequence[Route], *, token: str, hosts: Sequence[str], origins: Sequence[str], metrics: Metrics, logger: logging.Logger
+) -> Starlette:  # fmt: skip
     async def internal(request: Request, error: Exception) -> Response:  # the request's top: it ends, and the gateway does not
         logger.error("a request failed", exc_info=error)
         return Fault(500, f"this request failed: {type(error).__name__}", code="internal").response()
 
-    middleware = [Middleware(Guard, token=token, hosts=hosts)]
+    middleware = [Middleware(Counting, metrics=metrics), Middleware(Guard, token=token, hosts=hosts)]
     if origins:
         cors = Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"])
-        middleware.insert(0, cors)
+        middleware.insert(1, cors)
     handlers: dict[Any, Any] = {Fault: _fault, ClientError: _client_error, HTTPException: _http_error, ClientDisconnect: _left, Exception: internal}
     return Starlette(routes=list(routes), middleware=middleware, exception_handlers=handlers)
+
+
+class Counting:
+    """Every request that is answered, by its route and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        streaming = False
+
+        async def counted(message: Message) -> None:
+            nonlocal streaming
+            if message["type"] == "http.response.start":
+                self._metrics.answered(_route(scope), message["status"])
+                streaming = Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream")
+                self._metrics.streaming.inc(streaming)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        finally:
+            self._metrics.streaming.dec(streaming)
+
+
+def _route(scope: Scope) -> str:
+    """As it was declared; "" for what is at no route, or was not let in."""
+    route = scope.get("route")
+    return route.path if isinstance(route, Route) else ""
 
 
 async def _fault(request: Request, error: Fault) -> Response:

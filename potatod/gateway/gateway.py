@@ -19,6 +19,7 @@ from .app import make_app
 from .batching import Batches
 from .filing import Files
 from .job_pages import JobPages
+from .metrics import Metrics
 from .responding import Responding
 from .served import Served
 from .store import Store
@@ -41,9 +42,13 @@ async def _serve(stage: Stage) -> None:
     store = Store(Path(settings.gateway.path))
     files = Files(store)
     batches = Batches(served, upstream, store, files, stage.logger)
-    parts = About(served, upstream), Answering(served, upstream), Responding(served, upstream, store), files, batches, JobPages(served, upstream)
+    metrics = Metrics()
+    about, answering, jobs = About(served, upstream, metrics), Answering(served, upstream), JobPages(served, upstream)
+    parts = about, answering, Responding(served, upstream, store), files, batches, jobs
     routes = [route for part in parts for route in part.routes()]
-    app = make_app(routes, token=token, hosts=settings.gateway.hosts, origins=settings.gateway.origins, logger=stage.logger)
+    app = make_app(
+        routes, token=token, hosts=settings.gateway.hosts, origins=settings.gateway.origins, metrics=metrics, logger=stage.logger,
+    )  # fmt: skip
     server = listener.server(app)
     batches.go_on()
     serving = asyncio.create_task(server.serve(sockets=[listening]))

@@ -225,3 +225,20 @@ def why_it_fails(tmp_path: Path, place: Path, **changes: Any) -> str:
             gateway.close()
     finally:
         front.close()
+
+
+def test_metrics_say_what_status_says_and_what_http_does(begin: Callable[..., House]) -> None:
+    house = begin()
+    assert "potato_up 0.0" in house.gateway.request("GET", "/metrics")[2]
+    house.front.engine_up(delay_s=0.01)
+    until(lambda: house.gateway.request("GET", "/health/ready")[0] == 200)
+    assert house.gateway.request("POST", "/v1/chat/completions", QUESTION)[0] == 200
+    assert house.gateway.request("POST", "/v1/chat/completions", {})[0] == 400
+    time.sleep(1.1)  # a status is kept for a second
+    status, headers, text = house.gateway.request("GET", "/metrics")
+    assert (status, headers["content-type"].split(";")[0]) == (200, "text/plain")
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert (values["potato_up"], values["potato_tokens_total"], values["potato_prompt_tokens_total"]) == ("1.0", "2.0", "2.0")
+    assert float(values["potato_sweep_seconds"]) >= 0.01
+    assert values['potato_http_requests_total{path="/v1/chat/completions",status="200"}'] == "1.0"
+    assert values['potato_http_requests_total{path="/v1/chat/completions",status="400"}'] == "1.0"
