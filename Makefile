@@ -5,16 +5,22 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GGUF   := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: help demo test check torture bench clean
+.PHONY: help demo test test-clients check torture bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 demo: $(STAMP) ## fetch a small model, serve it from disk with far too little RAM, ask it a question
 	@$(BIN)/python demo/demo.py
 
 test: $(STAMP) $(GGUF) ## the whole test suite
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+test-clients: $(STAMP) ## the tools of docs/CLIENTS.md, each as it is (needs npm)
+	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/pip install -q litellm==1.110.2 llm==0.36 langchain-openai==1.7.4
+	@npm install --silent --no-save --prefix .venv-clients openai@6.49.0
+	POTATO_TEST_CLIENTS=$(CURDIR)/.venv-clients $(BIN)/python -m pytest -q tests/pipeline/test_gateway_clients.py
 
 check: $(STAMP) ## lint, types and unit tests: what a change must pass before it is shown
 	$(BIN)/ruff check .
@@ -29,7 +35,7 @@ bench: $(STAMP) ## measure; prints tables and writes bench-out/*.json
 	$(BIN)/python benchmarks/pipeline.py
 
 clean: ## remove the environment and everything fetched or prepared
-	rm -rf $(VENV) .cache build *.egg-info bench-out
+	rm -rf $(VENV) .venv-clients .cache build *.egg-info bench-out
 
 # A real model for the tests that compare with transformers on real weights.
 $(GGUF): | $(STAMP)

@@ -16,6 +16,7 @@ Who owns what:
     reader       the ring's book-keeping, the files                      never sees a tensor
     worker       KV, the order of computing                              never sees text
     front        sequences, jobs, sampling, the clients' socket          never sees a weight
+    gateway      HTTP, where it is wanted                                a client of the front like any other
 
 The laws, each with a test:
 

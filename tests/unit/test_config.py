@@ -42,6 +42,12 @@ def _values_of(key: Key) -> st.SearchStrategy[Plain]:
         return st.sampled_from(["auto", "cpu", "cuda", "cuda:3"])
     if key.name == "remote":
         return st.sampled_from(["", "tcp://0.0.0.0:7575", "tcp://[::1]:1", "tcp://host.example:65535"])
+    if key.name == "listen":
+        return st.sampled_from(["", "127.0.0.1:8089", "[::1]:0", "localhost:65535"])
+    if key.name == "hosts":
+        return st.lists(st.sampled_from(["potato.example.org", "potato"]), max_size=3)
+    if key.name == "origins":
+        return st.lists(st.sampled_from(["http://localhost:3000", "https://chat.example.org"]), max_size=3)
     if key.name == "mirrors":
         return st.lists(names.map(lambda name: f"/mnt/{name}"), max_size=3)
     return names.map(lambda name: f"ipc:///run/{name}" if key.name == "socket" else f"/run/{name}")
@@ -149,6 +155,13 @@ def test_sampling_ranges_are_those_of_the_client_protocol() -> None:
         ("sampling.top_p", 0, "a number above 0 and at most 1, not 0"),
         ("sampling.max_tokens", 0, "a whole number of tokens from 1"),
         ("front.socket", "tcp://127.0.0.1:5555", "is refused"),
+        ("gateway.listen", "8089", "must be"),
+        ("gateway.listen", "127.0.0.1:99999", "must be"),
+        ("gateway.listen", "http://127.0.0.1:8089", "must be"),
+        ("gateway.hosts", ["potato:80"], "[gateway] hosts must be a list of host names"),
+        ("gateway.hosts", "potato", "must be a list"),
+        ("gateway.origins", ["localhost:3000"], "[gateway] origins must be a list of origins"),
+        ("gateway.origins", ["http://localhost:3000/"], "must be"),
         ("front.socket", "/run/x.sock", 'must be "ipc://" and the path of a socket'),
         ("front.socket", "ipc://@abstract", "must be"),
         ("front.socket", "ipc://", "must be"),
