@@ -20,7 +20,7 @@ import zmq.asyncio
 
 from .address import ASK_AGAIN_S, STALE_S, Endpoint, Stale, endpoint, look
 from .answer import Collected, only
-from .asking import AnswerOptions, Prompt, generate_message, list_message, page_of, several
+from .asking import AnswerOptions, Prompt, Tools, generate_message, list_message, page_of, several
 from .connection import LINGER_MS, client_name, dealer
 from .errors import ClientError
 from .job_report import JobReport, JobState
@@ -95,10 +95,11 @@ class AsyncClient:
             await self._connection.close()
 
     async def generate(
-        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, **options: Unpack[AnswerOptions]
+        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, tools: Tools = (),
+        **options: Unpack[AnswerOptions],
     ) -> AsyncAnswer:  # fmt: skip
         """As :meth:`potato_client.Client.generate`."""
-        return await self._followed(generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, options=options))
+        return await self._followed(generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, tools=tools, options=options))
 
     async def generate_many(
         self, prompt: Prompt, count: int, *, system: str | None = None, raw: bool = False, **options: Unpack[AnswerOptions]
@@ -111,10 +112,11 @@ class AsyncClient:
         answer.cancel()
 
     async def submit(
-        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, **options: Unpack[AnswerOptions]
+        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, tools: Tools = (),
+        **options: Unpack[AnswerOptions],
     ) -> str:  # fmt: skip
         """As :meth:`potato_client.Client.submit`."""
-        message = generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, follow=False, options=options)
+        message = generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, follow=False, tools=tools, options=options)
         return (await self._only(message, Accepted)).job
 
     async def attach(self, job: str) -> AsyncAnswer:

@@ -11,9 +11,10 @@ from typing import Any, Final, Literal, TypedDict
 
 from .errors import BadRequest
 from .job_report import JOB_STATES, JobState
-from .protocol import MAX_FOLLOWED, MAX_LISTED, ChatMessage, Generate, List, Options
+from .protocol import MAX_FOLLOWED, MAX_LISTED, ChatMessage, Generate, List, Options, ToolCall
 
-Prompt = str | Sequence[ChatMessage | Mapping[str, str]]
+Prompt = str | Sequence[ChatMessage | Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -54,12 +55,15 @@ def generate_message(
     options: Mapping[str, Any] | None = None,
     key: str | None = None,
     follow: bool = True,
+    tools: Tools = (),
 ) -> Generate:
     """A question through the model's chat template, a conversation through it, or (``raw``) a text to go on with.
 
-    ``key``: None draws one, so that it is the same job however often it has to be asked. Raises :class:`BadRequest`, a ValueError.
+    ``tools``: what the model may call, as its template takes them. ``key``: None draws one, so that it is the same job however often it has to be
+    asked. Raises :class:`BadRequest`, a ValueError.
     """
     given: dict[str, Any] = {"key": secrets.token_hex(16) if key is None else key, "follow": follow}
+    given["tools"] = tuple(json.dumps(tool, ensure_ascii=False) for tool in tools)
     try:
         if raw:
             return Generate(request, prompt=_raw_prompt(prompt, system), options=options_of(options or {}), **given)
@@ -142,7 +146,7 @@ def _conversation(prompt: Prompt, system: str | None) -> tuple[ChatMessage, ...]
     return (*before, *map(_chat_message, prompt))
 
 
-def _chat_message(message: ChatMessage | Mapping[str, str]) -> ChatMessage:
+def _chat_message(message: ChatMessage | Mapping[str, Any]) -> ChatMessage:
     if isinstance(message, ChatMessage):
         return message
     if not isinstance(message, Mapping):
@@ -150,9 +154,10 @@ def _chat_message(message: ChatMessage | Mapping[str, str]) -> ChatMessage:
     for name in message:
         _known(name, _MESSAGE_FIELDS, "field of a message")
     try:
-        return ChatMessage(**message)
+        calls = tuple(call if isinstance(call, ToolCall) else ToolCall(**call) for call in message.get("tool_calls", ()))
+        return ChatMessage(**{**message, "tool_calls": calls})
     except TypeError:
-        raise BadRequest("a message has a role and a content") from None
+        raise BadRequest("a message has a role and a content, a call of a tool an id, a name and arguments") from None
 
 
 def _known(name: str, known: Sequence[str], what: str) -> None:

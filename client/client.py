@@ -21,7 +21,7 @@ from typing import Self, TypeVar, Unpack
 
 from .address import ASK_AGAIN_S, STALE_S, Stale, endpoint, look
 from .answer import Collected, only
-from .asking import AnswerOptions, Prompt, generate_message, list_message, page_of, several
+from .asking import AnswerOptions, Prompt, Tools, generate_message, list_message, page_of, several
 from .connection import Connection, Inbox
 from .job_report import JobReport, JobState
 from .protocol import SILENCE_S, Accepted, Attach, Described, JobAction, Listed, Manage, Managed, Piece, Report, Show, Status
@@ -103,15 +103,17 @@ class Client:
         self._connection.close()
 
     def generate(
-        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, **options: Unpack[AnswerOptions]
+        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, tools: Tools = (),
+        **options: Unpack[AnswerOptions],
     ) -> Answer:  # fmt: skip
         """Asks, and returns at once; iterate over what comes back.
 
         ``prompt``: a question, or a conversation of messages with role and content. ``raw``: goes on with the text as
         it is, without the model's chat template. ``key``: asked for with the same one it is the same job, so that a program may ask again that does not
-        know whether it has asked. Options: :class:`AnswerOptions`. Raises :class:`BadRequest`, :class:`NoDaemon`.
+        know whether it has asked. ``tools``: what the model may call, as its chat template takes them; what it calls is part of the text, written as
+        the model writes it. Options: :class:`AnswerOptions`. Raises :class:`BadRequest`, :class:`NoDaemon`.
         """
-        message = generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, options=options)
+        message = generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, tools=tools, options=options)
         return self._followed(message)
 
     def generate_many(
@@ -125,10 +127,11 @@ class Client:
         answer.cancel()
 
     def submit(
-        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, **options: Unpack[AnswerOptions]
+        self, prompt: Prompt, *, system: str | None = None, raw: bool = False, key: str | None = None, tools: Tools = (),
+        **options: Unpack[AnswerOptions],
     ) -> str:  # fmt: skip
         """As :meth:`generate`, and returns the job's id as soon as the daemon has it on disk: nobody needs to wait for the answer."""
-        message = generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, follow=False, options=options)
+        message = generate_message(next(self._numbers), prompt, system=system, raw=raw, key=key, follow=False, tools=tools, options=options)
         return self._only(message, Accepted).job
 
     def attach(self, job: str) -> Answer:

@@ -62,6 +62,7 @@ MAX_BIASES: Final = 300
 MAX_TOP_LOGPROBS: Final = 20
 MAX_SCHEMA_CHARS: Final = 65_536
 MAX_MESSAGES: Final = 10_000
+MAX_TOOLS: Final = 128
 MAX_KEY_CHARS: Final = 128
 #: In one Listed.
 MAX_LISTED: Final = 1000
@@ -99,11 +100,28 @@ def _shown(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The assistant has called a tool."""
+
+    #: by which the tool's answer says what it answers
+    id: str
+    name: str
+    #: a JSON object, as text
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChatMessage:
     role: str
     content: str
     #: the assistant's thoughts of an earlier turn, for templates that take them
     reasoning: str | None = None
+    #: what the assistant called
+    tool_calls: tuple[ToolCall, ...] = ()
+    #: of a message of the role "tool": which call it answers
+    tool_call_id: str = ""
+    #: of that tool, or of whoever speaks; templates that know no names leave it out
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +211,16 @@ class Generate:
     key: str = ""
     #: whether the client wants to hear of it beyond Accepted
     follow: bool = True
+    #: what the model may call, each a JSON object as text, for its chat template. The answer comes as the model writes it
+    tools: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):
             raise ValueError("give either messages or prompt, not both and not neither")
+        if self.tools and not self.messages:
+            raise ValueError("tools go with messages: a prompt is taken as it is")
+        if len(self.tools) > MAX_TOOLS:
+            raise ValueError(f"at most {MAX_TOOLS} tools")
         if len(self.messages) > MAX_MESSAGES:
             raise ValueError(f"at most {MAX_MESSAGES} messages")
         if len(self.key) > MAX_KEY_CHARS:
@@ -452,6 +476,7 @@ class Described:
     messages: tuple[ChatMessage, ...]
     prompt: str | None
     options: Options
+    tools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from .grammar import Grammars
 from .reasoning import Reasoning
 from .refusal import Refusal
 from .stops import Stops
-from .template import ChatTemplate
+from .template import ChatTemplate, json_object
 from .text import Text
 from .tokenizer import Tokenizer
 
@@ -58,6 +58,7 @@ class Admission:
         of_model(self._generation_config)  # what is wrong with it is told now, not to the first client
         self._tokenizer = Tokenizer.load(folder)
         self._template = ChatTemplate.load(folder)
+        self._tool_template = ChatTemplate.load(folder, "tool_use") or self._template
         detokenizer.check(self._tokenizer)
         self.end_ids = generation.end_ids(folder)
         self._marks = reasoning.declared(self._template.source, self._tokenizer.added_tokens) if self._template else None
@@ -114,11 +115,22 @@ class Admission:
         if self._template is None:
             raise Refusal("no_template", "this model has no chat template: send the prompt as it is (--raw)")
         for message in ask.messages:
-            for text in (message.role, message.content, message.reasoning or ""):
+            for text in (message.role, message.content, message.reasoning or "", *(call.arguments for call in message.tool_calls)):
                 self._check_size(text)
-        text = self._template.render(ask.messages, thinking=ask.options.thinking)
+        text = self._template.render(ask.messages, thinking=ask.options.thinking) if not ask.tools else self._with_tools(ask)
         self._check_size(text)
         return self._tokenizer.encode(text, add_special_tokens=False), text
+
+    def _with_tools(self, ask: Generate) -> str:
+        """Raises :class:`Refusal`."""
+        assert self._tool_template is not None, "there is a template"
+        for tool in ask.tools:
+            self._check_size(tool)
+        tools = [json_object(tool, "a tool") for tool in ask.tools]
+        text = self._tool_template.render(ask.messages, thinking=ask.options.thinking, tools=tools)
+        if text == self._tool_template.render(ask.messages, thinking=ask.options.thinking):
+            raise Refusal("bad_request", "this model's chat template knows no tools: ask without them")
+        return text
 
     def _check_size(self, text: str) -> None:
         if len(text) > self.max_context * _MAX_CHARS_PER_TOKEN:

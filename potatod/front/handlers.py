@@ -290,7 +290,7 @@ class Handlers:
         def found(job_and_ask: tuple[Job, Ask]) -> None:
             job, ask = job_and_ask
             asked = FROM_CLIENT.decode(ask.frame)
-            self._send(client, Described(message.request, self._report(job), job.seed, asked.messages, asked.prompt, asked.options))
+            self._send(client, Described(message.request, self._report(job), job.seed, asked.messages, asked.prompt, asked.options, asked.tools))
 
         self._ask(client, message.request, number, lambda database: (_job_of(database, number), database.ask(number)), found)
 

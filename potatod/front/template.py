@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import jinja2
 
-from potato_client.protocol import ChatMessage
+from potato_client.protocol import ChatMessage, ToolCall
 from potatod.errors import ModelDataError, NoSuchModel
 from potatod.json_file import read_text
 
@@ -33,13 +34,13 @@ class ChatTemplate:
             raise ModelDataError(f"the model's chat template cannot be read: {_sentence(error)}") from None
 
     @classmethod
-    def load(cls, folder: Path) -> ChatTemplate | None:
-        """chat_template.jinja, else the one in tokenizer_config.json; None where the model has none."""
+    def load(cls, folder: Path, name: str = "default") -> ChatTemplate | None:
+        """chat_template.jinja, else the one in tokenizer_config.json, where that has several the one of that name; None where the model has none."""
         config = tokenizer_config(folder)
         try:
             source: str | None = read_text(folder / "chat_template.jinja", _MAX_BYTES)
         except NoSuchModel:
-            source = _chosen(config.get("chat_template"))
+            source = _chosen(config.get("chat_template"), name)
         return None if source is None else cls(source, special_tokens(config))
 
     def render(
@@ -57,7 +58,7 @@ class ChatTemplate:
         """
         page = [_message(message) for message in messages]
         switches = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
-        self._environment.budget = Budget(sum(len(text) for message in page for text in message.values()))
+        self._environment.budget = Budget(sum(map(_chars, (*page, *(tools or ())))))
         try:
             pieces = self._template.generate(
                 **{**self._special_tokens, **switches}, messages=page, tools=tools, documents=None,
@@ -70,19 +71,51 @@ class ChatTemplate:
             raise Refusal("bad_request", f"the model's chat template fails: {type(error).__name__}") from None
 
 
-def _message(message: ChatMessage) -> dict[str, str]:
+def _message(message: ChatMessage) -> dict[str, Any]:
     """As templates expect it. Earlier thoughts have two names: gpt-oss reads the first, everyone else the last."""
-    page = {"role": message.role, "content": message.content}
+    page: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        page["tool_calls"] = [_call(call) for call in message.tool_calls]
+    if message.tool_call_id:
+        page["tool_call_id"] = message.tool_call_id
+    if message.name:
+        page["name"] = message.name
     if message.reasoning is None:
         return page
     return {"thinking": message.reasoning, **page, "reasoning_content": message.reasoning}
 
 
-def _chosen(template: Any) -> str | None:
-    """A template, or the one called "default" in a list of named ones."""
+def _call(call: ToolCall) -> dict[str, Any]:
+    """Templates write arguments as they like, so they get what the JSON says. Raises :class:`Refusal`."""
+    arguments = json_object(call.arguments, f"the arguments of {call.name}")
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def json_object(text: str, what: str) -> dict[str, Any]:
+    """Raises :class:`Refusal`."""
+    try:
+        page = json.loads(text)
+        if not isinstance(page, dict):
+            raise ValueError
+    except (ValueError, RecursionError):
+        raise Refusal("bad_request", f"{what[:200]} must be a JSON object") from None
+    return page
+
+
+def _chars(value: Any) -> int:
+    """Of all texts in it."""
+    if isinstance(value, dict):
+        return sum(_chars(key) + _chars(item) for key, item in value.items())
+    if isinstance(value, list):
+        return sum(map(_chars, value))
+    return len(value) if isinstance(value, str) else 1
+
+
+def _chosen(template: Any, name: str) -> str | None:
+    """A template, or the one of that name in a list of named ones."""
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
+        template = named.get(name)
     return template if isinstance(template, str) else None
 
 

@@ -1,0 +1,100 @@
+"""Calls of tools in what models write, by the way of each family, whole and cut anywhere."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potatod.gateway.tool_calls import Call, Parser, call_id
+
+NAMES = ("get_weather", "add", "get")
+PARIS = Call("get_weather", '{"city": "Paris"}')
+ADD = Call("add", '{"a": 1, "b": [2, null]}')
+
+WRITTEN = [
+    ('<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>', "", [PARIS]),
+    ('Let me see.\n<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>', "Let me see.", [PARIS]),
+    (
+        '<tool_call>[{"name": "get_weather", "arguments": {"city": "Paris"}}, {"name": "add", "arguments": {"a": 1, "b": [2, null]}}]</tool_call>',
+        "", [PARIS, ADD],
+    ),
+    ('<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call> \n So it is. ', "So it is. ", [PARIS]),
+    (
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>\n'
+        '<tool_call>{"name": "add", "arguments": {"a": 1, "b": [2, null]}}</tool_call>', "", [PARIS, ADD],
+    ),
+    ('<tool_call>{"name": "get_weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>', "", [PARIS]),
+    ('<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}', "", [PARIS]),
+    (
+        "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n[2, null]\n</parameter>\n</function>\n</tool_call>", "", [ADD],
+    ),
+    ("<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>", "", [PARIS]),
+    ('{"name": "get_weather", "parameters": {"city": "Paris"}}', "", [PARIS]),
+    ('\n {"name": "get_weather", "parameters": {"city": "Paris"}}; {"name": "add", "parameters": {"a": 1, "b": [2, null]}}', "", [PARIS, ADD]),
+    ('[{"name": "get_weather", "arguments": {"city": "Paris"}}]', "", [PARIS]),
+    ('get_weather{"city": "Paris"}', "", [PARIS]),
+    ('get_weather{"city": "Paris"}add{"a": 1, "b": [2, null]}', "", [PARIS, ADD]),
+    ('[get_weather(city="Paris"), add(a=1, b=[2, None])]', "", [PARIS, ADD]),
+    ('<tool_call>{"name": "unknown", "arguments": {}}</tool_call>', "", [Call("unknown", "{}")]),
+]  # fmt: skip
+
+#: What looks like a call and is none.
+TEXTS = [
+    "", "It is warm.", "get", "get_weather", "get_weather is a tool", "{", '{"a": 1}', '{"name": "unknown", "parameters": {}}', "[1, 2]",
+    '{"name": "get_weather", "parameters": 3}', '{"name": "get_weather", "parameters": {}} and more', "<tool_call>not JSON</tool_call>",
+    "a < b, and <tool", "[get_weather('Paris')]", "[add(a=open('x'))]", "[add(a=1e999)]", "[unknown(a=1)]", "[x for x in y]", "<tool_call>",
+    '<tool_call>{"name": 3}</tool_call> more', " two\n\n lines \n ", "[" * 2000, "<tool_call>" + "[" * 100_000,
+]  # fmt: skip
+
+
+def read(pieces: list[str]) -> tuple[str, list[Call]]:
+    parser = Parser(NAMES)
+    found = [*(parser.feed(piece) for piece in pieces), parser.finish()]
+    return "".join(each.text for each in found), [call for each in found for call in each.calls]
+
+
+@pytest.mark.parametrize(("written", "text", "calls"), WRITTEN)
+def test_what_each_family_writes_is_a_call_however_it_is_cut(written: str, text: str, calls: list[Call]) -> None:
+    assert read([written]) == (text, calls)
+    assert read(list(written)) == (text, calls)
+    for cut in range(len(written)):
+        assert read([written[:cut], written[cut:]]) == (text, calls)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_no_call_stays_as_it_was_written(text: str) -> None:
+    assert read([text]) == (text, [])
+    if len(text) < 100:
+        assert read(list(text)) == (text, [])
+
+
+_PIECES = ["<tool_call>", "</tool_call>", "{", "}", '"name"', ": ", '"add"', '{"name": "add"}', "get", " ", "\n", "text", "<", "[", "add(", ")"]
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=12))
+def test_whatever_comes_nothing_is_lost_and_cuts_do_not_matter(pieces: list[str]) -> None:
+    text, calls = read(pieces)
+    assert (text, calls) == read(["".join(pieces)])
+    if not calls:
+        assert text == "".join(pieces)
+
+
+def test_text_is_let_out_as_soon_as_it_is_certain() -> None:
+    parser = Parser(NAMES)
+    assert parser.feed("It is ").text == "It is"
+    assert parser.feed("a < b").text == " a < b"
+    assert parser.feed(" <tool").text == ""
+    assert parser.feed("box").text == " <toolbox"
+    assert parser.feed('<tool_call>{"name": "add", "arguments": {}}').calls == ()
+    assert parser.feed("</tool_call>").calls == (Call("add", "{}"),)
+
+
+def test_an_id_is_nine_letters_and_digits_and_always_the_same() -> None:
+    ids = {call_id(job, number) for job in ("a", "b") for number in range(50)}
+    assert len(ids) == 100
+    assert all(len(id) == 9 and id.isalnum() for id in ids)
+    assert call_id("a", 0) == call_id("a", 0)
+    json.dumps(list(ids))
