@@ -16,6 +16,7 @@ from . import asking, body, pages, streams
 from .faults import Json
 from .requests import asked_before, idempotency_key, patience_s, until_gone
 from .served import Served
+from .tools import names_of
 from .upstream import Asked, Upstream, digest_of
 
 
@@ -32,7 +33,7 @@ class Answering:
 
     async def chat(self, request: Request) -> Response:
         question = asking.chat(await body.read_json(request))
-        return await self._answer(request, question, pages.Chat())
+        return await self._answer(request, question, pages.Chat(names_of(question.tools)))
 
     async def completions(self, request: Request) -> Response:
         question = asking.completion(await body.read_json(request))

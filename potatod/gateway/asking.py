@@ -6,22 +6,20 @@ Values are checked where they mean something: ranges by the protocol's Options, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from potato_client.protocol import MAX_FOLLOWED, ChatMessage
+from potato_client.protocol import MAX_FOLLOWED, ChatMessage, ToolCall
 
 from . import body
 from .faults import Fault, unsupported
+from .tools import Chosen, Tool, offered
 
 #: What OpenAI's clients may send that asks for nothing.
 _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
     "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -46,6 +44,21 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 _Nothing = Annotated[list[Any], msgspec.Meta(max_length=0)]
 
 
+class _Function(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    arguments: str = ""
+
+
+class CallMade(msgspec.Struct, forbid_unknown_fields=True):
+    """Of an earlier turn."""
+
+    id: str
+    function: _Function
+    type: Literal["function"] = "function"
+    #: its place in a stream
+    index: int | None = None
+
+
 class Part(msgspec.Struct, forbid_unknown_fields=True):
     type: str
     text: str = ""
@@ -56,13 +69,26 @@ class Part(msgspec.Struct, forbid_unknown_fields=True):
 
 class Message(msgspec.Struct, forbid_unknown_fields=True):
     role: str
-    content: str | list[Part]
+    content: str | list[Part] | None = None
+    name: str | None = None
     #: the assistant's thoughts of an earlier turn, by the name that others gave it
     reasoning_content: str | None = None
+    tool_calls: list[CallMade] | None = None
+    tool_call_id: str | None = None
+    #: what an earlier answer of ours came with
+    refusal: None = None
+    annotations: _Nothing | None = None
+    audio: None = None
+    function_call: None = None
 
     def chat_message(self, at: str) -> ChatMessage:
+        """Raises :class:`Fault`."""
+        if self.content is None and not self.tool_calls:
+            raise Fault(400, f"{at}.content is missing", code="invalid_value", param=f"{at}.content")
         role = "system" if self.role == "developer" else self.role
-        return ChatMessage(role, text_of(self.content, at), self.reasoning_content)
+        calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments or "{}") for call in self.tool_calls or ())
+        content = text_of(self.content or "", f"{at}.content")
+        return ChatMessage(role, content, self.reasoning_content, calls, self.tool_call_id or "", self.name or "")
 
 
 def text_of(content: str | list[Part], at: str) -> str:
@@ -118,6 +144,9 @@ class ChatBody(_Body, kw_only=True):
     messages: list[Message]
     logprobs: bool = False
     top_logprobs: int | None = None
+    tools: list[Tool] = []
+    tool_choice: Literal["none", "auto", "required"] | Chosen | None = None
+    parallel_tool_calls: bool = True
     max_completion_tokens: int | None = None
     thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -143,6 +172,8 @@ class Question:
     count: int
     stream: bool
     include_usage: bool
+    #: as the model's template is told of them
+    tools: tuple[dict[str, Any], ...] = ()
     #: the prompt comes first in the text
     echo: bool = False
 
@@ -157,7 +188,7 @@ def chat(page: Mapping[str, Any]) -> Question:
     asked = body.understood(page, ChatBody, _NEUTRAL, _ELSEWHERE)
     if not asked.messages:
         raise Fault(400, "messages is empty", code="invalid_value", param="messages")
-    messages = tuple(message.chat_message(f"messages[{number}].content") for number, message in enumerate(asked.messages))
+    messages = tuple(message.chat_message(f"messages[{number}]") for number, message in enumerate(asked.messages))
     options = asked.options() | {"thinking": _thinking(asked)}
     if asked.logprobs:
         options["top_logprobs"] = asked.top_logprobs or 0
@@ -165,7 +196,8 @@ def chat(page: Mapping[str, Any]) -> Question:
         raise Fault(400, "top_logprobs needs logprobs", code="invalid_value", param="top_logprobs")
     if asked.max_completion_tokens is not None:
         options["max_tokens"] = asked.max_completion_tokens
-    return _question(asked, (messages,), options, raw=False)
+    tools = offered(asked.tools, asked.tool_choice, parallel=asked.parallel_tool_calls)
+    return replace(_question(asked, (messages,), options, raw=False), tools=tools)
 
 
 def completion(page: Mapping[str, Any]) -> Question:
@@ -187,7 +219,7 @@ def _question(asked: _Body, prompts: tuple[Any, ...], options: dict[str, Any], *
         raise Fault(400, f"n must be a whole number from 1 to {_MOST_ANSWERS}, prompts times n", code="invalid_value", param="n")
     if not asked.stream and asked.stream_options.include_usage:
         raise Fault(400, "stream_options needs stream", code="invalid_value", param="stream_options")
-    return Question(asked.model, prompts, raw, options, asked.n, asked.stream, asked.stream_options.include_usage, echo)
+    return Question(asked.model, prompts, raw, options, asked.n, asked.stream, asked.stream_options.include_usage, echo=echo)
 
 
 def _thinking(asked: ChatBody) -> bool | None:

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from potato_client.protocol import Finished, LikelyToken, Piece, TokenLogprob
 
+from . import tool_calls
 from .faults import Fault
 
 Page = dict[str, Any]
@@ -66,12 +67,19 @@ class Format(Protocol):
     def whole(self, head: Head, answers: Sequence[Whole], prompts: int) -> Page: ...
     def first(self, head: Head, choice: int) -> list[Page]: ...
     def piece(self, head: Head, choice: int, piece: Piece) -> list[Page]: ...
-    def last(self, head: Head, choice: int, reason: str) -> Page: ...
+    def last(self, head: Head, choice: int, job: str, reason: str) -> list[Page]: ...
     def usage(self, head: Head, usage: Page) -> Page: ...
 
 
 class Chat:
     """/v1/chat/completions"""
+
+    def __init__(self, tools: Sequence[str] = ()) -> None:
+        """``tools``: names of those that the model may call."""
+        self._tools = tools
+        #: by choice, and how many calls it has found
+        self._parsers: dict[int, tool_calls.Parser] = {}
+        self._calls: dict[int, int] = {}
 
     def whole(self, head: Head, answers: Sequence[Whole], prompts: int) -> Page:
         choices = [self._choice(number, answer) for number, answer in enumerate(answers)]
@@ -82,29 +90,51 @@ class Chat:
         return [self._chunk(head, choice, {"role": "assistant", "content": ""})]
 
     def piece(self, head: Head, choice: int, piece: Piece) -> list[Page]:
-        deltas = []
-        if piece.reasoning:
-            deltas.append({"reasoning_content": piece.reasoning})
-        if piece.text or (piece.logprobs and not deltas):
-            deltas.append({"content": piece.text})
+        deltas: list[Page] = [{"reasoning_content": piece.reasoning}] if piece.reasoning else []
+        found = tool_calls.Found(piece.text) if not self._tools else self._parser(choice).feed(piece.text)
+        deltas += self._deltas(choice, piece.job, found)
+        if piece.logprobs and not deltas:
+            deltas.append({"content": ""})
         pages = [self._chunk(head, choice, delta) for delta in deltas]
         if pages:
             pages[-1]["choices"][0]["logprobs"] = self._logprobs(piece.logprobs)
         return pages
 
-    def last(self, head: Head, choice: int, reason: str) -> Page:
-        return self._chunk(head, choice, {}, reason)
+    def last(self, head: Head, choice: int, job: str, reason: str) -> list[Page]:
+        deltas = self._deltas(choice, job, self._parser(choice).finish()) if self._tools else []
+        reason = "tool_calls" if self._calls.get(choice) and reason == "stop" else reason
+        return [*(self._chunk(head, choice, delta) for delta in deltas), self._chunk(head, choice, {}, reason)]
+
+    def _parser(self, choice: int) -> tool_calls.Parser:
+        return self._parsers.setdefault(choice, tool_calls.Parser(self._tools))
+
+    def _deltas(self, choice: int, job: str, found: tool_calls.Found) -> list[Page]:
+        first = self._calls.get(choice, 0)
+        self._calls[choice] = first + len(found.calls)
+        calls = [{"index": number} | _call(job, number, call) for number, call in enumerate(found.calls, first)]
+        return [*([{"content": found.text}] if found.text else []), *([{"tool_calls": calls}] if calls else [])]
 
     def usage(self, head: Head, usage: Page) -> Page:
         return _page(head, "chatcmpl", "chat.completion.chunk", []) | {"usage": usage}
 
     def _choice(self, number: int, answer: Whole) -> Page:
-        message: Page = {"role": "assistant", "content": answer.text, "refusal": None}
+        finished = _finished(answer)
+        text, calls = self._called(answer.text)
+        message: Page = {"role": "assistant", "content": text or None if calls else text, "refusal": None}
+        if calls:
+            message["tool_calls"] = [_call(finished.job, at, call) for at, call in enumerate(calls)]
         if answer.reasoning:
             message["reasoning_content"] = answer.reasoning
-        return {
-            "index": number, "message": message, "logprobs": self._logprobs(answer.logprobs), "finish_reason": finish_reason(_finished(answer)),
-        }  # fmt: skip
+        reason = finish_reason(finished)
+        reason = "tool_calls" if calls and reason == "stop" else reason
+        return {"index": number, "message": message, "logprobs": self._logprobs(answer.logprobs), "finish_reason": reason}
+
+    def _called(self, text: str) -> tuple[str, list[tool_calls.Call]]:
+        if not self._tools:
+            return text, []
+        parser = tool_calls.Parser(self._tools)
+        found = [parser.feed(text), parser.finish()]
+        return "".join(each.text for each in found), [call for each in found for call in each.calls]
 
     def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> Page | None:
         if not logprobs:
@@ -144,8 +174,8 @@ class Completion:
             return []
         return [_page(head, "cmpl", "text_completion", [self._choice(choice, text, None, logprobs)])]
 
-    def last(self, head: Head, choice: int, reason: str) -> Page:
-        return self._chunk(head, choice, "", reason)
+    def last(self, head: Head, choice: int, job: str, reason: str) -> list[Page]:
+        return [self._chunk(head, choice, "", reason)]
 
     def usage(self, head: Head, usage: Page) -> Page:
         return _page(head, "cmpl", "text_completion", []) | {"usage": usage}
@@ -182,6 +212,10 @@ def _page(head: Head, prefix: str, kind: str, choices: list[Page]) -> Page:
         "system_fingerprint": head.fingerprint,
         "choices": choices,
     }
+
+
+def _call(job: str, number: int, call: tool_calls.Call) -> Page:
+    return {"id": tool_calls.call_id(job, number), "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _likely(token: TokenLogprob | LikelyToken) -> Page:

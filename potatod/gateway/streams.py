@@ -50,7 +50,8 @@ async def chunks(
                     for page in shape.piece(head, choice, message):
                         yield event(page)
                 elif isinstance(message, Finished):
-                    yield event(shape.last(head, choice, pages.finish_reason(message)))
+                    for page in shape.last(head, choice, message.job, pages.finish_reason(message)):
+                        yield event(page)
         except ClientError as error:
             yield event(Fault.of(error).page())
             return

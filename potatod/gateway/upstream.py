@@ -83,7 +83,7 @@ class Upstream:
             for at, prompt in enumerate(question.prompts):
                 for choice in range(question.count):
                     key = f"{asked.key}:{at}:{choice}"
-                    asked.answers.append(await self._generate(prompt, question.raw, key, {**options, "choice": choice}))
+                    asked.answers.append(await self._generate(prompt, question, key, {**options, "choice": choice}))
             for answer in asked.answers:
                 await _accepted(answer)
         except BaseException:
@@ -175,8 +175,8 @@ class Upstream:
                 await self.manage(job, "cancel")
                 log.event(self._logger, "cancelled: its client has left", job=job)
 
-    async def _generate(self, prompt: Any, raw: bool, key: str, options: dict[str, Any]) -> AsyncAnswer:
-        return await self._follow(lambda client: client.generate(prompt, raw=raw, key=key, **options))
+    async def _generate(self, prompt: Any, question: Question, key: str, options: dict[str, Any]) -> AsyncAnswer:
+        return await self._follow(lambda client: client.generate(prompt, raw=question.raw, key=key, tools=question.tools, **options))
 
     async def _follow(self, ask: Any) -> AsyncAnswer:
         client = self._least_busy()

@@ -1,7 +1,7 @@
 """The front as a real process, between a supervisor and an engine that are made of threads and do as they are told.
 
 The "model" is a function of all tokens so far, so that a token that is fed twice, lost or moved changes the text: a
-prompt ``abc|`` is answered with ``abcabcabc…``; ``$`` in it stands for the end of text; a prompt that starts with ``?``
+prompt ``abc|`` is answered with ``abcabcabc…``, and so is ``abc|whatever|``; ``$`` in it stands for the end of text; a prompt that starts with ``?``
 gives random logits that depend on every token; one that starts with ``!`` gives a row that is not there.
 """
 
@@ -60,7 +60,8 @@ def _bytes_to_unicode() -> dict[int, str]:
 
 def next_token(tokens: list[int]) -> int:
     end = tokens.index(ord("|"))
-    token = tokens[(len(tokens) - end - 1) % end]
+    said = tokens[::-1].index(ord("|"))  # behind the last bar
+    token = tokens[said % end]
     return END if token == ord("$") else token
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ Ask = dict[str, Any]
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One for all tests that change nothing of it."""
-    made = House(tmp_path_factory.mktemp("house"), max_sequences=8)
+    made = House(tmp_path_factory.mktemp("house"), max_sequences=8, max_context=1024)
     made.front.engine_up()
     yield made
     made.close()
@@ -152,6 +153,75 @@ def test_penalties_and_biases_are_the_clients_to_choose(client: openai.OpenAI) -
         client.chat.completions.create(**ask("a|", logit_bias={"100000": 1}))
 
 
+# tools
+
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather", "description": "How it is outside.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "content"),
+    [
+        ('<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>', None),
+        ('I look.<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>', "I look."),
+        ('{"name": "get_weather", "parameters": {"city": "Paris"}}', None),
+    ],
+)
+def test_what_the_model_calls_is_a_call_whole_or_streamed(client: openai.OpenAI, written: str, content: str | None) -> None:
+    asked = ask(f"{written}$|", tools=[WEATHER])
+    answer = client.chat.completions.create(**asked)
+    assert (answer.choices[0].finish_reason, answer.choices[0].message.content) == ("tool_calls", content)
+    assert answer.choices[0].message.tool_calls is not None
+    call = answer.choices[0].message.tool_calls[0]
+    assert call.type == "function"
+    assert (call.function.name, call.function.arguments, len(call.id)) == ("get_weather", '{"city": "Paris"}', 9)
+    with client.chat.completions.stream(model="model", messages=asked["messages"], tools=[WEATHER]) as stream:
+        final = stream.get_final_completion().choices[0]
+    assert (final.finish_reason, final.message.content or None) == ("tool_calls", content)
+    assert final.message.tool_calls is not None
+    assert final.message.tool_calls[0].function.arguments == '{"city": "Paris"}'
+
+
+def test_calls_and_what_tools_answered_go_back_to_the_template(house: House, client: openai.OpenAI) -> None:
+    called = client.chat.completions.create(**ask('{"name": "get_weather", "parameters": {"city": "Paris"}}$|', tools=[WEATHER])).choices[0].message
+    assert called.tool_calls is not None
+    result: Any = {"role": "tool", "tool_call_id": called.tool_calls[0].id, "content": "warm$|"}
+    messages = [{"role": "user", "content": "so: "}, called.model_dump(exclude_none=True), result]
+    answer = client.chat.completions.create(model="model", messages=messages, tools=[WEATHER])  # type: ignore[arg-type]  # as above
+    assert answer.choices[0].message.content == "so: [get_weather Paris]warm"
+    with Client(house.front.socket) as native:
+        assert native.show(native.jobs(limit=1)[0].job).tools == (json.dumps(WEATHER),)
+
+
+def test_a_text_is_a_text_with_tools_and_without_they_are_not_looked_for(client: openai.OpenAI) -> None:
+    written = '{"name": "get_weather", "parameters": {"city": "Paris"}}'
+    assert client.chat.completions.create(**ask(f"{written}$|", tools=[WEATHER], tool_choice="none")).choices[0].message.content == written
+    assert client.chat.completions.create(**ask(f"{written}$|")).choices[0].message.content == written
+    assert client.chat.completions.create(**ask("It is warm.$|", tools=[WEATHER])).choices[0].message.content == "It is warm."
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"tools": [{"type": "retrieval"}]}, "tools"),
+        ({"tools": [WEATHER, WEATHER]}, "once"),
+        ({"tools": [{"type": "function", "function": {"name": "no blanks"}}]}, "cannot be called"),
+        ({"tools": [WEATHER], "parallel_tool_calls": False}, "parallel_tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{"}}]}]}, "a JSON object"),
+    ],
+)
+def test_tools_that_cannot_be_are_refused(client: openai.OpenAI, more: Ask, sentence: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="model", messages=[{"role": "user", "content": "a|"}], extra_body=more)
+    assert sentence in str(refused.value)
+
+
 # completions
 
 
@@ -196,7 +266,7 @@ def test_logprobs_of_texts_have_the_old_form(client: openai.OpenAI) -> None:
         ({"messages": []}, 400, "messages is empty"),
         ({"messages": [{"role": "user"}]}, 400, "content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 400, "image_url"),
-        ({"messages": [{"role": "user", "content": "x" * 500 + "|"}]}, 400, "context"),
+        ({"messages": [{"role": "user", "content": "x" * 1500 + "|"}]}, 400, "context"),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options needs stream"),
         ({"chat_template_kwargs": {"tone": "warm"}}, 400, "chat_template_kwargs.tone"),
     ],
@@ -217,7 +287,7 @@ def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:
 
 def test_a_context_that_is_too_small_is_known_by_its_code(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(**ask("x" * 500 + "|"))
+        client.chat.completions.create(**ask("x" * 1500 + "|"))
     assert refused.value.code == "context_length_exceeded"
 
 
