@@ -26,6 +26,10 @@ class StageReport:
     uptime_s: float
 
 
+#: Of a model's chat template: it knows none; it knows them, and how the model writes a call is not known here; it is
+ToolUse = Literal["none", "text", "calls"]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelReport:
     name: str
@@ -36,6 +40,7 @@ class ModelReport:
     resident_bytes: int
     streamed_bytes_per_sweep: int
     card_bytes: int = 0
+    tools: ToolUse = "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ from typing import Final
 
 from potato_client.codec import MAX_FRAME_BYTES
 from potato_client.protocol import FROM_CLIENT, PRIORITIES, Generate
+from potato_client.status import ToolUse
 from potatod.config import Sampling as Defaults
 from potatod.jobs.job import Ask
 from potatod.sampling.params import Sampling, of_model, resolve
 
-from . import detokenizer, generation, reasoning
+from . import detokenizer, generation, reasoning, tool_use
 from .detokenizer import Detokenizer
-from .grammar import Grammars
+from .grammar import Constraint, Grammars
 from .reasoning import Reasoning
 from .refusal import Refusal
 from .stops import Stops
@@ -63,6 +64,16 @@ class Admission:
         self.end_ids = generation.end_ids(folder)
         self._marks = reasoning.declared(self._template.source, self._tokenizer.added_tokens) if self._template else None
         self._grammars = Grammars(self._tokenizer, vocabulary, self.end_ids, self._marks)
+        #: what the model's template knows of tools
+        self.tool_use = self._look_at_tools()
+
+    def _look_at_tools(self) -> ToolUse:
+        def answer(prompt: str, said: str) -> str:
+            text = self._text(True, prompt.rstrip()[-_TAIL_CHARS:], ())
+            shown = [text.push(id).text for id in self._tokenizer.encode(said, add_special_tokens=False)]
+            return "".join(shown) + text.finish().text
+
+        return tool_use.of(self._tool_template, answer)
 
     def admit(self, ask: Generate) -> Admitted:
         """Raises :class:`Refusal`."""
@@ -89,12 +100,16 @@ class Admission:
 
     def text(self, ask: Ask) -> Text:
         """Of an answer that has not begun. A chat's template may have opened a thought; a raw prompt's answer is not split."""
-        marks = self._marks if ask.chat else None
+        schema = ask.sampling.json_schema
+        opened = ask.chat and self._marks is not None and ask.tail.endswith(self._marks.opening)
+        constraint = None if schema is None else self._grammars.constraint(schema, ask.chat, opened)
+        return self._text(ask.chat, ask.tail, ask.sampling.stop, constraint)
+
+    def _text(self, chat: bool, tail: str, stop: tuple[str, ...], constraint: Constraint | None = None) -> Text:
+        marks = self._marks if chat else None
         ids = (self._tokenizer.id(mark) for mark in (marks.opening, marks.closing)) if marks else ()
         keep = frozenset(id for id in ids if id is not None)
-        schema, opened = ask.sampling.json_schema, marks is not None and ask.tail.endswith(marks.opening)
-        constraint = None if schema is None else self._grammars.constraint(schema, ask.chat, opened)
-        return Text(Detokenizer(self._tokenizer, keep=keep), Stops(ask.sampling.stop), Reasoning(marks, ask.tail), constraint)
+        return Text(Detokenizer(self._tokenizer, keep=keep), Stops(stop), Reasoning(marks, tail), constraint)
 
     def _sampling(self, ask: Generate) -> Sampling:
         beyond = [token for token, _ in ask.options.logit_bias if token >= self._vocabulary]
@@ -123,14 +138,12 @@ class Admission:
 
     def _with_tools(self, ask: Generate) -> str:
         """Raises :class:`Refusal`."""
-        assert self._tool_template is not None, "there is a template"
+        if self._tool_template is None or self.tool_use == "none":
+            raise Refusal("bad_request", "this model's chat template knows no tools: ask without them")
         for tool in ask.tools:
             self._check_size(tool)
         tools = [json_object(tool, "a tool") for tool in ask.tools]
-        text = self._tool_template.render(ask.messages, thinking=ask.options.thinking, tools=tools)
-        if text == self._tool_template.render(ask.messages, thinking=ask.options.thinking):
-            raise Refusal("bad_request", "this model's chat template knows no tools: ask without them")
-        return text
+        return self._tool_template.render(ask.messages, thinking=ask.options.thinking, tools=tools)
 
     def _check_size(self, text: str) -> None:
         if len(text) > self.max_context * _MAX_CHARS_PER_TOKEN:

@@ -124,8 +124,9 @@ class Front:
         self._retention = Retention(self._journal, self._known, jobs.keep_s, jobs.size_bytes, stage.logger)
         restored = self._handlers.restore()
         self._reporter = Reporter(
-            boot, boot_id, daemon, scheduler=self._scheduler, answers=self._answers, times=self._times, speculation=self._speculation
-        )
+            boot, boot_id, daemon, tools=self._admission.tool_use, scheduler=self._scheduler, answers=self._answers, times=self._times,
+            speculation=self._speculation,
+        )  # fmt: skip
         for socket in (*self._server.sockets, stage.control.socket, self._journal.fd):
             self._poller.register(socket, zmq.POLLIN)
         done = f"tokenizer loaded, {limits.socket} bound in {time.monotonic() - began:.1f} s"

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from potato_client.protocol import Report
-from potato_client.status import EngineReport, Guesses, ModelReport, QueueReport, StageReport
+from potato_client.status import EngineReport, Guesses, ModelReport, QueueReport, StageReport, ToolUse
 from potatod.messages import Engine, StageProcess
 from potatod.stage import Boot
 
@@ -22,7 +22,8 @@ from .sweep_times import SweepTimes
 
 class Reporter:
     def __init__(
-        self, boot: Boot, boot_id: str, daemon: str, *, scheduler: Scheduler, answers: Answers, times: SweepTimes, speculation: Speculation
+        self, boot: Boot, boot_id: str, daemon: str, *, tools: ToolUse, scheduler: Scheduler, answers: Answers, times: SweepTimes,
+        speculation: Speculation,
     ) -> None:  # fmt: skip
         verdict = boot.verdict
         self._scheduler = scheduler
@@ -36,7 +37,7 @@ class Reporter:
         self._kernels = str(verdict["kernels"])
         self._max_running = boot.settings.front.max_sequences
         self._max_waiting = boot.settings.front.max_queue
-        self._model = _model(Path(boot.model).name, verdict)
+        self._model = _model(Path(boot.model).name, verdict, tools)
 
     def report(self, request: int, engine: Engine, trouble: str) -> Report:
         """``trouble``: why jobs cannot be written; empty where they can."""
@@ -103,7 +104,7 @@ class Reporter:
         return [*(StageProcess(name, pid, 0.0) for name, pid in own if pid not in known), *engine.stages]
 
 
-def _model(name: str, verdict: dict[str, Any]) -> ModelReport:
+def _model(name: str, verdict: dict[str, Any], tools: ToolUse) -> ModelReport:
     return ModelReport(
         name=name,
         architecture=str(verdict["architecture"]),
@@ -113,6 +114,7 @@ def _model(name: str, verdict: dict[str, Any]) -> ModelReport:
         resident_bytes=int(verdict["resident_bytes"]),
         streamed_bytes_per_sweep=int(verdict["load"]["streamed_bytes"]),
         card_bytes=int(verdict["card_bytes"]),
+        tools=tools,
     )
 
 

@@ -12,11 +12,10 @@ from starlette.routing import Route
 
 from potato_client import AsyncAnswer
 
-from . import asking, body, pages, streams
+from . import asking, body, pages, streams, tools
 from .faults import Json
 from .requests import asked_before, idempotency_key, patience_s, until_gone
 from .served import Served
-from .tools import names_of
 from .upstream import Asked, Upstream, digest_of
 
 
@@ -33,7 +32,7 @@ class Answering:
 
     async def chat(self, request: Request) -> Response:
         question = asking.chat(await body.read_json(request))
-        return await self._answer(request, question, pages.Chat(names_of(question.tools)))
+        return await self._answer(request, question, pages.Chat(tools.names_of(question.tools)))
 
     async def completions(self, request: Request) -> Response:
         question = asking.completion(await body.read_json(request))
@@ -41,6 +40,8 @@ class Answering:
 
     async def _answer(self, request: Request, question: asking.Question, shape: pages.Format) -> Response:
         self._served.check(question.model)
+        if question.tools:
+            tools.check((await self._upstream.status()).model.tools)
         patience = patience_s(request)
         asked = await self._ask(request, question, stays=patience is not None)
         head = pages.Head(asked.jobs[0], int(time.time()), self._served.model, self._served.fingerprint)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from potato_client.protocol import Finished, LikelyToken, Piece, TokenLogprob
+from potatod import tool_calls
 
-from . import tool_calls
 from .faults import Fault
 
 Page = dict[str, Any]

@@ -8,6 +8,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from potato_client.status import ToolUse
+
 from .faults import Fault, unsupported
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -56,6 +58,14 @@ def offered(tools: Sequence[Tool], choice: str | Chosen | None, *, parallel: boo
     if any(tool.function.strict for tool in tools):
         raise unsupported("tools.function.strict", "what a model calls with is not held to a schema")
     return () if choice == "none" else tuple(tool.page() for tool in tools)
+
+
+def check(use: ToolUse) -> None:
+    """Raises :class:`Fault` where calls would come to nothing."""
+    if use == "none":
+        raise unsupported("tools", "this model's chat template knows none")
+    if use == "text":
+        raise unsupported("tools", "how this model writes a call is not known here, and it would be text to you")
 
 
 def names_of(pages: Sequence[dict[str, Any]]) -> tuple[str, ...]:

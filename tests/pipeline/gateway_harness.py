@@ -32,7 +32,8 @@ sys.exit(stage.run("gateway", gateway.work))
 
 #: What is said is what is answered, message after message: "hello|" gives "hellohello…". Tools come behind the bar, with one behind them.
 TEMPLATE = (
-    "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments.city }}]{% endfor %}"
+    "{% for m in messages %}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
     "{% if m.tool_call_id %}({{ m.tool_call_id }}){% endif %}{% endfor %}{% if tools %}{{ tools | tojson }}|{% endif %}"
 )
 

@@ -192,9 +192,11 @@ def test_calls_and_what_tools_answered_go_back_to_the_template(house: House, cli
     called = client.chat.completions.create(**ask('{"name": "get_weather", "parameters": {"city": "Paris"}}$|', tools=[WEATHER])).choices[0].message
     assert called.tool_calls is not None
     result: Any = {"role": "tool", "tool_call_id": called.tool_calls[0].id, "content": "warm$|"}
-    messages = [{"role": "user", "content": "so: "}, called.model_dump(exclude_none=True), result]
+    messages = [{"role": "user", "content": "so "}, called.model_dump(exclude_none=True), result]
     answer = client.chat.completions.create(model="model", messages=messages, tools=[WEATHER])  # type: ignore[arg-type]  # as above
-    assert answer.choices[0].message.content == "so: [get_weather Paris]warm"
+    assert answer.choices[0].message.content == "sowarm"
+    assert answer.choices[0].message.tool_calls is not None
+    assert answer.choices[0].message.tool_calls[0].function.arguments == '{"city": "Paris"}'  # type: ignore[union-attr]
     with Client(house.front.socket) as native:
         assert native.show(native.jobs(limit=1)[0].job).tools == (json.dumps(WEATHER),)
 

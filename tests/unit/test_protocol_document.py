@@ -125,7 +125,7 @@ def test_limits_are_named_in_the_protocol_and_nowhere_else() -> None:
 
 def test_no_message_is_named_that_does_not_exist() -> None:
     words = set(re.findall(r"`([A-Z][a-z]\w+)(?:\(|`)", TEXT))
-    assert words - {"RefusalCode", "JobState", "JobAction", "None", "True", "False", "Literal"} <= set(RECORDS)
+    assert words - {"RefusalCode", "JobState", "JobAction", "ToolUse", "None", "True", "False", "Literal"} <= set(RECORDS)
 
 
 def test_the_drawing_is_the_code_s_own() -> None:

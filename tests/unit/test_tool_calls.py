@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potatod.gateway.tool_calls import Call, Parser, call_id
+from potatod.tool_calls import Call, Parser, call_id
 
 NAMES = ("get_weather", "add", "get")
 PARIS = Call("get_weather", '{"city": "Paris"}')
@@ -32,10 +32,16 @@ WRITTEN = [
         "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n[2, null]\n</parameter>\n</function>\n</tool_call>", "", [ADD],
     ),
     ("<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>", "", [PARIS]),
+    ("<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>", "", [PARIS]),
+    ("<tool_call>add<arg_key>a</arg_key><arg_value>1</arg_value><arg_key>b</arg_key><arg_value>[2, null]</arg_value></tool_call>", "", [ADD]),
+    ('<TOOLCALL>[{"name": "get_weather", "arguments": {"city": "Paris"}}]</TOOLCALL>', "", [PARIS]),
+    ('<tool_calls>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_calls>', "", [PARIS]),
     ('{"name": "get_weather", "parameters": {"city": "Paris"}}', "", [PARIS]),
     ('\n {"name": "get_weather", "parameters": {"city": "Paris"}}; {"name": "add", "parameters": {"a": 1, "b": [2, null]}}', "", [PARIS, ADD]),
     ('[{"name": "get_weather", "arguments": {"city": "Paris"}}]', "", [PARIS]),
     ('get_weather{"city": "Paris"}', "", [PARIS]),
+    ('get_weatherabcDEF123{"city": "Paris"}', "", [PARIS]),
+    ('[{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Paris"}}]', "", [PARIS]),
     ('get_weather{"city": "Paris"}add{"a": 1, "b": [2, null]}', "", [PARIS, ADD]),
     ('[get_weather(city="Paris"), add(a=1, b=[2, None])]', "", [PARIS, ADD]),
     ('<tool_call>{"name": "unknown", "arguments": {}}</tool_call>', "", [Call("unknown", "{}")]),
@@ -43,7 +49,8 @@ WRITTEN = [
 
 #: What looks like a call and is none.
 TEXTS = [
-    "", "It is warm.", "get", "get_weather", "get_weather is a tool", "{", '{"a": 1}', '{"name": "unknown", "parameters": {}}', "[1, 2]",
+    "", "It is warm.", "get", "get_weather", "get_weatherman", "get_weatherabcdefghi", "get_weather is a tool", "{", "[1, 2]",
+    '{"a": 1}', '{"name": "unknown", "parameters": {}}',
     '{"name": "get_weather", "parameters": 3}', '{"name": "get_weather", "parameters": {}} and more', "<tool_call>not JSON</tool_call>",
     "a < b, and <tool", "[get_weather('Paris')]", "[add(a=open('x'))]", "[add(a=1e999)]", "[unknown(a=1)]", "[x for x in y]", "<tool_call>",
     '<tool_call>{"name": 3}</tool_call> more', " two\n\n lines \n ", "[" * 2000, "<tool_call>" + "[" * 100_000,

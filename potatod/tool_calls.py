@@ -2,14 +2,15 @@
 
 Each family has its own way, which its chat template teaches it:
 
-    <tool_call>{"name": …, "arguments": {…}}</tool_call>          Qwen, Hermes, SmolLM, Granite 4, …; a list within the tags as well
-    <tool_call><function=NAME><parameter=KEY>VALUE</parameter>…   Qwen Coder
+    <tool_call>{"name": …, "arguments": {…}}</tool_call>          Qwen, Hermes, SmolLM, Granite 4, …; a list as well; also tool_calls, TOOLCALL
+    <tool_call><function=NAME><parameter=KEY>VALUE</parameter>…   Qwen Coder and 3.5, Nemotron 3, Step
+    <tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE…        GLM
     {"name": …, "parameters": {…}}                                Llama 3, and nothing besides
-    [{"name": …, "arguments": {…}}]                               Mistral, behind a token that is not shown
-    NAME{…}                                                       Mistral since 2025, between tokens that are not shown
-    [NAME(KEY=VALUE, …)]                                          Llama 3.2 and 4
+    [{"name": …, "arguments": {…}}]                               Mistral; Command R with tool_name; behind tokens that are not shown
+    NAME{…}                                                       Mistral since 2025, between tokens that are not shown, some with an id of nine
+    [NAME(KEY=VALUE, …)]                                          Llama 3.2 and 4, LFM 2.5
 
-The first two may stand anywhere, with text around them. The others are the whole answer, and call tools that there are, or they are text. What looks
+The first three may stand anywhere, with text around them. The others are the whole answer, and call tools that there are, or they are text. What looks
 like a call and is none stays text, as it was written.
 """
 
@@ -23,9 +24,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_TAGS: Final = ("tool_call", "tool_calls", "TOOLCALL")
+_OPEN: Final = re.compile(rf"<({'|'.join(_TAGS)})>")
 _FUNCTION: Final = re.compile(r"\s*<function=([^>\s]+)>(.*?)(?:</function>)?\s*", re.DOTALL)
 _PARAMETER: Final = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+_ARGUMENTS: Final = re.compile(r"\s*([^\s<{\[]+)((?:\s*<arg_key>.*?</arg_key>\s*<arg_value>.*?</arg_value>)*)\s*", re.DOTALL)
+_ARGUMENT: Final = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+_ID: Final = "[A-Za-z0-9]{9}"
 _ID_CHARS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
@@ -71,8 +76,7 @@ class Parser:
         return self._tagged(last=True)
 
     def _may_be_whole(self, text: str) -> bool:
-        named = any(text.startswith(f"{name}{{") or f"{name}{{".startswith(text) for name in self._names)
-        return not text or text[0] in "{[" or named
+        return not text or text[0] in "{[" or any(name.startswith(text) or _named_so_far(name, text) for name in self._names)
 
     def _tagged(self, *, last: bool) -> Found:
         """Calls between tags, and the text before, between and behind them but for the blanks around the tags."""
@@ -81,12 +85,15 @@ class Parser:
         while True:
             if self._called:
                 self._held = self._held.lstrip()
-            before, tag, rest = self._held.partition(_OPEN)
-            inner, end, after = rest.partition(_CLOSE)
-            if not tag or (not end and not last):
+            tag = _OPEN.search(self._held)
+            if tag is None:
+                break
+            before = self._held[: tag.start()]
+            inner, end, after = self._held[tag.end() :].partition(f"</{tag[1]}>")
+            if not end and not last:
                 break
             found = list(tagged_calls(inner))
-            texts.append(before.rstrip() if found else before + tag + inner + end)
+            texts.append(before.rstrip() if found else before + tag[0] + inner + end)
             calls += found
             self._held, self._called = after, bool(found)
         out = len(self._held) if last else len(_certain(self._held))
@@ -102,6 +109,10 @@ def tagged_calls(inner: str) -> Iterator[Call]:
     if function is not None:
         values = {key: _value(text) for key, text in _PARAMETER.findall(function[2])}
         yield Call(function[1], _json(values))
+        return
+    named = _ARGUMENTS.fullmatch(inner)
+    if named is not None and named[2]:
+        yield Call(named[1], _json({key: _value(text) for key, text in _ARGUMENT.findall(named[2])}))
         return
     yield from _of_json(inner, None)
 
@@ -137,7 +148,10 @@ def _of_json(text: str, names: Collection[str] | None) -> Iterator[Call]:
 
 
 def _call(page: Any) -> Call | None:
-    if not isinstance(page, dict) or not isinstance(page.get("name"), str):
+    if not isinstance(page, dict):
+        return None
+    name = page.get("name", page.get("tool_name"))
+    if not isinstance(name, str):
         return None
     arguments = page.get("arguments", page.get("parameters", {}))
     if isinstance(arguments, str):  # some write JSON within JSON
@@ -145,21 +159,21 @@ def _call(page: Any) -> Call | None:
             arguments = json.loads(arguments)
         except (ValueError, RecursionError):
             return None
-    return Call(page["name"], _json(arguments)) if isinstance(arguments, dict) else None
+    return Call(name, _json(arguments)) if isinstance(arguments, dict) else None
 
 
 def _named(text: str, names: Collection[str]) -> Iterator[Call]:
     calls = []
     rest = text
     while rest:
-        name = next((name for name in sorted(names, key=len, reverse=True) if rest.startswith(f"{name}{{")), None)
-        if name is None:
+        found = next((found for name in names if (found := re.match(rf"({re.escape(name)})(?:{_ID})?(?=\{{)", rest))), None)
+        if found is None:
             return
         try:
-            arguments, end = json.JSONDecoder().raw_decode(rest, len(name))
+            arguments, end = json.JSONDecoder().raw_decode(rest, found.end())
         except (ValueError, RecursionError):
             return
-        calls.append(Call(name, _json(arguments)))
+        calls.append(Call(found[1], _json(arguments)))
         rest = rest[end:].lstrip()
     yield from calls
 
@@ -183,6 +197,11 @@ def _python_call(node: ast.expr, names: Collection[str]) -> Call:
     return Call(name, _json({keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg is not None}))
 
 
+def _named_so_far(name: str, text: str) -> bool:
+    """Whether it may become NAME{…}."""
+    return text.startswith(name) and re.fullmatch(r"[A-Za-z0-9]{0,9}|[A-Za-z0-9]{9}\{.*|\{.*", text[len(name) :], re.DOTALL) is not None
+
+
 def _value(text: str) -> Any:
     """A text that is JSON is what it says; any other is itself."""
     try:
@@ -201,6 +220,9 @@ def _json(value: Any) -> str:
 
 def _certain(text: str) -> str:
     """Without what may belong to a call that begins: a tag that is not closed, the beginning of one, and the blanks before it."""
-    text = text.partition(_OPEN)[0]
-    cut = next((length for length in range(min(len(text), len(_OPEN) - 1), 0, -1) if text.endswith(_OPEN[:length])), 0)
+    tag = _OPEN.search(text)
+    if tag is not None:
+        return text[: tag.start()].rstrip()
+    begun = text[text.rfind("<") :] if "<" in text else ""
+    cut = len(begun) if begun and any(f"<{name}>".startswith(begun) for name in _TAGS) else 0
     return text[: len(text) - cut].rstrip()
