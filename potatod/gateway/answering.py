@@ -41,7 +41,7 @@ class Answering:
     async def _answer(self, request: Request, question: asking.Question, shape: pages.Format) -> Response:
         self._served.check(question.model)
         if question.tools:
-            tools.check((await self._upstream.status()).model.tools)
+            tools.check((await self._upstream.status()).model.tools, forced=question.forced)
         patience = patience_s(request)
         asked = await self._ask(request, question, stays=patience is not None)
         head = pages.Head(asked.jobs[0], int(time.time()), self._served.model, self._served.fingerprint)

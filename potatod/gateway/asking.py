@@ -13,13 +13,12 @@ import msgspec
 
 from potato_client.protocol import MAX_FOLLOWED, ChatMessage, ToolCall
 
-from . import body
+from . import body, formats
 from .faults import Fault, unsupported
 from .tools import Chosen, Tool, offered
 
 #: What OpenAI's clients may send that asks for nothing.
 _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
-    "response_format": ({"type": "text"},),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -147,6 +146,7 @@ class ChatBody(_Body, kw_only=True):
     tools: list[Tool] = []
     tool_choice: Literal["none", "auto", "required"] | Chosen | None = None
     parallel_tool_calls: bool = True
+    response_format: formats.ResponseFormat | None = None
     max_completion_tokens: int | None = None
     thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -174,6 +174,8 @@ class Question:
     include_usage: bool
     #: as the model's template is told of them
     tools: tuple[dict[str, Any], ...] = ()
+    #: whether the answer is the call of one
+    forced: bool = False
     #: the prompt comes first in the text
     echo: bool = False
 
@@ -196,8 +198,11 @@ def chat(page: Mapping[str, Any]) -> Question:
         raise Fault(400, "top_logprobs needs logprobs", code="invalid_value", param="top_logprobs")
     if asked.max_completion_tokens is not None:
         options["max_tokens"] = asked.max_completion_tokens
-    tools = offered(asked.tools, asked.tool_choice, parallel=asked.parallel_tool_calls)
-    return replace(_question(asked, (messages,), options, raw=False), tools=tools)
+    offer, format = offered(asked.tools, asked.tool_choice, parallel=asked.parallel_tool_calls), formats.options_of(asked.response_format)
+    if offer.forced and format:
+        raise Fault(400, "an answer is a call that must be made, or keeps to response_format, not both", code="invalid_value", param="response_format")
+    options |= format | offer.options()
+    return replace(_question(asked, (messages,), options, raw=False), tools=offer.pages, forced=offer.forced)
 
 
 def completion(page: Mapping[str, Any]) -> Question:

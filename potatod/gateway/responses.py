@@ -19,7 +19,7 @@ import msgspec
 from potato_client.job_report import JobReport
 from potato_client.protocol import ChatMessage, Finished
 
-from . import body
+from . import body, formats
 from .asking import Part, text_of
 from .faults import Fault
 
@@ -28,7 +28,6 @@ Event = tuple[int, Page]
 
 PREFIX: Final = "resp_"
 _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
-    "text": ({"format": {"type": "text"}}, {}),
     "tools": ([],),
     "tool_choice": ("auto", "none"),
     "parallel_tool_calls": (True, False),
@@ -64,6 +63,10 @@ class Item(msgspec.Struct, forbid_unknown_fields=True):
     phase: str | None = None
 
 
+class _Text(msgspec.Struct, forbid_unknown_fields=True):
+    format: formats.TextFormat | None = None
+
+
 class Body(msgspec.Struct, kw_only=True):
     model: str
     input: str | list[Item]
@@ -81,6 +84,7 @@ class Body(msgspec.Struct, kw_only=True):
     background: bool = False
     store: bool = True
     previous_response_id: str | None = None
+    text: _Text = msgspec.field(default_factory=_Text)
     metadata: dict[str, str] = {}
     user: str | None = None
     prompt_cache_key: str | None = None
@@ -88,11 +92,12 @@ class Body(msgspec.Struct, kw_only=True):
 
     def options(self) -> dict[str, Any]:
         named = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "thinking", "priority")
-        return {"max_tokens": self.max_output_tokens} | {name: getattr(self, name) for name in named}
+        return {"max_tokens": self.max_output_tokens} | {name: getattr(self, name) for name in named} | formats.options_of(self.text.format)
 
     def record(self, created: int) -> Page:
         """What the page of the response says besides its job."""
-        return {"created_at": created} | {name: getattr(self, name) for name in _RECORDED}
+        format = {"type": "text"} if self.text.format is None else msgspec.to_builtins(self.text.format)
+        return {"created_at": created, "text": {"format": format}} | {name: getattr(self, name) for name in _RECORDED}
 
 
 def understood(page: Mapping[str, Any]) -> Body:
@@ -158,7 +163,7 @@ def page(id: str, record: Page, status: str, output: list[Page], usage: Page | N
         "reasoning": {"effort": None, "summary": None},
         "store": record["store"],
         "temperature": record["temperature"],
-        "text": {"format": {"type": "text"}},
+        "text": record["text"],
         "tool_choice": "auto",
         "tools": [],
         "top_p": record["top_p"],

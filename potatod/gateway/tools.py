@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
 
 from potato_client.status import ToolUse
 
+from . import formats
 from .faults import Fault, unsupported
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -44,27 +46,43 @@ class Chosen(msgspec.Struct, forbid_unknown_fields=True):
     type: Literal["function"] = "function"
 
 
-def offered(tools: Sequence[Tool], choice: str | Chosen | None, *, parallel: bool) -> tuple[dict[str, Any], ...]:
-    """What the template is told of. Raises :class:`Fault`."""
+@dataclass(frozen=True, slots=True)
+class Offer:
+    #: what the template is told of
+    pages: tuple[dict[str, Any], ...] = ()
+    #: whether one of them must be called, and which, where that is said
+    forced: bool = False
+    name: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        """What the answer is kept to."""
+        return formats.call_of(self.pages, self.name) if self.forced else {}
+
+
+def offered(tools: Sequence[Tool], choice: str | Chosen | None, *, parallel: bool) -> Offer:
+    """Raises :class:`Fault`."""
     names = [tool.function.name for tool in tools]
     for name in names:
         if not _NAME.fullmatch(name) or names.count(name) > 1:
             why = "letters, digits, _ . and -, 64 at most" if not _NAME.fullmatch(name) else "once"
             raise Fault(400, f"a tool cannot be called {name[:70]!r}: {why}", code="invalid_value", param="tools")
-    if choice not in (None, "none", "auto"):
-        raise unsupported("tool_choice", "the model decides by itself whether it calls a tool: auto or none")
-    if tools and not parallel:
-        raise unsupported("parallel_tool_calls", "a model calls as many tools as it likes")
-    if any(tool.function.strict for tool in tools):
-        raise unsupported("tools.function.strict", "what a model calls with is not held to a schema")
-    return () if choice == "none" else tuple(tool.page() for tool in tools)
+    chosen = choice.function.name if isinstance(choice, Chosen) else None
+    forced = chosen is not None or choice == "required"
+    if forced and (not tools or chosen not in (None, *names)):
+        what = f"{chosen!r} to call" if chosen is not None else "tool to call"
+        raise Fault(400, f"there is no {what} among the tools", code="invalid_value", param="tool_choice")
+    if tools and not parallel and not forced:
+        raise unsupported("parallel_tool_calls", "a model that may call tools calls as many as it likes; one that must calls one")
+    if any(tool.function.strict for tool in tools) and not forced and choice != "none":
+        raise unsupported("tools.function.strict", 'only what must be called is held to its schema: "tool_choice": "required", or a function')
+    return Offer() if choice == "none" else Offer(tuple(tool.page() for tool in tools), forced, chosen)
 
 
-def check(use: ToolUse) -> None:
-    """Raises :class:`Fault` where calls would come to nothing."""
+def check(use: ToolUse, *, forced: bool) -> None:
+    """Raises :class:`Fault` where calls would come to nothing. ``forced``: they are written as we say."""
     if use == "none":
         raise unsupported("tools", "this model's chat template knows none")
-    if use == "text":
+    if use == "text" and not forced:
         raise unsupported("tools", "how this model writes a call is not known here, and it would be text to you")
 
 

@@ -6,9 +6,10 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 
 from potato_client import Client
@@ -219,6 +220,54 @@ def test_a_text_is_a_text_with_tools_and_without_they_are_not_looked_for(client:
     ],
 )
 def test_tools_that_cannot_be_are_refused(client: openai.OpenAI, more: Ask, sentence: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="model", messages=[{"role": "user", "content": "a|"}], extra_body=more)
+    assert sentence in str(refused.value)
+
+
+def test_a_tool_that_must_be_called_is_called_whatever_the_model_would_say(client: openai.OpenAI) -> None:
+    nested = {"type": "object", "properties": {"at": {"$ref": "#/$defs/Place"}}, "required": ["at"], "additionalProperties": False}
+    place = {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"], "additionalProperties": False}
+    go: Any = {"type": "function", "function": {"name": "go", "strict": True, "parameters": nested | {"$defs": {"Place": place}}}}
+    for choice in ("required", {"type": "function", "function": {"name": "go"}}):
+        answer = client.chat.completions.create(**ask("not at all|", tools=[go, WEATHER], tool_choice=choice, temperature=1.0, seed=3)).choices[0]
+        assert answer.message.tool_calls is not None
+        call = answer.message.tool_calls[0]
+        assert call.type == "function"
+        arguments = json.loads(call.function.arguments)
+        assert (answer.finish_reason, answer.message.content) == ("tool_calls", None)
+        assert arguments in ({"at": {"x": 1}}, {"at": {"x": 2}}) if call.function.name == "go" else isinstance(arguments["city"], str)
+        assert choice == "required" or call.function.name == "go"
+
+
+# answers that keep to a form
+
+
+def test_an_answer_keeps_to_its_schema_and_is_parsed_by_the_clients_own_means(client: openai.OpenAI) -> None:
+    class Place(pydantic.BaseModel):
+        city: Literal["Paris", "Rome"]
+        people: list[Literal["many", "few"]] = pydantic.Field(min_length=1, max_length=2)
+
+    answer = client.chat.completions.parse(**ask("nothing of the sort|", temperature=1.0, seed=1), response_format=Place)
+    assert isinstance(answer.choices[0].message.parsed, Place)
+    response = client.responses.parse(model="model", input="nor of that|", text_format=Place, temperature=1.0)
+    assert isinstance(response.output_parsed, Place)
+    free = client.chat.completions.create(**ask("anything|", response_format={"type": "json_object"}, max_tokens=200, temperature=1.0))
+    assert free.choices[0].finish_reason == "length" or isinstance(json.loads(free.choices[0].message.content or ""), dict)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "without a schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}}, "schema"),
+        ({"response_format": {"type": "json_object"}, "tools": [WEATHER], "tool_choice": "required"}, "not both"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "go"}}}, "there is no 'go'"),
+        ({"tool_choice": "required"}, "there is no tool"),
+    ],
+)
+def test_forms_that_cannot_be_kept_to_are_refused(client: openai.OpenAI, more: Ask, sentence: str) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="model", messages=[{"role": "user", "content": "a|"}], extra_body=more)
     assert sentence in str(refused.value)

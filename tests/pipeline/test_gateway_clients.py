@@ -57,7 +57,7 @@ def said(question: str) -> str:
     return (question * 64)[:64]
 
 
-@pytest.mark.parametrize(("number", "question"), enumerate(("Why is the sky blue?", "Tell me a long story.", "Tell me a long story.")))
+@pytest.mark.parametrize(("number", "question"), list(enumerate(("Why is the sky blue?", "Tell me a long story.", "Tell me a long story."))))
 def test_openai_for_python(house: House, tmp_path: Path, number: int, question: str) -> None:
     printed = run(house, tmp_path, sys.executable, "-c", asked(house, blocks("openai (Python)", "python")[number]))
     assert printed.strip() == said(question).strip()
@@ -66,6 +66,11 @@ def test_openai_for_python(house: House, tmp_path: Path, number: int, question: 
 def test_openai_for_python_asks_a_batch(house: House, tmp_path: Path) -> None:
     printed = run(house, tmp_path, sys.executable, "-c", asked(house, blocks("openai (Python)", "python")[3]))
     assert sorted(printed.splitlines()) == [f"question {n} {said(f'What is {n} squared?')}" for n in range(3)]
+
+
+def test_openai_for_python_reads_a_form(house: House, tmp_path: Path) -> None:
+    printed = run(house, tmp_path, sys.executable, "-c", asked(house, blocks("openai (Python)", "python")[4]))
+    assert re.fullmatch(r"name=['\"].*['\"] legs=[0-8]", printed.strip())
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
