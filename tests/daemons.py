@@ -167,7 +167,7 @@ class Daemon:
                 words = " ".join(child.cmdline())
             except psutil.NoSuchProcess:  # it has just ended
                 continue
-            for name in ("reader", "worker", "front"):
+            for name in ("reader", "worker", "front", "gateway"):
                 if words.startswith(f"potatod: {name}"):
                     found[name] = child
         return found
