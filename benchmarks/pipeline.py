@@ -18,6 +18,7 @@ import batching
 import click
 import computing
 import guessing
+import http_load
 import jobs
 import planned
 import random_model
@@ -50,8 +51,9 @@ PLANNED: dict[str, Table] = {"grid": planned.grid, "simulated": planned.simulate
 SMALL: dict[str, Table] = {
     "first_token": streaming.first_token, "lookup": speculating.lookup, "drafted": speculating.drafted, "guessed": guessing.guessed,
     "steps": computing.steps, "durable": jobs.durable, "eta": jobs.eta,
+    "http": http_load.http,
 }  # fmt: skip
-LIMITED = {*STREAMING, *PLANNED, "lookup", "drafted", "durable", "eta"}
+LIMITED = {*STREAMING, *PLANNED, "lookup", "drafted", "durable", "eta", "http"}
 
 
 def _of_the_large(table: Table, model: Path) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from .faults import Fault, Json, not_found, unsupported
 from .store import Store
 
 _MAX_NAME_CHARS: Final = 255
+#: Of all files that clients have sent and not deleted.
+MAX_KEPT_BYTES: Final = 1 << 30
 
 
 class Files:
@@ -44,6 +46,9 @@ class Files:
                 raise unsupported("purpose", 'files are for batches here: purpose is "batch"')
             if not isinstance(file, UploadFile):
                 raise Fault(400, "file is missing", code="invalid_value", param="file")
+            kept = sum(page["bytes"] for page in self._store.pages("files") if page["purpose"] == purpose)
+            if kept + (file.size or 0) > MAX_KEPT_BYTES:
+                raise Fault(507, f"files are kept up to {MAX_KEPT_BYTES >> 20} MiB in all: delete some", code="storage")
             name = (file.filename or "file")[:_MAX_NAME_CHARS]
             return Json(await self.keep(name, "batch", file.file))
 

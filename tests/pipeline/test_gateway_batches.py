@@ -78,6 +78,18 @@ def test_files_are_kept_listed_and_deleted(begin: Callable[..., House]) -> None:
             client.files.create(file=("a", b"a"), purpose="fine-tune")
 
 
+def test_files_have_a_limit_in_all(begin: Callable[..., House]) -> None:
+    tiny = "import sys\nfrom potatod import stage\nfrom potatod.gateway import filing, gateway\nfiling.MAX_KEPT_BYTES = 10\n"
+    house = begin(gateway={"program": f'{tiny}sys.exit(stage.run("gateway", gateway.work))'})
+    with client_of(house) as client:
+        first = client.files.create(file=("a", b"x" * 6), purpose="batch")
+        with pytest.raises(openai.APIStatusError) as refused:
+            client.files.create(file=("b", b"x" * 6), purpose="batch")
+        assert refused.value.status_code == 507
+        client.files.delete(first.id)
+        client.files.create(file=("b", b"x" * 6), purpose="batch")
+
+
 def test_a_batch_is_answered_line_by_line(begin: Callable[..., House]) -> None:
     house = begin(max_sequences=8)
     house.front.engine_up()

@@ -144,3 +144,9 @@ def test_every_link_to_a_file_of_ours_leads_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!\w+:)([^)#]+)", page.read_text())
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+def test_every_test_that_is_named_exists() -> None:
+    for page in (ROOT / "docs" / "SECURITY.md", ROOT / "docs" / "RELIABILITY.md"):
+        for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
+            assert f"def {name}(" in (ROOT / file).read_text(), f"{page.name} names {file}::{name}"
