@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GGUF   := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: help demo test test-clients check torture bench clean
+.PHONY: help demo test test-clients check torture soak bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -27,9 +27,14 @@ check: $(STAMP) ## lint, types and unit tests: what a change must pass before it
 	MYPYPATH=$(VENV)/typed $(BIN)/mypy -p potatod -p potato_client
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit
 
-torture: $(STAMP) ## kills, power cuts and failing disks in full numbers: twenty minutes
-	POTATO_KILLS=1000 POTATO_CUTS=10000 POTATO_ENGINE_KILLS=100 $(BIN)/python -m pytest -q --timeout 3600 tests/pipeline/test_front_torture.py tests/faults/test_power_cuts.py \
-		tests/faults/test_job_disk.py tests/faults/test_kills.py::test_kills_of_the_engine_change_no_token
+torture: $(STAMP) ## kills, power cuts and failing disks in full numbers: two hours; what was done is kept in .torture.json and gone on with
+	POTATO_KILLS=1000 POTATO_CUTS=10000 POTATO_ENGINE_KILLS=100 POTATO_CONNECTIONS=2000 $(BIN)/python -m pytest -q --timeout 3600 \
+		tests/pipeline/test_front_torture.py tests/faults/test_power_cuts.py tests/faults/test_job_disk.py \
+		tests/faults/test_kills.py::test_kills_of_the_engine_change_no_token tests/pipeline/test_gateway_guard.py
+	$(BIN)/python tests/torture/kills.py --kills 1000 --resume .torture.json
+
+soak: $(STAMP) ## mixed work for five minutes (MINUTES=120 for two hours): memory, descriptors and database stay as they are
+	$(BIN)/python tests/torture/soak.py --minutes $(or $(MINUTES),5)
 
 bench: $(STAMP) ## measure; prints tables and writes bench-out/*.json
 	$(BIN)/python benchmarks/pipeline.py
