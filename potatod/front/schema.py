@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: What the process may take, and how long it is waited for where the machine is busy.
 _CPU_S: Final = 2
-_MEMORY_BYTES: Final = 2 << 30
+_MEMORY_BYTES: Final = 512 << 20
 _LIMIT_S: Final = 10.0
 #: Tokens that are tried, since some of a grammar is only built when it is used.
 _TRIED_TOKENS: Final = 64
@@ -57,8 +57,8 @@ def why_not(schema: str) -> str:
         file.flush()
         try:
             return str(errand.run("front.schema", file.name, limit_s=_LIMIT_S)["why"])
-        except InternalError:
-            return f"it takes more than {_CPU_S} seconds or {_MEMORY_BYTES >> 30} GiB to compile; make it simpler"
+        except InternalError as error:
+            return f"it takes more than {_CPU_S} seconds or {_MEMORY_BYTES >> 20} MiB to compile ({first_line(error)}); make it simpler"
 
 
 def grammar_of(schema: str, marks: Marks | None, opened: bool) -> str:
@@ -110,8 +110,9 @@ class _Bytes:
 
 
 def main(argv: list[str]) -> int:
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S + 1))  # SIGXCPU comes first, and says why
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out all the same, it is this that ends
     return errand.answer(lambda: {"why": _found(Path(argv[0]).read_text(encoding="utf-8"))})
 
 
