@@ -199,8 +199,8 @@ def chat(page: Mapping[str, Any]) -> Question:
     if asked.max_completion_tokens is not None:
         options["max_tokens"] = asked.max_completion_tokens
     offer, format = offered(asked.tools, asked.tool_choice, parallel=asked.parallel_tool_calls), formats.options_of(asked.response_format)
-    if offer.forced and format:
-        raise Fault(400, "an answer is a call that must be made, or keeps to response_format, not both", code="invalid_value", param="response_format")
+    if offer.pages and format:
+        raise unsupported("response_format", "beside tools it is not: an answer that keeps to a form can call none")
     options |= format | offer.options()
     return replace(_question(asked, (messages,), options, raw=False), tools=offer.pages, forced=offer.forced)
 

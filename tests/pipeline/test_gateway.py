@@ -262,7 +262,7 @@ def test_an_answer_keeps_to_its_schema_and_is_parsed_by_the_clients_own_means(cl
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "without a schema"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}}, "schema"),
-        ({"response_format": {"type": "json_object"}, "tools": [WEATHER], "tool_choice": "required"}, "not both"),
+        ({"response_format": {"type": "json_object"}, "tools": [WEATHER]}, "beside tools"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "go"}}}, "there is no 'go'"),
         ({"tool_choice": "required"}, "there is no tool"),
     ],
