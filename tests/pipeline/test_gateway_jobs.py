@@ -20,6 +20,14 @@ def house(tmp_path: Path) -> Iterator[House]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Without an engine, for what is refused anyway."""
+    made = House(tmp_path_factory.mktemp("idle"))
+    yield made
+    made.close()
+
+
 def test_a_job_is_asked_for_shown_listed_paused_resumed_and_deleted(house: House) -> None:
     request = house.gateway.request
     status, headers, page = request("POST", "/jobs", {"model": "model", "prompt": "abc|", "max_tokens": 6, "seed": 5})
@@ -72,8 +80,8 @@ def test_events_go_on_after_the_last_that_came(house: House) -> None:
         ("POST", "/jobs", {"model": "model", "prompt": "a|", "stream": True}, 400),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(house: House, method: str, path: str, page: Any, status: int) -> None:
-    got, _, answer = house.gateway.request(method, path, page)
+def test_what_cannot_be_is_refused(idle: House, method: str, path: str, page: Any, status: int) -> None:
+    got, _, answer = idle.gateway.request(method, path, page)
     assert got == status
     assert answer["error"]["message"]
 
