@@ -49,6 +49,7 @@ _STATES: Final = {
     "prefill": "prefill",
     "decode": "decoding",
     "restarting": "engine restarting",
+    "paused": "paused",
 }
 
 

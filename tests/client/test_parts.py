@@ -6,7 +6,7 @@ import dataclasses
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -236,6 +236,11 @@ def test_history_is_kept_in_the_state_directory(monkeypatch: pytest.MonkeyPatch,
 
 
 # words
+
+
+def test_every_state_has_words() -> None:
+    for state in get_args(get_type_hints(Progress)["state"]):
+        assert words.progress(Progress("a", state))
 
 
 @pytest.mark.parametrize(

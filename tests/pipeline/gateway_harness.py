@@ -80,10 +80,17 @@ class Gateway:
                 return said[1]
         raise AssertionError(f"the gateway said nothing: {self.log}")
 
+    def connect(self) -> http.client.HTTPConnection:
+        host, port = self.url.removeprefix("http://").rsplit(":", 1)
+        return http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+
     def request(self, method: str, path: str, page: object = None, **headers: str) -> tuple[int, dict[str, str], Any]:
         """Status, headers in small letters, and the page of what is answered. ``headers``: with underscores for dashes; the token is sent besides."""
-        host, port = self.url.removeprefix("http://").rsplit(":", 1)
-        connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
+        connection = self.connect()
         sent = {"Authorization": f"Bearer {self.token}"} | {name.replace("_", "-"): value for name, value in headers.items()}
         body = page if isinstance(page, bytes) or page is None else json.dumps(page).encode()
         if body is not None:

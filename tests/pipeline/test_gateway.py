@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -402,6 +404,32 @@ def test_an_answer_goes_on_for_its_reader_when_the_front_is_another(begin: Calla
         house.front.engine_up()
         text += "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert text == ("go on" * 5)[:24]
+
+
+def test_a_stream_of_which_nothing_comes_says_why_now_and_then(begin: Callable[..., House]) -> None:
+    """So that no proxy cuts it; and clients take no notice."""
+    often = "import sys\nfrom potatod import stage\nfrom potatod.gateway import gateway, streams\nstreams.PING_S = 0.1\n"
+    house = begin(gateway={"program": f'{often}sys.exit(stage.run("gateway", gateway.work))'}, max_sequences=1)
+    worker = house.front.engine_up()
+    worker.hold.set()
+    lines: list[list[str]] = [[], []]
+
+    def read(number: int) -> None:
+        connection = house.gateway.connect()
+        connection.request("POST", "/v1/chat/completions", json.dumps(ask(f"{number},|", max_tokens=4, stream=True)), house.gateway.headers)
+        lines[number] += connection.getresponse().read().decode().splitlines()
+        connection.close()
+
+    readers = [threading.Thread(target=read, args=(number,)) for number in (0, 1)]
+    for reader in readers:
+        reader.start()
+        time.sleep(0.5)
+    worker.hold.clear()
+    for reader in readers:
+        reader.join(20)
+    assert any(line.startswith(": prefill") for line in lines[0])
+    assert ": in the queue, 1 answer before this one" in lines[1]
+    assert [each[-2] for each in lines] == ["data: [DONE]"] * 2
 
 
 def test_whoever_prefers_not_to_wait_gets_the_address_of_a_job(begin: Callable[..., House]) -> None:
