@@ -43,10 +43,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What has become certain."""
+    """What has become certain: texts, none of them empty, and calls, in their order."""
 
-    text: str = ""
-    calls: tuple[Call, ...] = ()
+    items: tuple[str | Call, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return "".join(item for item in self.items if isinstance(item, str))
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        return tuple(item for item in self.items if isinstance(item, Call))
 
 
 class Parser:
@@ -72,7 +79,7 @@ class Parser:
         calls = () if self._begun else tuple(whole_calls(self._held, self._names))
         if calls:
             self._held = ""
-            return Found(calls=calls)
+            return Found(calls)
         return self._tagged(last=True)
 
     def _may_be_whole(self, text: str) -> bool:
@@ -80,8 +87,7 @@ class Parser:
 
     def _tagged(self, *, last: bool) -> Found:
         """Calls between tags, and the text before, between and behind them but for the blanks around the tags."""
-        texts: list[str] = []
-        calls: list[Call] = []
+        items: list[str | Call] = []
         while True:
             if self._called:
                 self._held = self._held.lstrip()
@@ -93,14 +99,20 @@ class Parser:
             if not end and not last:
                 break
             found = list(tagged_calls(inner))
-            texts.append(before.rstrip() if found else before + tag[0] + inner + end)
-            calls += found
+            items += [before.rstrip() if found else before + tag[0] + inner + end, *found]
             self._held, self._called = after, bool(found)
         out = len(self._held) if last else len(_certain(self._held))
-        texts.append(self._held[:out])
+        items.append(self._held[:out])
         self._held = self._held[out:]
         self._called = self._called and not out
-        return Found("".join(texts), tuple(calls))
+        return Found(tuple(item for item in items if item != ""))
+
+
+def read(text: str, names: Collection[str]) -> Found:
+    """Of an answer that is whole."""
+    parser = Parser(names)
+    found = parser.feed(text), parser.finish()
+    return Found(tuple(item for each in found for item in each.items))
 
 
 def tagged_calls(inner: str) -> Iterator[Call]:

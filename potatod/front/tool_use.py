@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from potato_client.protocol import ChatMessage, ToolCall
 from potato_client.status import ToolUse
-from potatod.tool_calls import Call, Parser
+from potatod.tool_calls import Call, read
 
 from .refusal import Refusal
 from .template import ChatTemplate
@@ -46,13 +46,8 @@ def of(template: ChatTemplate | None, answer: Callable[[str, str], str]) -> Tool
     except Refusal:
         return "text"
     said = whole[_common(prompt, whole) :]
-    found = any(_calls(answer(before, said)) == [Call(_NAME, _ARGUMENTS)] for before in (prompt, ""))  # earlier turns may be without the thoughts
-    return "calls" if found else "text"
-
-
-def _calls(said: str) -> list[Call]:
-    parser = Parser([_NAME])
-    return [call for found in (parser.feed(said), parser.finish()) for call in found.calls]
+    calls = [read(answer(before, said), [_NAME]).calls for before in (prompt, "")]  # earlier turns may be without the thoughts
+    return "calls" if (Call(_NAME, _ARGUMENTS),) in calls else "text"
 
 
 def _common(prompt: str, whole: str) -> int:

@@ -91,7 +91,7 @@ class Chat:
 
     def piece(self, head: Head, choice: int, piece: Piece) -> list[Page]:
         deltas: list[Page] = [{"reasoning_content": piece.reasoning}] if piece.reasoning else []
-        found = tool_calls.Found(piece.text) if not self._tools else self._parser(choice).feed(piece.text)
+        found = tool_calls.Found((piece.text,)) if not self._tools else self._parser(choice).feed(piece.text)
         deltas += self._deltas(choice, piece.job, found)
         if piece.logprobs and not deltas:
             deltas.append({"content": ""})
@@ -119,7 +119,8 @@ class Chat:
 
     def _choice(self, number: int, answer: Whole) -> Page:
         finished = _finished(answer)
-        text, calls = self._called(answer.text)
+        found = tool_calls.read(answer.text, self._tools) if self._tools else tool_calls.Found((answer.text,))
+        text, calls = found.text, found.calls
         message: Page = {"role": "assistant", "content": text or None if calls else text, "refusal": None}
         if calls:
             message["tool_calls"] = [_call(finished.job, at, call) for at, call in enumerate(calls)]
@@ -128,13 +129,6 @@ class Chat:
         reason = finish_reason(finished)
         reason = "tool_calls" if calls and reason == "stop" else reason
         return {"index": number, "message": message, "logprobs": self._logprobs(answer.logprobs), "finish_reason": reason}
-
-    def _called(self, text: str) -> tuple[str, list[tool_calls.Call]]:
-        if not self._tools:
-            return text, []
-        parser = tool_calls.Parser(self._tools)
-        found = [parser.feed(text), parser.finish()]
-        return "".join(each.text for each in found), [call for each in found for call in each.calls]
 
     def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> Page | None:
         if not logprobs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -15,11 +16,13 @@ from starlette.routing import Route
 
 from potato_client import AsyncAnswer, ClientError
 from potato_client.job_report import OVER
-from potato_client.protocol import ChatMessage, Finished, Piece
+from potato_client.protocol import ChatMessage, Finished, Piece, ToolCall
+from potatod import tool_calls
 
-from . import asking, body, responses, streams
-from .faults import Fault, Json, not_found
+from . import asking, body, response_pages, responses, streams, tools
+from .faults import Fault, Json, not_found, unsupported
 from .requests import asked_before, idempotency_key, until_gone
+from .response_events import Events
 from .served import Served
 from .store import Store
 from .upstream import Asked, Upstream, digest_of, unknown
@@ -48,7 +51,14 @@ class Responding:
         self._served.check(asked_for.model)
         before = await self._before(asked_for.previous_response_id)
         messages = responses.messages(asked_for, before)
-        question = asking.Question(asked_for.model, (messages,), False, asked_for.options(), 1, asked_for.stream, False)
+        offer, options = asked_for.offer(), asked_for.options()
+        if offer.pages:
+            if options.get("json_schema") or options.get("json_object"):
+                raise unsupported("text.format", "beside tools it is not: an answer that keeps to a form can call none")
+            tools.check((await self._upstream.status()).model.tools, forced=offer.forced)
+        question = asking.Question(
+            asked_for.model, (messages,), False, options | offer.options(), 1, asked_for.stream, False, offer.pages, offer.forced
+        )
         digest = digest_of(request.url.path, await request.body())
         asking_for = self._upstream.ask(
             question, digest=digest, again=asked_before(request), idempotency=idempotency_key(request), stays=asked_for.background
@@ -63,11 +73,11 @@ class Responding:
                 raise
         answer, headers = asked.answers[0], {"Potato-Job": asked.jobs[0]}
         if asked_for.stream:
-            events = _events(responses.Events(id, record), answer, lambda: self._left(asked, keep=asked_for.store))
+            events = _events(Events(id, record), answer, lambda: self._left(asked, keep=asked_for.store))
             return streams.response(events, [answer], headers)
         if asked_for.background:
             self._upstream.leave(asked)
-            return Json(responses.page(id, record, "queued", []), headers=headers)
+            return Json(response_pages.page(id, record, "queued", []), headers=headers)
         await until_gone(request, _over(answer), lambda: self._left(asked, keep=asked_for.store))
         return Json(_page_of(id, record, answer), headers=headers)
 
@@ -80,7 +90,7 @@ class Responding:
             if not after.removeprefix("-").isdecimal():
                 raise Fault(400, "starting_after is a sequence number", code="invalid_value", param="starting_after")
             answer = await self._attach(job)
-            events = _events(responses.Events(id, record, int(after)), answer, lambda: self._upstream.done([answer]))
+            events = _events(Events(id, record, int(after)), answer, lambda: self._upstream.done([answer]))
             return streams.response(events, [answer], {"Potato-Job": job})
         return Json(await self._page(id, job, record))
 
@@ -147,11 +157,11 @@ class Responding:
             now = await self._upstream.so_far(job)
         except ClientError as error:
             raise self._gone(job, error) from None
-        report, status = now.report, responses.status_of(now.report)
+        report, status = now.report, response_pages.status_of(now.report)
         why = {"code": report.code or "server_error", "message": report.why} if status == "failed" else None
-        usage = responses.usage_of(report.prompt_tokens, report.completion_tokens) if report.state in OVER else None
-        said = responses.output(id, now.text, now.reasoning, status if report.state in OVER else "in_progress")
-        return responses.page(id, record, status, said, usage, why)
+        usage = response_pages.usage_of(report.prompt_tokens, report.completion_tokens) if report.state in OVER else None
+        said = response_pages.output(id, now.text, now.reasoning, status if report.state in OVER else "in_progress", response_pages.tools_of(record))
+        return response_pages.page(id, record, status, said, usage, why)
 
     async def _before(self, id: str | None) -> tuple[ChatMessage, ...]:
         """What an earlier response was asked, without its instructions, and what it said."""
@@ -164,7 +174,10 @@ class Responding:
             raise Fault(400, f"{id} is {described.report.state}: go on from a response that is complete", param="previous_response_id")
         now = await self._upstream.so_far(job)
         asked = described.messages[1:] if record["instructions"] else described.messages
-        return (*asked, ChatMessage("assistant", now.text, now.reasoning or None))
+        names = [json.loads(tool)["function"]["name"] for tool in described.tools]
+        found = tool_calls.read(now.text, names) if names else tool_calls.Found((now.text,))
+        calls = tuple(ToolCall(tool_calls.call_id(job, number), call.name, call.arguments) for number, call in enumerate(found.calls))
+        return (*asked, ChatMessage("assistant", found.text, now.reasoning or None, calls))
 
     def _left(self, asked: Asked, *, keep: bool) -> None:
         self._upstream.leave(asked)
@@ -179,7 +192,7 @@ async def _over(answer: AsyncAnswer) -> None:
         pass
 
 
-async def _events(events: responses.Events, answer: AsyncAnswer, left: Callable[[], None]) -> AsyncIterator[ServerSentEvent]:
+async def _events(events: Events, answer: AsyncAnswer, left: Callable[[], None]) -> AsyncIterator[ServerSentEvent]:
     try:
         for page in events.begun():
             yield streams.event(page, page["type"])
@@ -201,12 +214,15 @@ async def _events(events: responses.Events, answer: AsyncAnswer, left: Callable[
 def _page_of(id: str, record: responses.Page, answer: AsyncAnswer) -> responses.Page:
     finished = answer.finished
     assert finished is not None, "it is over"
-    status = responses.ended_as(finished.reason)
-    usage = responses.usage_of(finished.prompt_tokens, finished.completion_tokens)
-    return responses.page(id, record, status, responses.output(id, answer.text, answer.reasoning, status), usage)
+    status = response_pages.ended_as(finished.reason)
+    usage = response_pages.usage_of(finished.prompt_tokens, finished.completion_tokens)
+    said = response_pages.output(id, answer.text, answer.reasoning, status, response_pages.tools_of(record))
+    return response_pages.page(id, record, status, said, usage)
 
 
 def _input_item(job: str, number: int, message: ChatMessage) -> responses.Page:
+    if message.role == "tool":
+        return {"id": f"fco_{job}_{number}", "type": "function_call_output", "call_id": message.tool_call_id, "output": message.content}
     kind = "output_text" if message.role == "assistant" else "input_text"
     content = [{"type": kind, "text": message.content}]
     return {"id": f"msg_{job}_{number}", "type": "message", "role": message.role, "status": "completed", "content": content}

@@ -35,14 +35,14 @@ class Tool(msgspec.Struct, forbid_unknown_fields=True):
         return {"type": "function", "function": {name: value for name, value in given.items() if value is not None}}
 
 
-class _Named(msgspec.Struct, forbid_unknown_fields=True):
+class Named(msgspec.Struct, forbid_unknown_fields=True):
     name: str
 
 
 class Chosen(msgspec.Struct, forbid_unknown_fields=True):
     """The one that must be called."""
 
-    function: _Named
+    function: Named
     type: Literal["function"] = "function"
 
 

@@ -17,7 +17,7 @@ from .gateway_harness import House, until
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One for all tests that change nothing of it."""
-    made = House(tmp_path_factory.mktemp("house"), max_sequences=8)
+    made = House(tmp_path_factory.mktemp("house"), max_sequences=8, max_context=1024)
     made.front.engine_up()
     yield made
     made.close()
@@ -100,6 +100,50 @@ def test_a_stream_goes_on_after_any_number_that_came(client: openai.OpenAI) -> N
         assert rest[-1] == whole[-1]
 
 
+GO: Any = {
+    "type": "function", "name": "go", "description": "Goes there.", "strict": False,
+    "parameters": {"type": "object", "properties": {"to": {"type": "string"}}, "required": ["to"]},
+}  # fmt: skip
+CALL = '<tool_call>{"name": "go", "arguments": {"to": "Rome"}}</tool_call>'
+
+
+def test_calls_are_items_whole_streamed_from_anywhere_and_found_again(client: openai.OpenAI) -> None:
+    made = client.responses.create(model="model", input=f"I see. {CALL} So be it.$|", tools=[GO])
+    assert [item.type for item in made.output] == ["message", "function_call", "message"]
+    call = made.output[1]
+    assert call.type == "function_call"
+    assert (call.name, call.arguments, made.output_text) == ("go", '{"to": "Rome"}', "I see.So be it.")
+    assert client.responses.retrieve(made.id) == made
+    whole = list(client.responses.retrieve(made.id, stream=True))
+    assert whole[-1].type == "response.completed"
+    assert whole[-1].response.output == made.output
+    for cut in (event.sequence_number for event in whole[:-1]):
+        before = [event for event in whole if event.sequence_number <= cut]
+        rest = list(client.responses.retrieve(made.id, stream=True, starting_after=cut))
+        assert text_of(before) + text_of(rest) == "I see.So be it."
+        assert arguments_of(before) + arguments_of(rest) == '{"to": "Rome"}'
+        assert rest[-1] == whole[-1]
+
+
+def test_what_tools_answered_goes_back_by_hand_or_from_the_earlier_response(client: openai.OpenAI) -> None:
+    first = client.responses.create(model="model", input=f"{CALL}$|", tools=[GO])
+    call = first.output[0]
+    assert call.type == "function_call"
+    answer: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "there$|"}
+    by_hand: Any = [{"role": "user", "content": "a"}, call.model_dump(exclude_none=True), answer]
+    said = client.responses.create(model="model", input=by_hand, tools=[GO])
+    assert [item.type for item in said.output] == ["message", "function_call", "message"]
+    assert said.output_text == "athere"
+    on = client.responses.create(model="model", input=[answer], tools=[GO], previous_response_id=first.id, max_output_tokens=3)
+    items = client.responses.input_items.list(on.id, order="asc")
+    assert [item.type for item in items] == ["message", "message", "function_call_output"]
+
+
+def test_a_tool_that_must_be_called_is_called(client: openai.OpenAI) -> None:
+    made = client.responses.create(model="model", input="not at all|", tools=[GO | {"strict": True}], tool_choice="required", max_output_tokens=200)
+    assert made.status == "incomplete" or made.output[0].type == "function_call"
+
+
 def test_in_the_background_it_goes_on_alone_and_is_there_when_the_gateway_is_another(begin: Callable[..., House]) -> None:
     house = begin(speculation=False)
     house.front.engine_up(delay_s=0.05)
@@ -146,7 +190,9 @@ def test_what_is_not_to_be_kept_is_not(begin: Callable[..., House]) -> None:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ({"tools": [{"type": "web_search"}]}, "tools is not supported"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"tools": [{"type": "function", "name": "f", "strict": True}]}, "tool_choice"),
+        ({"input": [{"role": "user"}]}, "input[0]"),
         ({"background": True, "store": False}, "is kept"),
         ({"input": []}, "input is empty"),
         ({"reasoning": {"effort": "high"}}, "thinking"),
@@ -162,3 +208,7 @@ def test_what_is_not_understood_is_refused_by_its_name(client: openai.OpenAI, mo
 
 def text_of(events: Any) -> str:
     return "".join(event.delta for event in events if event.type == "response.output_text.delta")
+
+
+def arguments_of(events: Any) -> str:
+    return "".join(event.delta for event in events if event.type == "response.function_call_arguments.delta")
