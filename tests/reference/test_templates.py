@@ -8,6 +8,7 @@ The templates are ours, written after each family's documented format with the c
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from datetime import datetime
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from potato_client.protocol import ChatMessage
+from potato_client.protocol import ChatMessage, ToolCall
 from potatod.front import sandbox
 from potatod.front.refusal import Refusal
 from potatod.front.template import ChatTemplate
@@ -340,6 +341,11 @@ CHATS = {
     "last thoughts": [*_turns("Hello"), ChatMessage("assistant", "Hi", reasoning="a greeting")],
     "wrong order": [ChatMessage("assistant", "Hi"), ChatMessage("assistant", "Hi"), ChatMessage("tool", "x")],
     "blank": _turns(""),
+    "a call and its answer": [
+        *_turns("How is it?"),
+        ChatMessage("assistant", "", tool_calls=(ToolCall("abcdefghi", "weather", '{"city": "Zürich", "days": [1, 2]}'),)),
+        ChatMessage("tool", "warm", tool_call_id="abcdefghi", name="weather"),
+    ],
 }
 TOOLS = [
     {
@@ -359,10 +365,21 @@ TOOLS = [
 
 def _theirs(source: str, chat: list[ChatMessage], tools: Any = None, **switches: Any) -> str:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0}, "<unk>")), **SPECIAL)
-    page = [{"role": m.role, "content": m.content, **({"reasoning_content": m.reasoning} if m.reasoning is not None else {})} for m in chat]
+    page = [_page(message) for message in chat]
     text = tokenizer.apply_chat_template(page, chat_template=source, tokenize=False, tools=tools, **switches)
     assert isinstance(text, str)
     return text
+
+
+def _page(message: ChatMessage) -> dict[str, Any]:
+    page: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning is not None:
+        page["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        page["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": json.loads(call.arguments)}} for call in message.tool_calls
+        ]
+    return page | {name: value for name in ("tool_call_id", "name") if (value := getattr(message, name))}
 
 
 def _compare(source: str, chat: list[ChatMessage], tools: Any = None, **switches: Any) -> None:
@@ -426,4 +443,5 @@ def test_any_contents_render_as_in_transformers(contents: list[str], system: str
 
 
 def test_every_field_of_a_message_is_passed_on_or_has_no_place_in_a_template() -> None:
-    assert {field.name for field in dataclasses.fields(ChatMessage)} == {"role", "content", "reasoning"}
+    known = {"role", "content", "reasoning", "tool_calls", "tool_call_id", "name"}
+    assert {field.name for field in dataclasses.fields(ChatMessage)} == known
