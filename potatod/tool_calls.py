@@ -20,16 +20,12 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 _TAGS: Final = ("tool_call", "tool_calls", "TOOLCALL")
 _OPEN: Final = re.compile(rf"<({'|'.join(_TAGS)})>")
-_FUNCTION: Final = re.compile(r"\s*<function=([^>\s]+)>(.*?)(?:</function>)?\s*", re.DOTALL)
-_PARAMETER: Final = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
-_ARGUMENTS: Final = re.compile(r"\s*([^\s<{\[]+)((?:\s*<arg_key>.*?</arg_key>\s*<arg_value>.*?</arg_value>)*)\s*", re.DOTALL)
-_ARGUMENT: Final = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 _ID: Final = "[A-Za-z0-9]{9}"
 _ID_CHARS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
@@ -56,12 +52,15 @@ class Found:
         return tuple(item for item in self.items if isinstance(item, Call))
 
 
+#: The tools that there are: by name, the JSON Schemas of their parameters by theirs.
+Tools = Mapping[str, Mapping[str, Any]]
+
+
 class Parser:
     """One answer, piece by piece. What may become a call is held back until that is certain."""
 
-    def __init__(self, names: Collection[str]) -> None:
-        """``names``: of the tools that there are."""
-        self._names = frozenset(names)
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
         self._held = ""
         #: whether text has been let out: then the answer as a whole is no call
         self._begun = False
@@ -76,14 +75,14 @@ class Parser:
         return self._tagged(last=False)
 
     def finish(self) -> Found:
-        calls = () if self._begun else tuple(whole_calls(self._held, self._names))
+        calls = () if self._begun else whole_calls(self._held, self._tools)
         if calls:
             self._held = ""
             return Found(calls)
         return self._tagged(last=True)
 
     def _may_be_whole(self, text: str) -> bool:
-        return not text or text[0] in "{[" or any(name.startswith(text) or _named_so_far(name, text) for name in self._names)
+        return not text or text[0] in "{[" or any(name.startswith(text) or _named_so_far(name, text) for name in self._tools)
 
     def _tagged(self, *, last: bool) -> Found:
         """Calls between tags, and the text before, between and behind them but for the blanks around the tags."""
@@ -98,7 +97,7 @@ class Parser:
             inner, end, after = self._held[tag.end() :].partition(f"</{tag[1]}>")
             if not end and not last:
                 break
-            found = list(tagged_calls(inner))
+            found = tagged_calls(inner, self._tools) if end else ()  # one that was cut is none
             items += [before.rstrip() if found else before + tag[0] + inner + end, *found]
             self._held, self._called = after, bool(found)
         out = len(self._held) if last else len(_certain(self._held))
@@ -108,32 +107,36 @@ class Parser:
         return Found(tuple(item for item in items if item != ""))
 
 
-def read(text: str, names: Collection[str]) -> Found:
+def read(text: str, tools: Tools) -> Found:
     """Of an answer that is whole."""
-    parser = Parser(names)
+    parser = Parser(tools)
     found = parser.feed(text), parser.finish()
     return Found(tuple(item for each in found for item in each.items))
 
 
-def tagged_calls(inner: str) -> Iterator[Call]:
+def tagged_calls(inner: str, tools: Tools) -> tuple[Call, ...]:
     """What stands between two tags; nothing where it is no call."""
-    function = _FUNCTION.fullmatch(inner)
-    if function is not None:
-        values = {key: _value(text) for key, text in _PARAMETER.findall(function[2])}
-        yield Call(function[1], _json(values))
-        return
-    named = _ARGUMENTS.fullmatch(inner)
-    if named is not None and named[2]:
-        yield Call(named[1], _json({key: _value(text) for key, text in _ARGUMENT.findall(named[2])}))
-        return
-    yield from _of_json(inner, None)
+    try:
+        text = inner.strip()
+        if text.startswith("<function="):
+            return (_of_elements(text, tools),)
+        if "<arg_key>" in text:
+            return (_of_pairs(text, tools),)
+        return _of_json(text, None)
+    except (ValueError, RecursionError):
+        return ()
 
 
-def whole_calls(text: str, names: Collection[str]) -> Iterator[Call]:
+def whole_calls(text: str, tools: Tools) -> tuple[Call, ...]:
     """Of an answer that is nothing but calls of these tools; nothing where it is something else."""
     text = text.strip()
-    found = list(_of_json(text, names)) or list(_named(text, names)) or list(_of_python(text, names))
-    yield from found
+    for way in (_of_json, _named, _of_python):
+        try:
+            if calls := way(text, tools):
+                return calls
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return ()
 
 
 def call_id(job: str, number: int) -> str:
@@ -142,69 +145,92 @@ def call_id(job: str, number: int) -> str:
     return "".join(_ID_CHARS[byte % len(_ID_CHARS)] for byte in digest[:9])
 
 
-def _of_json(text: str, names: Collection[str] | None) -> Iterator[Call]:
-    """``names``: None takes any."""
+# Each of these raises ValueError, or what json and ast raise, where it is something else.
+
+
+def _of_json(text: str, tools: Tools | None) -> tuple[Call, ...]:
+    """``tools``: None takes any name."""
     pages: list[Any] = []
     decoder = json.JSONDecoder()
-    rest = text.strip()
-    try:
-        while rest:  # several stand one after the other, some with semicolons between
-            page, end = decoder.raw_decode(rest)
-            pages += page if isinstance(page, list) else [page]
-            rest = rest[end:].lstrip(" \n\r\t;,")
-    except (ValueError, RecursionError):
-        return
-    calls = [_call(page) for page in pages]
-    if all(call is not None and (names is None or call.name in names) for call in calls):
-        yield from (call for call in calls if call is not None)
+    while text:  # several stand one after the other, some with semicolons between
+        page, end = decoder.raw_decode(text)
+        pages += page if isinstance(page, list) else [page]
+        text = text[end:].lstrip(" \n\r\t;,")
+    calls = tuple(_call(page) for page in pages)
+    if tools is not None and any(call.name not in tools for call in calls):
+        raise ValueError
+    return calls
 
 
-def _call(page: Any) -> Call | None:
+def _call(page: Any) -> Call:
     if not isinstance(page, dict):
-        return None
-    name = page.get("name", page.get("tool_name"))
-    if not isinstance(name, str):
-        return None
-    arguments = page.get("arguments", page.get("parameters", {}))
+        raise ValueError
+    name, arguments = page.get("name", page.get("tool_name")), page.get("arguments", page.get("parameters", {}))
     if isinstance(arguments, str):  # some write JSON within JSON
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return None
-    return Call(name, _json(arguments)) if isinstance(arguments, dict) else None
+        arguments = json.loads(arguments)
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise ValueError
+    return Call(name, _json(arguments))
 
 
-def _named(text: str, names: Collection[str]) -> Iterator[Call]:
+def _of_elements(text: str, tools: Tools) -> Call:
+    """<function=NAME> <parameter=KEY>VALUE</parameter> … </function>"""
+    name, rest = _between(text, "<function=", ">")
+    values = {}
+    while (rest := rest.lstrip()).startswith("<parameter="):
+        key, rest = _between(rest, "<parameter=", ">")
+        value, rest = _between(rest, "", "</parameter>")
+        values[key] = _value(value.removeprefix("\n").removesuffix("\n"), tools.get(name, {}).get(key))
+    if rest.removeprefix("</function>").strip():
+        raise ValueError
+    return Call(name, _json(values))
+
+
+def _of_pairs(text: str, tools: Tools) -> Call:
+    """NAME <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> …"""
+    name, rest = _between(text, "", "<arg_key>")
+    name, rest, values = name.strip(), f"<arg_key>{rest}", {}
+    while rest := rest.lstrip():
+        key, rest = _between(rest, "<arg_key>", "</arg_key>")
+        value, rest = _between(rest.lstrip(), "<arg_value>", "</arg_value>")
+        values[key] = _value(value, tools.get(name, {}).get(key))
+    return Call(name, _json(values))
+
+
+def _between(text: str, opening: str, closing: str) -> tuple[str, str]:
+    """What lies between, at the beginning, and what comes behind."""
+    if not text.startswith(opening):
+        raise ValueError
+    found, mark, rest = text.removeprefix(opening).partition(closing)
+    if not mark:
+        raise ValueError
+    return found, rest
+
+
+def _named(text: str, tools: Tools) -> tuple[Call, ...]:
     calls = []
-    rest = text
-    while rest:
-        found = next((found for name in names if (found := re.match(rf"({re.escape(name)})(?:{_ID})?(?=\{{)", rest))), None)
+    while text:
+        found = next((found for name in tools if (found := re.match(rf"({re.escape(name)})(?:{_ID})?(?=\{{)", text))), None)
         if found is None:
-            return
-        try:
-            arguments, end = json.JSONDecoder().raw_decode(rest, found.end())
-        except (ValueError, RecursionError):
-            return
+            raise ValueError
+        arguments, end = json.JSONDecoder().raw_decode(text, found.end())
         calls.append(Call(found[1], _json(arguments)))
-        rest = rest[end:].lstrip()
-    yield from calls
+        text = text[end:].lstrip()
+    return tuple(calls)
 
 
-def _of_python(text: str, names: Collection[str]) -> Iterator[Call]:
-    try:
-        tree = ast.parse(text, mode="eval").body
-        calls = [_python_call(node, names) for node in tree.elts] if isinstance(tree, ast.List) else []
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return
-    yield from calls
+def _of_python(text: str, tools: Tools) -> tuple[Call, ...]:
+    tree = ast.parse(text, mode="eval").body
+    if not isinstance(tree, ast.List):
+        raise ValueError
+    return tuple(_python_call(node, tools) for node in tree.elts)
 
 
-def _python_call(node: ast.expr, names: Collection[str]) -> Call:
-    """Raises ValueError where it is another expression."""
+def _python_call(node: ast.expr, tools: Tools) -> Call:
     if not isinstance(node, ast.Call) or node.args:
         raise ValueError
     name = ast.unparse(node.func)
-    if name not in names:
+    if name not in tools:
         raise ValueError
     return Call(name, _json({keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg is not None}))
 
@@ -214,8 +240,10 @@ def _named_so_far(name: str, text: str) -> bool:
     return text.startswith(name) and re.fullmatch(r"[A-Za-z0-9]{0,9}|[A-Za-z0-9]{9}\{.*|\{.*", text[len(name) :], re.DOTALL) is not None
 
 
-def _value(text: str) -> Any:
-    """A text that is JSON is what it says; any other is itself."""
+def _value(text: str, schema: Any) -> Any:
+    """A text that is JSON is what it says, unless the tool wants a text; any other is itself."""
+    if isinstance(schema, Mapping) and schema.get("type") == "string":
+        return text
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -223,11 +251,13 @@ def _value(text: str) -> Any:
 
 
 def _json(value: Any) -> str:
-    """Raises ValueError where Python has what JSON has not."""
+    """Raises ValueError where Python has what JSON has not: NaN, halves of characters, sets."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
     except TypeError:
         raise ValueError from None
+    return text
 
 
 def _certain(text: str) -> str:

@@ -46,7 +46,7 @@ def of(template: ChatTemplate | None, answer: Callable[[str, str], str]) -> Tool
     except Refusal:
         return "text"
     said = whole[_common(prompt, whole) :]
-    calls = [read(answer(before, said), [_NAME]).calls for before in (prompt, "")]  # earlier turns may be without the thoughts
+    calls = [read(answer(before, said), {_NAME: {}}).calls for before in (prompt, "")]  # earlier turns may be without the thoughts
     return "calls" if (Call(_NAME, _ARGUMENTS),) in calls else "text"
 
 

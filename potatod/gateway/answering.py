@@ -32,7 +32,7 @@ class Answering:
 
     async def chat(self, request: Request) -> Response:
         question = asking.chat(await body.read_json(request))
-        return await self._answer(request, question, pages.Chat(tools.names_of(question.tools)))
+        return await self._answer(request, question, pages.Chat(tools.known(question.tools)))
 
     async def completions(self, request: Request) -> Response:
         question = asking.completion(await body.read_json(request))

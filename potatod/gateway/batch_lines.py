@@ -11,7 +11,7 @@ import msgspec
 
 from . import asking, body, pages
 from .faults import Fault
-from .tools import names_of
+from .tools import known
 
 MAX_LINES: Final = 50_000
 #: What a batch can ask for, and how that is understood and answered.
@@ -37,7 +37,7 @@ class Line:
     question: asking.Question
 
     def shape(self, endpoint: str) -> pages.Format:
-        return pages.Chat(names_of(self.question.tools)) if endpoint == "/v1/chat/completions" else pages.Completion(self.question.before)
+        return pages.Chat(known(self.question.tools)) if endpoint == "/v1/chat/completions" else pages.Completion(self.question.before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,9 +74,9 @@ class Format(Protocol):
 class Chat:
     """/v1/chat/completions"""
 
-    def __init__(self, tools: Sequence[str] = ()) -> None:
-        """``tools``: names of those that the model may call."""
-        self._tools = tools
+    def __init__(self, tools: tool_calls.Tools | None = None) -> None:
+        """``tools``: those that the model may call."""
+        self._tools = tools or {}
         #: by choice, and how many calls it has found
         self._parsers: dict[int, tool_calls.Parser] = {}
         self._calls: dict[int, int] = {}

@@ -174,8 +174,8 @@ class Responding:
             raise Fault(400, f"{id} is {described.report.state}: go on from a response that is complete", param="previous_response_id")
         now = await self._upstream.so_far(job)
         asked = described.messages[1:] if record["instructions"] else described.messages
-        names = [json.loads(tool)["function"]["name"] for tool in described.tools]
-        found = tool_calls.read(now.text, names) if names else tool_calls.Found((now.text,))
+        offered = tools.known([json.loads(tool) for tool in described.tools])
+        found = tool_calls.read(now.text, offered) if offered else tool_calls.Found((now.text,))
         calls = tuple(ToolCall(tool_calls.call_id(job, number), call.name, call.arguments) for number, call in enumerate(found.calls))
         return (*asked, ChatMessage("assistant", found.text, now.reasoning or None, calls))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from potato_client.job_report import JobReport
 from potatod import tool_calls
 
+from . import tools
 from .responses import PREFIX, Page
 
 
@@ -39,11 +40,11 @@ def page(id: str, record: Page, status: str, output: list[Page], usage: Page | N
     }
 
 
-def output(id: str, text: str, reasoning: str, status: str, tools: Sequence[str]) -> list[Page]:
-    """Items of what has been said; ``tools``: names of those that may have been called."""
+def output(id: str, text: str, reasoning: str, status: str, offered: tool_calls.Tools) -> list[Page]:
+    """Items of what has been said; ``offered``: tools that may have been called."""
     job = id.removeprefix(PREFIX)
     items = [reasoning_item(job, reasoning)] if reasoning else []
-    found = tool_calls.read(text, tools).items if tools else ((text,) if text else ())
+    found = tool_calls.read(text, offered).items if offered else ((text,) if text else ())
     texts = calls = 0
     for item in found:
         if isinstance(item, str):
@@ -97,6 +98,6 @@ def text_part(text: str) -> Page:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def tools_of(record: Page) -> list[str]:
-    """Names of those that the model was let call."""
-    return [] if record["tool_choice"] == "none" else [tool["name"] for tool in record["tools"]]
+def tools_of(record: Page) -> dict[str, Any]:
+    """Those that the model was let call."""
+    return {} if record["tool_choice"] == "none" else tools.known([{"function": tool} for tool in record["tools"]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -86,5 +86,11 @@ def check(use: ToolUse, *, forced: bool) -> None:
         raise unsupported("tools", "how this model writes a call is not known here, and it would be text to you")
 
 
-def names_of(pages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    return tuple(page["function"]["name"] for page in pages)
+def known(pages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As calls of them are looked for."""
+    return {page["function"]["name"]: _properties(page["function"].get("parameters")) for page in pages}
+
+
+def _properties(schema: Any) -> Mapping[str, Any]:
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    return properties if isinstance(properties, Mapping) else {}

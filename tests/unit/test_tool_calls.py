@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from potatod.tool_calls import Call, Parser, call_id
 
-NAMES = ("get_weather", "add", "get")
+TOOLS = {"get_weather": {"city": {"type": "string"}}, "add": {"a": {}, "b": {}}, "get": {}}
 PARIS = Call("get_weather", '{"city": "Paris"}')
 ADD = Call("add", '{"a": 1, "b": [2, null]}')
 
@@ -27,11 +27,11 @@ WRITTEN = [
         '<tool_call>{"name": "add", "arguments": {"a": 1, "b": [2, null]}}</tool_call>', "", [PARIS, ADD],
     ),
     ('<tool_call>{"name": "get_weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>', "", [PARIS]),
-    ('<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}', "", [PARIS]),
     (
         "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n[2, null]\n</parameter>\n</function>\n</tool_call>", "", [ADD],
     ),
     ("<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>", "", [PARIS]),
+    ("<tool_call><function=get_weather><parameter=city>12345</parameter></function></tool_call>", "", [Call("get_weather", '{"city": "12345"}')]),
     ("<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>", "", [PARIS]),
     ("<tool_call>add<arg_key>a</arg_key><arg_value>1</arg_value><arg_key>b</arg_key><arg_value>[2, null]</arg_value></tool_call>", "", [ADD]),
     ('<TOOLCALL>[{"name": "get_weather", "arguments": {"city": "Paris"}}]</TOOLCALL>', "", [PARIS]),
@@ -47,8 +47,14 @@ WRITTEN = [
     ('<tool_call>{"name": "unknown", "arguments": {}}</tool_call>', "", [Call("unknown", "{}")]),
 ]  # fmt: skip
 
+_PAIRS = "<tool_call>add" + "<arg_key>a</arg_key><arg_value>1</arg_value>" * 2000
 #: What looks like a call and is none.
 TEXTS = [
+    '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}', "<tool_call>\n<function=get_weather>\n<parameter=city>\nPar",
+    "<tool_call><function=add><parameter=a>1</parameter><parameter=b>2</para</tool_call>", "<tool_call><function=add>   !</tool_call>",
+    "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Paris</arg_value>", '<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>',
+    '<tool_call>{"name": "add", "arguments": {"a": "\\ud83d"}}</tool_call>', "<tool_call><function=add><parameter=a>NaN</parameter></tool_call>",
+    f"{_PAIRS}!</tool_call>", f"<tool_call><function=add>{' ' * 100_000}!</tool_call>", f"<tool_call>{'<arg_key>' * 20_000}</tool_call>",
     "", "It is warm.", "get", "get_weather", "get_weatherman", "get_weatherabcdefghi", "get_weather is a tool", "{", "[1, 2]",
     '{"a": 1}', '{"name": "unknown", "parameters": {}}',
     '{"name": "get_weather", "parameters": 3}', '{"name": "get_weather", "parameters": {}} and more', "<tool_call>not JSON</tool_call>",
@@ -59,7 +65,7 @@ TEXTS = [
 
 def items(pieces: list[str]) -> list[str | Call]:
     """In their order, texts that follow one another as one."""
-    parser = Parser(NAMES)
+    parser = Parser(TOOLS)
     made: list[str | Call] = []
     for found in (*(parser.feed(piece) for piece in pieces), parser.finish()):
         for item in found.items:
@@ -101,7 +107,7 @@ def test_whatever_comes_nothing_is_lost_and_cuts_do_not_matter(pieces: list[str]
 
 
 def test_text_is_let_out_as_soon_as_it_is_certain() -> None:
-    parser = Parser(NAMES)
+    parser = Parser(TOOLS)
     assert parser.feed("It is ").text == "It is"
     assert parser.feed("a < b").text == " a < b"
     assert parser.feed(" <tool").text == ""
