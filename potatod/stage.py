@@ -35,6 +35,7 @@ from .config import Settings
 from .errors import EXIT_INTERNAL, EXIT_OK, PotatoError, first_line
 from .messages import Counted, Failed, Ready, Span, Stop, Trace, Traced
 from .plan import Placed, Plan
+from .process import PARENT_VARIABLE
 from .spans import Spans
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -161,8 +162,8 @@ def run(name: str, work: Callable[[Stage], None], argv: list[str] | None = None)
 
 
 def die_with_parent() -> None:
-    """The kernel kills this process when its parent ends; checks that it has not ended already."""
-    parent = os.getppid()
+    """The kernel kills this process when its parent ends; checks that it has not ended already: NOTE [ an orphan ] in process.py."""
+    parent = int(os.environ.get(PARENT_VARIABLE, os.getppid()))
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(EXIT_INTERNAL)
