@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .aio import AsyncAnswer, AsyncClient
     from .client import Answer, Client
-    from .errors import BadKey, BadRequest, BadSocket, ClientError, DaemonLost, NoDaemon, NotUnderstood, RequestRefused
+    from .errors import BadKey, BadRequest, BadSocket, ClientError, DaemonLost, FollowedAlready, NoDaemon, NotUnderstood, RequestRefused
     from .protocol import ChatMessage
 
 __all__ = [
     "Answer", "AsyncAnswer", "AsyncClient", "BadKey", "BadRequest", "BadSocket", "ChatMessage", "Client", "ClientError",
-    "DaemonLost", "NoDaemon", "NotUnderstood", "RequestRefused",
+    "DaemonLost", "FollowedAlready", "NoDaemon", "NotUnderstood", "RequestRefused",
 ]  # fmt: skip
 
 _HOMES = {

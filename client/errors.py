@@ -2,6 +2,7 @@
 
     ClientError
     ├── BadRequest        64  what was asked cannot be asked; nothing was sent
+    │   └── FollowedAlready   64  by this client: another one may follow the same job
     ├── BadSocket         64  the socket's address is no address of a daemon
     ├── BadKey            64  the file of a key for another machine's daemon is none, or open to others
     ├── NoDaemon          69  nobody answers there
@@ -26,6 +27,10 @@ class ClientError(Exception):
 
 class BadRequest(ClientError, ValueError):
     exit_code = EXIT_USAGE
+
+
+class FollowedAlready(BadRequest):
+    pass
 
 
 class BadSocket(ClientError, ValueError):

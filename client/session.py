@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .codec import BadFrame
-from .errors import BadRequest, ClientError, DaemonLost, NoDaemon, NotUnderstood, RequestRefused
+from .errors import BadRequest, ClientError, DaemonLost, FollowedAlready, NoDaemon, NotUnderstood, RequestRefused
 from .protocol import (
     BURST_FRAMES,
     FRAMES_PER_S,
@@ -288,7 +288,7 @@ class Session:
         asked.job = accepted.job
         if asked.followed and self._jobs.setdefault(accepted.job, accepted.request) != accepted.request:
             asked.job = None
-            self._tell(accepted.request, BadRequest(f"job {accepted.job} is followed already by this client"), now, last=True)
+            self._tell(accepted.request, FollowedAlready(f"job {accepted.job} is followed already by this client"), now, last=True)
             return
         if asked.cancelled:
             self._frames.append(_cancelling(accepted.job))

@@ -27,9 +27,9 @@ _ENVIRONMENT = {
 
 
 #: NOTE [ an orphan ]
-#: A child asks the kernel to end with its parent when it has imported what it needs, which takes from tenths of a second to seconds. Where the parent has
-#: ended by then its parent is another, and nothing would ever end it: it would hold the front's socket, and under the name of the next daemon's front
-#: hear what that is told. So it is told whose child it is, and ends at once where it is another's.
+#: A child asks the kernel to end with its parent when it has imported what it needs, which takes from tenths of a second to seconds. Where the parent
+#: has ended by then it is another's child, and nothing would ever end it: it would hold the front's socket, and hear what the next daemon's front is
+#: told. So it is told whose child it is, and ends at once where it is another's.
 PARENT_VARIABLE: Final = "POTATO_PARENT"
 #: A process that was killed is gone within this, or stands in the kernel.
 LOST_S: Final = 5.0

@@ -222,7 +222,8 @@ class Supervisor:
         if isinstance(message, Ready):
             stage.ready = True
             log.event(_LOGGER, f"{stage.name} is ready", pid=stage.pid, note=message.note)
-            if all(s.ready for s in self._stages()) and self._state in ("starting", "restarting"):
+            awaited = self._stages() if self._state == "starting" else [s for s in self._stages() if s is not self._gateway]
+            if all(s.ready for s in awaited) and self._state in ("starting", "restarting"):
                 self._tell("up", "")
                 log.event(_LOGGER, "serving", epoch=self._epoch, model=self._folder.name, socket=self._settings.front.socket)
                 notify(READY="1", STATUS=f"serving {self._folder.name}")
@@ -297,9 +298,13 @@ class Supervisor:
         self._gateway = None
         if not was_ready and not self._gateway_restarts.total:
             self._give_up(code, why)
-        if self._gateway_restarts.died(time.monotonic()):
-            self._start_gateway()
-        else:
+        again = self._gateway_restarts.died(time.monotonic())
+        if again:
+            try:
+                self._start_gateway()
+            except OSError as error:
+                again, why = False, f"it cannot be started again: {error.strerror}"
+        if not again:
             log.event(_LOGGER, "the gateway stays down: it has ended too often; all else goes on", level=logging.ERROR, why=why)
         self._tell(self._state, self._why)
 

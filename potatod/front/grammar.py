@@ -10,7 +10,8 @@ first answer that needs them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -25,6 +26,9 @@ from .tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+#: Trying out schemas takes no more than this share of the front's time, and so many seconds at once.
+_SHARE: Final = 0.05
+_ALLOWANCE_S: Final = 3.0
 #: Schemas whose verdict is remembered.
 _REMEMBERED: Final = 32
 _SHOWN_CHARS: Final = 300
@@ -33,17 +37,31 @@ _SHOWN_CHARS: Final = 300
 class Grammars:
     """What is known of a model's tokens, for all answers."""
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: int, end_ids: frozenset[int], marks: Marks | None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, vocabulary: int, end_ids: frozenset[int], marks: Marks | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """``vocabulary``: tokens that the model has logits of."""
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._end_ids = sorted(id for id in end_ids if id < vocabulary)
         self._marks = marks
         self._why_not = functools.lru_cache(_REMEMBERED)(why_not)
+        self._clock = clock
+        #: seconds that trying out schemas may take now
+        self._allowance_s = _ALLOWANCE_S
+        self._looked_at = clock()
 
     def check(self, schema: str) -> None:
-        """Raises :class:`Refusal` for one that cannot be kept to, or costs too much (schema.py)."""
+        """Raises :class:`Refusal` for one that cannot be kept to, or costs too much (schema.py), and where trying out others has just taken much of
+        the front's time, which is everybody's."""
+        now = self._clock()
+        self._allowance_s = min(_ALLOWANCE_S, self._allowance_s + _SHARE * (now - self._looked_at))
+        self._looked_at = now
+        if self._allowance_s <= 0:
+            in_s = -self._allowance_s / _SHARE + 1
+            raise Refusal("queue_full", f"new JSON schemas have taken much time just now; ask again in {in_s:.0f} s")
         why = self._why_not(schema)
+        self._allowance_s -= self._clock() - now
         if why:
             raise Refusal("bad_request", f"json_schema cannot be kept to: {why}"[:_SHOWN_CHARS])
 

@@ -14,14 +14,16 @@ from potato_client import AsyncAnswer
 
 from . import asking, body, pages, streams, tools
 from .faults import Json
+from .questions import Asked, Questions, digest_of
 from .requests import asked_before, idempotency_key, patience_s, until_gone
 from .served import Served
-from .upstream import Asked, Upstream, digest_of
+from .upstream import Upstream
 
 
 class Answering:
-    def __init__(self, served: Served, upstream: Upstream) -> None:
+    def __init__(self, served: Served, upstream: Upstream, questions: Questions) -> None:
         self._served = served
+        self._questions = questions
         self._upstream = upstream
 
     def routes(self) -> list[Route]:
@@ -49,16 +51,16 @@ class Answering:
         prompts = len(question.prompts)
         if question.stream:
             events = streams.chunks(
-                shape, head, asked.answers, prompts, include_usage=question.include_usage, left=lambda: self._upstream.leave(asked)
+                shape, head, asked.answers, prompts, include_usage=question.include_usage, left=lambda: self._questions.leave(asked)
             )
             return streams.response(events, asked.answers, headers)
-        if not await until_gone(request, _over(asked.answers, patience), lambda: self._upstream.leave(asked)):
+        if not await until_gone(request, _over(asked.answers, patience), lambda: self._questions.leave(asked)):
             return _later(asked, headers)
         return Json(shape.whole(head, asked.answers, prompts), headers=headers)
 
     async def _ask(self, request: Request, question: asking.Question, *, stays: bool) -> Asked:
         digest = digest_of(request.url.path, await request.body())
-        asking_for = self._upstream.ask(
+        asking_for = self._questions.ask(
             question, digest=digest, again=asked_before(request), idempotency=idempotency_key(request), stays=stays
         )
         return await until_gone(request, asking_for, lambda: None)

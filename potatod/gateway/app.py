@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import h11
+from sse_starlette.sse import SendTimeoutError
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -20,37 +22,36 @@ from potato_client import ClientError
 
 from .faults import Fault, not_found
 from .guard import Guard
+from .listener import ABORT
 from .metrics import Metrics
 
 
 def make_app(
     routes: Sequence[Route], *, token: str, hosts: Sequence[str], origins: Sequence[str], metrics: Metrics, logger: logging.Logger
 ) -> Starlette:  # fmt: skip
-    async def internal(request: Request, error: Exception) -> Response:  # the request's top: it ends, and the gateway does not
-        logger.error("a request failed", exc_info=error)
-        return Fault(500, f"this request failed: {type(error).__name__}", code="internal").response()
-
-    middleware = [Middleware(Counting, metrics=metrics), Middleware(Guard, token=token, hosts=hosts)]
+    middleware = [Middleware(Top, metrics=metrics, logger=logger), Middleware(Guard, token=token, hosts=hosts)]
     if origins:
         cors = Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"])
         middleware.insert(1, cors)
-    handlers: dict[Any, Any] = {Fault: _fault, ClientError: _client_error, HTTPException: _http_error, ClientDisconnect: _left, Exception: internal}
+    handlers: dict[Any, Any] = {Fault: _fault, ClientError: _client_error, HTTPException: _http_error, ClientDisconnect: _left}
     return Starlette(routes=list(routes), middleware=middleware, exception_handlers=handlers)
 
 
-class Counting:
-    """Every request that is answered, by its route and status."""
+class Top:
+    """A request's top: it is counted by its route and status, and whatever is wrong with it ends it and not the gateway."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, logger: logging.Logger) -> None:
         self._app = app
         self._metrics = metrics
+        self._logger = logger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        streaming = False
+        begun = streaming = False
 
         async def counted(message: Message) -> None:
-            nonlocal streaming
+            nonlocal begun, streaming
             if message["type"] == "http.response.start":
+                begun = True
                 self._metrics.answered(_route(scope), message["status"])
                 streaming = Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream")
                 self._metrics.streaming.inc(streaming)
@@ -58,6 +59,13 @@ class Counting:
 
         try:
             await self._app(scope, receive, counted)
+        except (SendTimeoutError, h11.LocalProtocolError):  # nobody reads, and what lies there would wait for ever; or the connection is closing
+            scope.get(ABORT, lambda: None)()
+        except Exception as error:
+            self._logger.exception("a request failed")
+            if not begun:
+                fault = Fault(500, f"this request failed: {type(error).__name__}", code="internal")
+                await fault.response()(scope, receive, counted)
         finally:
             self._metrics.streaming.dec(streaming)
 

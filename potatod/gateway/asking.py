@@ -95,7 +95,7 @@ def text_of(content: str | list[Part], at: str) -> str:
     if isinstance(content, str):
         return content
     for number, part in enumerate(content):
-        if part.type not in ("text", "input_text", "output_text"):
+        if part.type not in ("text", "input_text", "output_text", "reasoning_text"):
             raise unsupported(f"{at}[{number}].type", f"a part is text here, not {part.type[:50]!r}")
     return "".join(part.text for part in content)
 

@@ -20,15 +20,17 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from potato_client import ClientError, DaemonLost, NoDaemon, RequestRefused
+from potato_client.status import ToolUse
 from potatod import log
 
-from . import pages, streams
+from . import pages, streams, tools
 from .batch_lines import Line, Wrong, answered, custom_ids, failed, lines_of
 from .faults import Fault
 from .filing import Files
+from .questions import Asked, Questions
 from .served import Served
 from .store import Store
-from .upstream import Asked, Upstream
+from .upstream import Upstream
 
 #: Lines of one batch that are asked at the same time.
 _WINDOW: Final = 64
@@ -41,13 +43,17 @@ Page = dict[str, Any]
 
 
 class Batch:
-    def __init__(self, page: Page, served: Served, upstream: Upstream, store: Store, files: Files, logger: logging.Logger) -> None:
+    def __init__(
+        self, page: Page, *, served: Served, upstream: Upstream, questions: Questions, store: Store, files: Files, logger: logging.Logger
+    ) -> None:
         #: what OpenAI's clients read of it
         self.page = page
+        self._cancelled = page["status"] == "cancelling"
         self.task: asyncio.Task[None] | None = None
         self._id: str = page["id"]
         self._served = served
         self._upstream = upstream
+        self._questions = questions
         self._store = store
         self._files = files
         self._logger = logger
@@ -59,30 +65,34 @@ class Batch:
             try:
                 await self._answer_all()
             except asyncio.CancelledError:
-                if self.page["status"] != "cancelling":
+                if not self._cancelled:
                     raise  # the gateway ends
                 await self._end_cancelled()
-        except (Fault, OSError, ClientError) as error:
+        except Exception as error:
             log.event(self._logger, "a batch stands still until the gateway is started again", level=logging.ERROR, batch=self._id, why=str(error))
         finally:
             self._work.close()
 
     async def cancel(self) -> None:
         """Raises :class:`Fault`."""
-        if self.page["status"] != "cancelling":
+        if not self._cancelled:
             await self._note("cancelling")
+            self._cancelled = True
             assert self.task is not None
             self.task.cancel()
 
     async def _answer_all(self) -> None:
+        if self.page.get("model") not in (None, self._served.model):
+            log.event(self._logger, "a batch waits for its model", batch=self._id, model=self.page["model"])
+            return
         lines, wrong = await self._lines()
-        if wrong:
+        if wrong and self.page["status"] == "validating":
             self.page["errors"] = {"object": "list", "data": [each.page() for each in wrong[:_ERRORS_SHOWN]]}
             await self._note("failed")
             return
         self._work.open(len(lines))
         self._count()
-        if self.page["status"] == "cancelling":
+        if self._cancelled:
             await self._end_cancelled()
             return
         self.page["model"] = self._served.model
@@ -105,7 +115,11 @@ class Batch:
                 text = b""  # deleted meanwhile: nothing to ask
             return lines_of(text, self.page["endpoint"], self._served.check)
 
-        return await asyncio.to_thread(read)
+        lines, wrong = await asyncio.to_thread(read)
+        if any(line.question.tools for line in lines):
+            use = (await self._upstream.status()).model.tools
+            wrong += [found for line in lines if (found := _of_tools(line, use)) is not None]
+        return lines, wrong
 
     async def _ask(self, lines: Iterator[Line]) -> None:
         """One after the other; others take from the same lines."""
@@ -118,7 +132,7 @@ class Batch:
         while True:
             asked: Asked | None = None
             try:
-                asked = await self._upstream.ask(line.question, digest=b"", again=False, idempotency=f"{self._id}:{line.number}")
+                asked = await self._questions.ask(line.question, digest=b"", again=False, idempotency=f"{self._id}:{line.number}")
                 self._work.asked(asked.jobs)
                 async for _ in streams.merged(asked.answers):
                     pass
@@ -130,9 +144,12 @@ class Batch:
                 passes = isinstance(error, NoDaemon | DaemonLost) or (isinstance(error, RequestRefused) and error.code in _PASSING)
                 if not passes:
                     return failed(line, Fault.of(error))
+            except Exception as error:  # a line's top: it fails, and the others are answered
+                self._logger.exception("a line of a batch failed")
+                return failed(line, Fault(500, f"this line failed: {type(error).__name__}", code="internal"))
             finally:
                 if asked is not None:
-                    self._upstream.leave(asked)
+                    self._questions.leave(asked)
             await asyncio.sleep(_AGAIN_S)
 
     async def _end_cancelled(self) -> None:
@@ -159,6 +176,15 @@ class Batch:
         self.page["status"] = status
         self.page[f"{status}_at"] = int(time.time())
         await self._store.put("batches", self._id, self.page)
+
+
+def _of_tools(line: Line, use: ToolUse) -> Wrong | None:
+    if line.question.tools:
+        try:
+            tools.check(use, forced=line.question.forced)
+        except Fault as fault:
+            return Wrong(line.number, fault)
+    return None
 
 
 class Work:

@@ -70,6 +70,8 @@ def lines_of(text: bytes, endpoint: str, check: Callable[[str], None]) -> tuple[
             lines.append(line)
         except Fault as fault:
             wrong.append(Wrong(number, fault))
+        except RecursionError:
+            wrong.append(Wrong(number, Fault(400, "the line is nested too deep", code="bad_json")))
     return lines, wrong
 
 

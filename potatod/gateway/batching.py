@@ -11,7 +11,7 @@ import hashlib
 import logging
 import secrets
 import time
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -23,12 +23,12 @@ from .batch import Batch
 from .batch_lines import ENDPOINTS
 from .faults import Fault, Json, not_found
 from .filing import Files, listed
+from .questions import Questions
 from .requests import idempotency_key
+from .responses import check_metadata
 from .served import Served
-from .store import Store
+from .store import OVER, Store
 from .upstream import Upstream
-
-_OVER: Final = frozenset({"completed", "failed", "cancelled"})
 
 Page = dict[str, Any]
 
@@ -41,9 +41,13 @@ class _Body(msgspec.Struct):
 
 
 class Batches:
-    def __init__(self, served: Served, upstream: Upstream, store: Store, files: Files, logger: logging.Logger) -> None:
+    def __init__(
+        self, served: Served, upstream: Upstream, questions: Questions, store: Store, files: Files, logger: logging.Logger
+    ) -> None:  # fmt: skip
         self._served = served
         self._upstream = upstream
+        self._questions = questions
+        self._creating = asyncio.Lock()
         self._store = store
         self._files = files
         self._logger = logger
@@ -60,7 +64,7 @@ class Batches:
     def go_on(self) -> None:
         """With all that were under way when the gateway ended."""
         for page in self._store.pages("batches"):
-            if page["status"] not in _OVER:
+            if page["status"] not in OVER:
                 self._begin(page)
 
     async def close(self) -> None:
@@ -72,17 +76,22 @@ class Batches:
 
     async def create(self, request: Request) -> Response:
         asked = body.understood(await body.read_json(request), _Body, {"output_expires_after": ()}, {})
+        check_metadata(asked.metadata)
         if asked.endpoint not in ENDPOINTS:
             raise Fault(400, f"endpoint is one of {', '.join(ENDPOINTS)}", code="invalid_value", param="endpoint")
         if self._store.get("files", asked.input_file_id) is None:
             raise Fault(400, f"there is no file {asked.input_file_id[:100]!r}", code="invalid_value", param="input_file_id")
         key = idempotency_key(request)
         id = f"batch_{secrets.token_hex(12) if key is None else hashlib.sha256(key.encode()).hexdigest()[:24]}"
-        page = self._known(id)
-        if page is None:
-            page = _page_of(id, asked)
-            await self._store.put("batches", id, page)
-            self._begin(page)
+        async with self._creating:  # the same key at the same time is one batch
+            page = self._known(id)
+            if page is None:
+                page = _page_of(id, asked)
+                await self._store.put("batches", id, page)
+                self._begin(page)
+        same = (page["input_file_id"], page["endpoint"], page["metadata"]) == (asked.input_file_id, asked.endpoint, asked.metadata)
+        if not same:
+            raise Fault(422, "this Idempotency-Key was used for another batch", code="key_used")
         return Json(page)
 
     async def list(self, request: Request) -> Response:
@@ -93,7 +102,7 @@ class Batches:
 
     async def cancel(self, request: Request) -> Response:
         page = self._asked_for(request)
-        if page["status"] in _OVER:
+        if page["status"] in OVER:
             raise Fault(409, f"{page['id']} is {page['status']}: there is nothing to cancel", code="not_now")
         batch = self._running.get(page["id"])
         if batch is None:  # it stands still
@@ -113,7 +122,9 @@ class Batches:
 
     def _begin(self, page: Page) -> Batch:
         id = page["id"]
-        batch = self._running[id] = Batch(page, self._served, self._upstream, self._store, self._files, self._logger)
+        batch = self._running[id] = Batch(
+            page, served=self._served, upstream=self._upstream, questions=self._questions, store=self._store, files=self._files, logger=self._logger,
+        )  # fmt: skip
         batch.task = asyncio.create_task(batch.live())
         batch.task.add_done_callback(lambda done: self._running.pop(id, None))
         return batch

@@ -22,9 +22,9 @@ _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`\Z")
 
 async def read_json(request: Request) -> dict[str, Any]:
     """Raises :class:`Fault`."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise Fault(415, f"a request is JSON (Content-Type: application/json), not {kind[:100]}")
+        raise Fault(415, f"a request is JSON (Content-Type: application/json), not {kind[:100] or 'of no type'}")
     return parse(await request.body())
 
 

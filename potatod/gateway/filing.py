@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import time
@@ -16,16 +17,19 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from .faults import Fault, Json, not_found, unsupported
-from .store import Store
+from .store import OVER, Store
 
 _MAX_NAME_CHARS: Final = 255
 #: Of all files that clients have sent and not deleted.
 MAX_KEPT_BYTES: Final = 1 << 30
+#: What an empty one takes.
+_PAGE_BYTES: Final = 4096
 
 
 class Files:
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._keeping = asyncio.Lock()
 
     def routes(self) -> list[Route]:
         return [
@@ -46,11 +50,12 @@ class Files:
                 raise unsupported("purpose", 'files are for batches here: purpose is "batch"')
             if not isinstance(file, UploadFile):
                 raise Fault(400, "file is missing", code="invalid_value", param="file")
-            kept = sum(page["bytes"] for page in self._store.pages("files") if page["purpose"] == purpose)
-            if kept + (file.size or 0) > MAX_KEPT_BYTES:
-                raise Fault(507, f"files are kept up to {MAX_KEPT_BYTES >> 20} MiB in all: delete some", code="storage")
             name = (file.filename or "file")[:_MAX_NAME_CHARS]
-            return Json(await self.keep(name, "batch", file.file))
+            async with self._keeping:
+                kept = sum(page["bytes"] + _PAGE_BYTES for page in self._store.pages("files"))
+                if kept + (file.size or 0) > MAX_KEPT_BYTES:
+                    raise Fault(507, f"files are kept up to {MAX_KEPT_BYTES >> 20} MiB in all: delete some", code="storage")
+                return Json(await self.keep(name, "batch", file.file))
 
     async def keep(self, name: str, purpose: str, source: BinaryIO) -> dict[str, Any]:
         """The page of a file with these bytes, which are on disk then. Raises :class:`Fault`."""
@@ -79,6 +84,9 @@ class Files:
 
     async def delete(self, request: Request) -> Response:
         id = self._page(request)["id"]
+        asking = [page["id"] for page in self._store.pages("batches") if page["input_file_id"] == id and page["status"] not in OVER]
+        if asking:
+            raise Fault(409, f"{asking[0]} is asked from it: cancel that first", code="not_now")
         self._store.delete("files", id)
         self._store.content(id).unlink(missing_ok=True)
         return Json({"id": id, "object": "file", "deleted": True})
@@ -98,7 +106,7 @@ class Files:
 def listed(found: list[dict[str, Any]], request: Request) -> dict[str, Any]:
     """A page of a list, ``after`` one of its members, as OpenAI's cut it. Raises :class:`Fault`."""
     limit = request.query_params.get("limit", "100")
-    if not limit.isdecimal() or not 1 <= int(limit) <= 10_000:
+    if not re.fullmatch("[0-9]{1,5}", limit) or not 1 <= int(limit) <= 10_000:
         raise Fault(400, "limit is a whole number from 1 to 10000", code="invalid_value", param="limit")
     ids = [page["id"] for page in found]
     after = request.query_params.get("after")

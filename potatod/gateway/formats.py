@@ -56,7 +56,14 @@ def options_of(format: ResponseFormat | TextFormat | None) -> Options:
 
 
 def call_of(tools: Sequence[dict[str, Any]], name: str | None) -> Options:
-    """The answer is a call of one of these tools, or of the one of that ``name``, and nothing else."""
+    """The answer is a call of one of these tools, or of the one of that ``name``, and nothing else. Raises :class:`Fault`."""
+    try:
+        return _call_of(tools, name)
+    except RecursionError:
+        raise Fault(400, "the parameters of a tool are nested too deep", code="invalid_value", param="tools") from None
+
+
+def _call_of(tools: Sequence[dict[str, Any]], name: str | None) -> Options:
     definitions: dict[str, Any] = {}
     calls = []
     for tool in tools:
@@ -73,7 +80,10 @@ def call_of(tools: Sequence[dict[str, Any]], name: str | None) -> Options:
 def _own_definitions(schema: dict[str, Any], name: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """A schema within another: what it refers to moves to the top, under names of its own."""
     for key in ("$defs", "definitions"):
-        for inner, page in (schema.get(key) or {}).items():
+        inners = schema.get(key) or {}
+        if not isinstance(inners, dict):
+            raise Fault(400, f"{key} of the tool {name!r} is no object", code="invalid_value", param="tools")
+        for inner, page in inners.items():
             definitions[f"{name}.{inner}"] = _renamed(page, name)
     moved = _renamed({key: value for key, value in schema.items() if key not in ("$defs", "definitions", "$schema")}, name)
     assert isinstance(moved, dict), "of a dict comes a dict"

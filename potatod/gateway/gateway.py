@@ -20,6 +20,7 @@ from .batching import Batches
 from .filing import Files
 from .job_pages import JobPages
 from .metrics import Metrics
+from .questions import Questions
 from .responding import Responding
 from .served import Served
 from .store import Store
@@ -38,18 +39,20 @@ async def _serve(stage: Stage) -> None:
     token = bearer_token.read_or_make(Path(settings.gateway.token))
     listening = listener.bind(settings.gateway.listen)
     served = Served(Path(stage.boot.model).name, str(stage.boot.verdict["checksum"]), int(time.time()))
-    upstream = Upstream(settings.front.socket, stage.logger)
+    upstream = Upstream(settings.front.socket)
     store = Store(Path(settings.gateway.path))
+    questions = Questions(upstream, store, stage.logger)
     files = Files(store)
-    batches = Batches(served, upstream, store, files, stage.logger)
+    batches = Batches(served, upstream, questions, store, files, stage.logger)
     metrics = Metrics()
-    about, answering, jobs = About(served, upstream, metrics), Answering(served, upstream), JobPages(served, upstream)
-    parts = about, answering, Responding(served, upstream, store), files, batches, jobs
+    about, answering, jobs = About(served, upstream, metrics), Answering(served, upstream, questions), JobPages(served, upstream, questions)
+    parts = about, answering, Responding(served, upstream, questions, store), files, batches, jobs
     routes = [route for part in parts for route in part.routes()]
     app = make_app(
         routes, token=token, hosts=settings.gateway.hosts, origins=settings.gateway.origins, metrics=metrics, logger=stage.logger,
     )  # fmt: skip
     server = listener.server(app)
+    questions.go_on()
     batches.go_on()
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     ready = False
@@ -65,4 +68,5 @@ async def _serve(stage: Stage) -> None:
         await serving
     finally:
         await batches.close()
+        await questions.close()
         await upstream.close()

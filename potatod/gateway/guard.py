@@ -23,6 +23,8 @@ from potato_client.codec import MAX_FRAME_BYTES
 
 from .faults import Fault
 
+#: In a request's scope: whether its client may ask.
+LET_IN: Final = "potato.let_in"
 #: A question is no larger than a frame of the front.
 MAX_BODY_BYTES: Final = MAX_FRAME_BYTES
 #: Of /v1/files.
@@ -53,6 +55,9 @@ class Guard:
 
         try:
             self._let_in(scope["path"], headers)
+            scope[LET_IN] = True
+            if scope["method"] == "HEAD" and scope["path"] not in _OPEN:
+                raise Fault(405, "ask with GET: most of what is here is made for each request", headers={"Allow": "GET"})
             length = headers.get("content-length", "0")
             if not length.isdecimal() or int(length) > most_bytes:
                 raise _too_large(most_bytes)
@@ -64,17 +69,18 @@ class Guard:
         await self._app(scope, _bounded(receive, most_bytes), named)
 
     def _let_in(self, path: str, headers: Headers) -> None:
-        """Raises :class:`Fault`."""
+        """Raises :class:`Fault`. Whoever is not let in has no connection to ask again through."""
         host = headers.get("host", "")
         if not self._known(host):
-            raise Fault(421, f"this is not {host[:200]!r}: add the name to [gateway] hosts if it is", code="unknown_host")
+            why = f"this is not {host[:200]!r}: add the name to [gateway] hosts if it is"
+            raise Fault(421, why, code="unknown_host", headers={"Connection": "close"})
         if path in _OPEN:
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token):
             why = "the token is not the daemon's" if token else "a token is needed"
             how = "send Authorization: Bearer and what `potatod token` prints"
-            raise Fault(401, f"{why}: {how}", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+            raise Fault(401, f"{why}: {how}", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer", "Connection": "close"})
 
     def _known(self, host: str) -> bool:
         name = _PORT.sub("", host.strip()).lower()

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -24,8 +25,9 @@ from potato_client import AsyncAnswer, ClientError
 from potato_client.job_report import JOB_STATES, JobState
 from potato_client.protocol import MAX_LISTED, Finished, JobAction, Piece
 
-from . import asking, body, streams
-from .faults import Fault, Json, not_found
+from . import asking, body, streams, tools
+from .faults import Fault, Json, not_found, unsupported
+from .questions import Questions
 from .requests import idempotency_key
 from .served import Served
 from .upstream import Upstream
@@ -35,8 +37,9 @@ _EVENT_ID: Final = re.compile(r"([0-9]{1,12})\.([0-9]{1,12})")
 
 
 class JobPages:
-    def __init__(self, served: Served, upstream: Upstream) -> None:
+    def __init__(self, served: Served, upstream: Upstream, questions: Questions) -> None:
         self._served = served
+        self._questions = questions
         self._upstream = upstream
 
     def routes(self) -> list[Route]:
@@ -53,10 +56,13 @@ class JobPages:
         page = await body.read_json(request)
         question = asking.completion(page) if "prompt" in page else asking.chat(page)
         self._served.check(question.model)
-        if question.stream:
-            raise Fault(400, "a job is not streamed when it is asked for: read /jobs/ID/events", code="invalid_value", param="stream")
-        asked = await self._upstream.ask(question, digest=b"", again=False, idempotency=idempotency_key(request), stays=True)
-        self._upstream.leave(asked)
+        if question.stream or question.echo:
+            name = "stream" if question.stream else "echo"
+            raise unsupported(name, "a job is not read when it is asked for: /jobs/ID has its text, /jobs/ID/events what comes")
+        if question.tools:
+            tools.check((await self._upstream.status()).model.tools, forced=question.forced)
+        asked = await self._questions.ask(question, digest=b"", again=False, idempotency=idempotency_key(request), stays=True)
+        self._questions.leave(asked)
         return Json({"jobs": asked.jobs}, 201, {"Location": f"/jobs/{asked.jobs[0]}"})
 
     async def list(self, request: Request) -> Response:
@@ -64,7 +70,7 @@ class JobPages:
         if not set(states) <= set(JOB_STATES):
             raise Fault(400, f"a job's state is one of {', '.join(JOB_STATES)}", code="invalid_value", param="state")
         limit = request.query_params.get("limit", "100")
-        if not limit.isdecimal() or not 1 <= int(limit) <= MAX_LISTED:
+        if not re.fullmatch("[0-9]{1,5}", limit) or not 1 <= int(limit) <= MAX_LISTED:
             raise Fault(400, f"limit is a whole number from 1 to {MAX_LISTED}", code="invalid_value", param="limit")
         reports = await self._upstream.jobs(cast(list[JobState], states), int(limit))
         return Json({"jobs": [asdict(report) for report in reports]})
@@ -73,6 +79,7 @@ class JobPages:
         described = await self._upstream.show(request.path_params["job"])
         now = await self._upstream.so_far(described.report.job)
         asked: dict[str, Any] = {"prompt": described.prompt, "messages": [asdict(message) for message in described.messages]}
+        asked["tools"] = [json.loads(tool) for tool in described.tools]
         more = {"seed": described.seed, "options": asdict(described.options), "text": now.text, "reasoning": now.reasoning}
         return Json(asdict(now.report) | asked | more)
 

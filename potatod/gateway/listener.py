@@ -18,6 +18,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from potatod.errors import ConfigError
 
+from .guard import LET_IN
+
 #: From the connection, or the first character after an answer, to the end of the headers.
 HEAD_S: Final = 10.0
 _MAX_HEAD_BYTES: Final = 32 << 10
@@ -25,6 +27,10 @@ _MAX_HEAD_BYTES: Final = 32 << 10
 _KEEP_ALIVE_S: Final = 75
 #: Connections at the same time; the next one is told 503.
 MAX_CONNECTIONS: Final = 900
+#: So many, and strangers make room.
+_CROWDED: Final = MAX_CONNECTIONS * 3 // 4
+#: In a request's scope: ends its connection at once, whatever lies in it.
+ABORT: Final = "potato.abort"
 #: After Stop, for what is under way.
 _GRACE_S: Final = 2
 
@@ -55,10 +61,25 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._watch()
+        if len(self.connections) > _CROWDED:
+            self._make_room()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch()
+        if self.scope is not None:
+            self.scope.setdefault(ABORT, self.transport.abort)  # type: ignore[typeddict-item]  # ours
+
+    def _make_room(self) -> None:
+        """Somebody who has not shown the token goes: strangers keep nobody out who has."""
+        for other in self.connections:
+            if isinstance(other, Protocol) and other is not self and not (other.let_in or other.transport.is_closing()):
+                other.transport.abort()
+                return
+
+    @property
+    def let_in(self) -> bool:
+        return self.scope is not None and bool(self.scope.get(LET_IN))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

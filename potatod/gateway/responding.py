@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from typing import Any
 
 from sse_starlette import ServerSentEvent
@@ -21,21 +20,22 @@ from potatod import tool_calls
 
 from . import asking, body, response_pages, responses, streams, tools
 from .faults import Fault, Json, not_found, unsupported
+from .questions import Questions, digest_of
 from .requests import asked_before, idempotency_key, until_gone
 from .response_events import Events
 from .served import Served
 from .store import Store
-from .upstream import Asked, Upstream, digest_of, unknown
+from .upstream import Upstream, unknown
 
 _LISTED = 100
 
 
 class Responding:
-    def __init__(self, served: Served, upstream: Upstream, store: Store) -> None:
+    def __init__(self, served: Served, upstream: Upstream, questions: Questions, store: Store) -> None:
         self._served = served
         self._upstream = upstream
+        self._questions = questions
         self._store = store
-        self._deleting: set[asyncio.Task[None]] = set()
 
     def routes(self) -> list[Route]:
         return [
@@ -60,25 +60,26 @@ class Responding:
             asked_for.model, (messages,), False, options | offer.options(), 1, asked_for.stream, False, offer.pages, offer.forced
         )
         digest = digest_of(request.url.path, await request.body())
-        asking_for = self._upstream.ask(
-            question, digest=digest, again=asked_before(request), idempotency=idempotency_key(request), stays=asked_for.background
-        )
+        asking_for = self._questions.ask(
+            question, digest=digest, again=asked_before(request), idempotency=idempotency_key(request), stays=asked_for.background,
+            forgotten=not asked_for.store,
+        )  # fmt: skip
         asked = await until_gone(request, asking_for, lambda: None)
         id, record = responses.PREFIX + asked.jobs[0], asked_for.record(int(time.time()))
         if asked_for.store:
             try:
                 await self._store.put("responses", asked.jobs[0], record)
             except Fault:
-                self._upstream.leave(asked, at_once=True)
+                self._questions.undo(asked)
                 raise
         answer, headers = asked.answers[0], {"Potato-Job": asked.jobs[0]}
         if asked_for.stream:
-            events = _events(Events(id, record), answer, lambda: self._left(asked, keep=asked_for.store))
+            events = _events(Events(id, record), answer, lambda: self._questions.leave(asked))
             return streams.response(events, [answer], headers)
         if asked_for.background:
-            self._upstream.leave(asked)
+            self._questions.leave(asked)
             return Json(response_pages.page(id, record, "queued", []), headers=headers)
-        await until_gone(request, _over(answer), lambda: self._left(asked, keep=asked_for.store))
+        await until_gone(request, _over(answer), lambda: self._questions.leave(asked))
         return Json(_page_of(id, record, answer), headers=headers)
 
     async def retrieve(self, request: Request) -> Response:
@@ -87,7 +88,7 @@ class Responding:
         record = self._record(job)
         if request.query_params.get("stream", "false").lower() == "true":
             after = request.query_params.get("starting_after", "-1")
-            if not after.removeprefix("-").isdecimal():
+            if not re.fullmatch(r"-?[0-9]{1,15}", after):
                 raise Fault(400, "starting_after is a sequence number", code="invalid_value", param="starting_after")
             answer = await self._attach(job)
             events = _events(Events(id, record, int(after)), answer, lambda: self._upstream.done([answer]))
@@ -110,7 +111,7 @@ class Responding:
         id = request.path_params["id"]
         job = responses.job_of(id)
         self._record(job)
-        await _deleted(self._upstream, job)
+        await self._questions.delete(job)
         self._store.delete("responses", job)
         return Json({"id": id, "object": "response", "deleted": True})
 
@@ -179,13 +180,6 @@ class Responding:
         calls = tuple(ToolCall(tool_calls.call_id(job, number), call.name, call.arguments) for number, call in enumerate(found.calls))
         return (*asked, ChatMessage("assistant", found.text, now.reasoning or None, calls))
 
-    def _left(self, asked: Asked, *, keep: bool) -> None:
-        self._upstream.leave(asked)
-        if not keep:
-            task = asyncio.create_task(_forget(self._upstream, asked.jobs[0]))
-            self._deleting.add(task)
-            task.add_done_callback(self._deleting.discard)
-
 
 async def _over(answer: AsyncAnswer) -> None:
     async for _ in answer.messages():
@@ -226,27 +220,3 @@ def _input_item(job: str, number: int, message: ChatMessage) -> responses.Page:
     kind = "output_text" if message.role == "assistant" else "input_text"
     content = [{"type": kind, "text": message.content}]
     return {"id": f"msg_{job}_{number}", "type": "message", "role": message.role, "status": "completed", "content": content}
-
-
-async def _deleted(upstream: Upstream, job: str) -> None:
-    """A job that is not over is cancelled first; one that is gone is no fault. Raises :class:`ClientError`."""
-    with suppress(ClientError):
-        await upstream.manage(job, "cancel")
-        async with asyncio.timeout(_CANCELLED_S):
-            while (await upstream.show(job)).report.state not in OVER:
-                await asyncio.sleep(0.1)
-    try:
-        await upstream.manage(job, "delete")
-    except ClientError as error:
-        if not unknown(error):
-            raise
-
-
-async def _forget(upstream: Upstream, job: str) -> None:
-    """What nobody wanted to be kept; if it cannot be deleted now, [jobs] keep will."""
-    with suppress(ClientError, TimeoutError):
-        await _deleted(upstream, job)
-
-
-#: A sweep always finishes before a job that runs is cancelled.
-_CANCELLED_S = 60.0

@@ -27,7 +27,7 @@ _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
     "include": ([],),
     "service_tier": ("auto", "default"),
     "top_logprobs": (0,),
-    "reasoning": ({},),
+    "reasoning": ({}, {"effort": None}, {"effort": None, "summary": None}),
     "stream_options": ({}, {"include_obfuscation": False}),
     "conversation": (),
     "prompt": (),
@@ -124,9 +124,15 @@ def understood(page: Mapping[str, Any]) -> Body:
     asked = body.understood(page, Body, _NEUTRAL, _ELSEWHERE)
     if asked.background and not asked.store:
         raise Fault(400, "what runs in the background is kept: leave store out, or background", code="invalid_value", param="store")
-    if len(asked.metadata) > _MOST_METADATA:
-        raise Fault(400, f"metadata has at most {_MOST_METADATA} entries", code="invalid_value", param="metadata")
+    check_metadata(asked.metadata)
     return asked
+
+
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """Raises :class:`Fault`."""
+    if len(metadata) > _MOST_METADATA or any(len(key) > 64 or len(value) > 512 for key, value in metadata.items()):
+        why = f"metadata has at most {_MOST_METADATA} entries, of 64 and 512 characters"
+        raise Fault(400, why, code="invalid_value", param="metadata")
 
 
 def messages(asked: Body, before: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:

@@ -3,6 +3,7 @@
     PATH/responses/JOB.json     what a response's page says besides its job
     PATH/files/ID.json, ID      a file that a client sent, or that a batch made
     PATH/batches/ID.json        a batch
+    PATH/asked/KEY.json         what is to be cancelled if nobody asks for it again
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import asyncio
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -20,7 +22,9 @@ from potatod.errors import ConfigError
 
 from .faults import Fault
 
-Kind = Literal["responses", "files", "batches"]
+Kind = Literal["responses", "files", "batches", "asked"]
+#: Batches of which nothing comes any more.
+OVER: Final = frozenset({"completed", "failed", "cancelled"})
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
@@ -30,7 +34,7 @@ class Store:
         self._folder = folder
         self._writing = asyncio.Lock()
         try:
-            for kind in ("responses", "files", "batches"):
+            for kind in get_args(Kind):
                 (folder / kind).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot write [gateway] path {folder}: {error.strerror}") from None
@@ -42,6 +46,11 @@ class Store:
                 await asyncio.to_thread(_write, self._path(kind, id), msgspec.json.encode(page))
         except OSError as error:
             raise Fault(507, f"not kept: {error.strerror}", code="storage") from None
+
+    def note(self, kind: Kind, id: str, page: dict[str, Any]) -> None:
+        """The same without waiting for the disk, and lost with it: what a killed gateway leaves to the next one."""
+        with suppress(OSError):
+            self._path(kind, id).write_bytes(msgspec.json.encode(page))
 
     def get(self, kind: Kind, id: str) -> dict[str, Any] | None:
         if not _ID.fullmatch(id):

@@ -25,8 +25,8 @@ from .front_harness import PATIENCE_S, Front, start_front
 IMPATIENT = """
 import sys
 from potatod import stage
-from potatod.gateway import gateway, upstream
-upstream.GRACE_S = 0.3
+from potatod.gateway import gateway, questions
+questions.GRACE_S = 0.3
 sys.exit(stage.run("gateway", gateway.work))
 """
 
@@ -100,7 +100,7 @@ class Gateway:
             answer = connection.getresponse()
             text = answer.read()
             got = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, got, json.loads(text) if got.get("content-type", "").startswith("application/json") else text.decode()
+            return answer.status, got, json.loads(text) if text and got.get("content-type", "").startswith("application/json") else text.decode()
         finally:
             connection.close()
 

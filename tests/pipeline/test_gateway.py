@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -390,6 +391,66 @@ def test_what_has_an_idempotency_key_goes_on_and_is_asked_for_once(begin: Callab
         with pytest.raises(openai.UnprocessableEntityError):
             client.chat.completions.create(**ask("other|", max_tokens=20), extra_headers=headers)
     with Client(house.front.socket) as native:
+        assert len(native.jobs()) == 1
+
+
+def test_a_key_that_is_used_twice_at_the_same_time_is_one_job_and_both_get_it(begin: Callable[..., House]) -> None:
+    house = begin(speculation=False)
+    house.front.engine_up(delay_s=0.02)
+    headers = {"Idempotency-Key": "together"}
+    with client_of(house) as client, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(client.chat.completions.create, **ask("key|", max_tokens=20), extra_headers=headers) for _ in range(4)]
+        answers = [each.result() for each in asked]
+    assert {answer.choices[0].message.content for answer in answers} == {"keykeykeykeykeykeyke"}
+    assert len({answer.id for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.002, 0.005, 0.01])
+def test_what_stays_stays_however_early_its_client_leaves(begin: Callable[..., House], after_s: float) -> None:
+    house = begin(gateway={"program": IMPATIENT}, speculation=False)
+    house.front.engine_up(delay_s=0.01)
+    connection = house.gateway.connect()
+    headers = house.gateway.headers | {"Idempotency-Key": "early"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(ask("early|", max_tokens=20)), headers)
+    time.sleep(after_s)
+    connection.close()
+    with Client(house.front.socket) as native:
+        time.sleep(1.0)
+        assert {job.state for job in native.jobs()} <= {"finished"}
+    again = house.gateway.request("POST", "/v1/chat/completions", ask("early|", max_tokens=20), Idempotency_Key="early")
+    assert again[2]["choices"][0]["message"]["content"] == "earlyearlyearlyearly"
+
+
+def test_whoever_left_is_not_computed_for_though_the_front_or_the_gateway_was_away(begin: Callable[..., House]) -> None:
+    house = begin(gateway={"program": IMPATIENT}, speculation=False)
+    house.front.engine_up(delay_s=0.05)
+    with client_of(house, timeout=0.3) as impatient, pytest.raises(openai.APITimeoutError):
+        impatient.chat.completions.create(**ask("front|", max_tokens=200))
+    house.front_dies()
+    house.front.engine_up(delay_s=0.05)
+    connection = house.gateway.connect()
+    connection.request("POST", "/v1/chat/completions", json.dumps(ask("gateway|", max_tokens=200)), house.gateway.headers)
+    with Client(house.front.socket) as native:
+        until(lambda: len(native.jobs()) == 2)
+        time.sleep(0.2)
+        house.gateway_dies()
+        connection.close()
+        until(lambda: {job.state for job in native.jobs()} == {"cancelled"})
+
+
+def test_who_asks_again_after_the_gateway_has_died_gets_the_same_job(begin: Callable[..., House]) -> None:
+    house = begin(speculation=False)
+    house.front.engine_up(delay_s=0.05)
+    page = json.dumps(ask("again|", max_tokens=30))
+    connection = house.gateway.connect()
+    connection.request("POST", "/v1/chat/completions", page, house.gateway.headers)
+    with Client(house.front.socket) as native:
+        until(lambda: len(native.jobs()) == 1)
+        time.sleep(0.2)
+        house.gateway_dies()
+        connection.close()
+        answer = house.gateway.request("POST", "/v1/chat/completions", page.encode(), x_stainless_retry_count="1")
+        assert answer[2]["choices"][0]["message"]["content"] == "again" * 6
         assert len(native.jobs()) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from openai.types import Batch
 
 from potato_client import Client
+from potatod.gateway.store import Store
 
 from .gateway_harness import House, until
 
@@ -86,8 +88,15 @@ def test_files_are_kept_listed_and_deleted(begin: Callable[..., House]) -> None:
             client.files.create(file=("a", b"a"), purpose="fine-tune")
 
 
+def test_what_is_no_id_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "token.json").write_text('{"id": "a secret"}')
+    store = Store(tmp_path / "kept")
+    for id in ("../../token", "..%2Ftoken", "/etc/passwd", "", ".", "a" * 81, "token\0"):
+        assert store.get("files", id) is None
+
+
 def test_files_have_a_limit_in_all(begin: Callable[..., House]) -> None:
-    tiny = "import sys\nfrom potatod import stage\nfrom potatod.gateway import filing, gateway\nfiling.MAX_KEPT_BYTES = 10\n"
+    tiny = "import sys\nfrom potatod import stage\nfrom potatod.gateway import filing, gateway\nfiling.MAX_KEPT_BYTES, filing._PAGE_BYTES = 10, 0\n"
     house = begin(gateway={"program": f'{tiny}sys.exit(stage.run("gateway", gateway.work))'})
     with client_of(house) as client:
         first = client.files.create(file=("a", b"x" * 6), purpose="batch")
@@ -172,6 +181,34 @@ def test_whoever_is_killed_every_line_is_answered_once(begin: Callable[..., Hous
         assert len(answers(client, batch.output_file_id)) == 100
     with Client(house.front.socket) as native:
         assert len(native.jobs(limit=200)) == 100
+
+
+def test_one_key_is_one_batch_also_at_the_same_time(begin: Callable[..., House]) -> None:
+    house = begin(max_sequences=4)
+    house.front.engine_up()
+    with client_of(house) as client, ThreadPoolExecutor(4) as pool:
+        file = client.files.create(file=("lines", "\n".join(json.dumps(line(f"q{n}", f"{n},|")) for n in range(20)).encode()), purpose="batch")
+        page: Any = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h", "extra_headers": {"Idempotency-Key": "one"}}
+        made = [each.result() for each in [pool.submit(client.batches.create, **page) for _ in range(4)]]
+        assert len({batch.id for batch in made}) == 1
+        assert len(answers(client, ended(client, made[0]).output_file_id)) == 20
+        with pytest.raises(openai.UnprocessableEntityError):
+            client.batches.create(**page | {"metadata": {"another": "one"}})
+
+
+def test_what_a_batch_asks_is_not_deleted_under_it_and_one_bad_line_harms_no_other(begin: Callable[..., House]) -> None:
+    house = begin(max_sequences=4, speculation=False)
+    house.front.engine_up(delay_s=0.02)
+    nan = '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>$|'
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    with client_of(house) as client:
+        batch = batch_of(client, [line("nan", nan, max_tokens=100, tools=tools), *(line(f"q{n}", f"{n},|") for n in range(10))])
+        with pytest.raises(openai.ConflictError):
+            client.files.delete(batch.input_file_id)
+        found = answers(client, ended(client, batch).output_file_id)
+        assert len(found) == 11
+        assert "NaN" in found["nan"]["response"]["body"]["choices"][0]["message"]["content"]
+        client.files.delete(batch.input_file_id)
 
 
 def test_a_batch_that_is_cancelled_keeps_what_is_answered(begin: Callable[..., House]) -> None:

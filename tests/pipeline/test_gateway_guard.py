@@ -126,13 +126,25 @@ def test_ready_is_who_can_compute(begin: Callable[..., House]) -> None:
 def test_a_request_that_does_not_come_to_its_end_is_ended(begin: Callable[..., House]) -> None:
     house = begin(gateway={"program": HASTY})
     house.front.engine_up()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {house.gateway.token}\r\nContent-Length: 100\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {house.gateway.token}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
     for start in (b"", b"G", b"GET / HTTP/1.1\r\nHost: localhost\r\n", head.encode(), head.encode() + b"{"):
         with raw(house) as connection:
             connection.sendall(start)
             connection.settimeout(10)
             answer = connection.recv(1 << 16)
             assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
+
+
+def test_strangers_that_fill_all_places_keep_nobody_out_who_has_the_token(begin: Callable[..., House]) -> None:
+    few = "import sys\nfrom potatod import stage\nfrom potatod.gateway import gateway, listener\nlistener.MAX_CONNECTIONS, listener._CROWDED = 40, 30\n"
+    house = begin(gateway={"program": f'{few}sys.exit(stage.run("gateway", gateway.work))'})
+    house.front.engine_up()
+    with ExitStack() as strangers:
+        for number in range(60):
+            connection = strangers.enter_context(raw(house))
+            connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n" if number % 2 else b"GET /")
+        assert house.gateway.request("GET", "/v1/models")[0] == 200
 
 
 def test_strangers_connections_cost_those_who_are_answered_nothing(begin: Callable[..., House]) -> None:
@@ -170,6 +182,7 @@ def storm(house: House, chance: random.Random, count: int) -> None:
 
 def garbage(house: House, chance: random.Random) -> list[bytes]:
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {house.gateway.token}\r\n".encode()
+    head += b"Content-Type: application/json\r\n"
     return chance.choice([
         [],
         [chance.randbytes(chance.randrange(1, 4000))],
@@ -178,7 +191,7 @@ def garbage(house: House, chance: random.Random) -> list[bytes]:
         [head + b"Content-Length: 99999999999999999999\r\n\r\n"],
         [head + b"Content-Length: 50\r\n\r\n", b'{"model":'],
         [head + b"Transfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n", b"zz\r\n"],
-        [head + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"],
+        [head + b"Content-Length: 2\r\n\r\n{}"],
         [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + chance.randbytes(200)],  # TLS
     ])  # fmt: skip
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,20 @@ def test_events_go_on_after_the_last_that_came(house: House) -> None:
         before = "".join(page["text"] for _, _, page in whole[: cut + 1])
         rest = "".join(page.get("text", "") for _, _, page in events(house, where, whole[cut][1]))
         assert before + rest == "hello" * 4
+
+
+def test_a_job_is_followed_by_many_at_once_and_shown_meanwhile(house: House) -> None:
+    house.front.engine_up(delay_s=0.05)
+    where = house.gateway.request("POST", "/jobs", {"model": "model", "prompt": "hello|", "max_tokens": 30})[1]["location"]
+    with ThreadPoolExecutor(4) as pool:
+        followed = [pool.submit(events, house, where, "") for _ in range(4)]
+        time.sleep(0.5)
+        assert house.gateway.request("HEAD", f"{where}/events")[0] == 405
+        shown = house.gateway.request("GET", where)
+        assert shown[0] == 200
+        assert ("hello" * 6).startswith(shown[2]["text"])
+        for each in followed:
+            assert "".join(page.get("text", "") for _, _, page in each.result()) == "hello" * 6
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from schemas import SCHEMAS, keeps_to
 from vocabularies import write
 
 from potatod.errors import InternalError
+from potatod.front import grammar
 from potatod.front.detokenizer import Detokenizer
 from potatod.front.grammar import Grammars
 from potatod.front.reasoning import Marks, Reasoning
@@ -43,7 +44,7 @@ class Model:
         self.tokenizer = tokenizer
         self.vocabulary = tokenizer.vocabulary_size + BEYOND
         self.end = max(tokenizer.special_ids)
-        self.grammars = Grammars(tokenizer, self.vocabulary, frozenset({self.end} if ends else ()), marks)
+        self.grammars = Grammars(tokenizer, self.vocabulary, frozenset({self.end} if ends else ()), marks, clock=lambda: 0.0)
 
     def text(self, schema: str, tail: str = "", chat: bool = False) -> Text:
         marks = MARKS if chat else None
@@ -311,3 +312,24 @@ def test_nothing_is_compiled_before_it_is_needed(model: Model) -> None:
     constraint = model.grammars.constraint(ANY_OBJECT, False, False)
     constraint.push(5)
     assert constraint._matcher is None
+
+
+def test_trying_out_schemas_takes_no_more_than_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever asks for one new schema after the other waits, and nobody else does."""
+    now = 0.0
+
+    def slow(schema: str) -> str:
+        nonlocal now
+        now += 2.0
+        return ""
+
+    monkeypatch.setattr(grammar, "why_not", slow)
+    write("gpt2", tmp_path)
+    grammars = Grammars(Tokenizer.load(tmp_path), 10, frozenset(), None, clock=lambda: now)
+    grammars.check("1")
+    grammars.check("2")
+    with pytest.raises(Refusal, match="ask again in 17 s") as refused:
+        grammars.check("3")
+    assert refused.value.code == "queue_full"
+    now += 17.0
+    grammars.check("3")
