@@ -33,6 +33,7 @@ _ELSEWHERE: Final = {
     "jobs": ("potatod.jobs.commands", "The job database, while no daemon uses it."),
     "keys": ("potatod.keys_commands", "Keys of clients on other machines."),
     "token": ("potatod.gateway_commands", "The token that HTTP clients send."),
+    "install-service": ("potatod.service_commands", "Write a systemd unit for this machine."),
 }
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -48,11 +49,11 @@ class _Commands(click.Group):
     """Loads commands late, and knows the nearest name of one that is not there."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["start", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs", "keys", "token"]
+        return ["start", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs", "keys", "token", "install-service"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _ELSEWHERE:
-            command = getattr(importlib.import_module(_ELSEWHERE[cmd_name][0]), cmd_name)
+            command = getattr(importlib.import_module(_ELSEWHERE[cmd_name][0]), cmd_name.replace("-", "_"))
             assert isinstance(command, click.Command)
             return command
         return super().get_command(ctx, cmd_name)

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from potato_client import exit_codes
-from potatod import cli, errors, log
+from potatod import cli, errors, log, unit_file
 from potatod.config import Key, keys
 from potatod.config_page import default_in_words
 from potatod.sources import gather
@@ -113,6 +113,11 @@ def _unit() -> configparser.RawConfigParser:
     unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's names have capitals
     unit.read(ROOT / "config" / "potatod.service")
     return unit
+
+
+def test_the_unit_is_what_the_code_prints() -> None:
+    """`potatod install-service` on a machine of which nothing is known."""
+    assert (ROOT / "config" / "potatod.service").read_text() == unit_file.text(unit_file.Service())
 
 
 def test_the_unit_restarts_on_no_exit_code_that_stays() -> None:

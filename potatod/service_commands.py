@@ -1,0 +1,179 @@
+"""`potatod install-service`: writes the unit, and a configuration where there is none. Starts nothing."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+import psutil
+
+from . import config_page, manifest, sources, unit_file
+from .config import Settings
+from .errors import UsageError
+from .sizes import Auto, Percent
+from .unit_file import Service
+
+_SYSTEM_UNITS: Final = Path("/etc/systemd/system")
+_NAME: Final = "potatod.service"
+#: Where systemd lets no service look that says ProtectHome=yes.
+_HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
+_HERE: Final = Path(__file__).parent
+
+
+@click.command("install-service", short_help="Write a systemd unit for this machine.")
+@click.option("--user", is_flag=True, help="A service of yours alone, which needs no root.")
+@click.option("--model", type=click.Path(path_type=Path), metavar="FOLDER", help="The model folder, where [model] path does not say it.")
+@click.option("--force", is_flag=True, help="Write over a unit that is there and says something else.")
+@click.option("--print", "only_print", is_flag=True, help="Print the unit; write nothing.")
+@click.option("--config", "given", type=click.Path(path_type=Path), metavar="FILE", help="The service's TOML file of settings.")
+def install_service(user: bool, model: Path | None, force: bool, only_print: bool, given: Path | None) -> None:
+    """Write the systemd unit that serves a model on this machine, and an empty configuration where there is none; print what to do next.
+
+    The unit opens the network where [gateway] listen or [front] remote is set, and limits the memory where [pool] size is a number of bytes: write it
+    anew when these change. Nothing is started.
+    """
+    if not (user or only_print or os.geteuid() == 0):
+        raise UsageError("the unit of the system is root's to write: say `sudo potatod install-service`, or --user for a service of yours alone")
+    config = (given or (_configs() / "potato" / "potatod.toml" if user else Path(unit_file.SYSTEM_CONFIG))).absolute()
+    settings = sources.gather(config if given or config.exists() else None, {}, {}).settings  # variables of this shell are none of the service's
+    folder = model.absolute() if model else Path(settings.model.path) if settings.model.path else None
+    if folder is not None:
+        manifest.load(folder)  # whether it is one
+    page = unit_file.text(_service(user, config, settings, model.absolute() if model else None, folder))
+    if only_print:
+        click.echo(page, nl=False)
+        return
+    unit = (_configs() / "systemd" / "user" if user else _SYSTEM_UNITS) / _NAME
+    _write_unit(unit, page, force)
+    if not config.exists():
+        _write(config, config_page.commented_file())
+    if user:
+        for place in _written_to(settings):
+            _make(place)
+    click.echo("\n".join(["next:", *(f"  {line}" for line in _next(user, config, folder))]))
+
+
+def _configs() -> Path:
+    said = os.environ.get("XDG_CONFIG_HOME", "")
+    return Path(said) if said.startswith("/") else Path.home() / ".config"
+
+
+# what the unit is made from
+
+
+def _service(user: bool, config: Path, settings: Settings, model: Path | None, folder: Path | None) -> Service:
+    words = (_program(), "start", "--config", str(config), *(["--model", str(model)] if model else []))
+    reads = [Path(words[0]).resolve(), config, Path(sys.prefix), _HERE, *([folder] if folder else []), *map(Path, settings.model.mirrors)]
+    places = _written_to(settings) if user else []
+    if odd := next((word for word in (*words, *map(str, places)) if not word.isprintable()), None):
+        raise UsageError(f"{odd!r} has a character that no unit can hold: rename it")
+    card = settings.worker.device.startswith("cuda") or (settings.worker.device == "auto" and Path("/dev/nvidiactl").exists())
+    return Service(
+        words, user, unit_file.hosts_of(settings), card, any(path.is_relative_to(home) for path in reads for home in _HOMES),
+        tuple(map(str, places)), None if card or folder is None else _memory(settings, folder),
+    )  # fmt: skip
+
+
+def _program() -> str:
+    """The `potatod` that runs: a unit of systemd's finds nothing by its name in a virtual environment."""
+    own = Path(sys.argv[0]).absolute()
+    if own.name == "potatod" and os.access(own, os.X_OK):
+        return str(own)
+    found = shutil.which("potatod", path=f"{Path(sys.executable).parent}:{os.defpath}")
+    if found is None:
+        raise UsageError("there is no executable `potatod` beside this Python: install the package, then run its own `potatod install-service`")
+    return found
+
+
+def _written_to(settings: Settings) -> list[Path]:
+    """By a service of a user, beside the runtime directory."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    caches = Path(cache) if cache.startswith("/") else Path.home() / ".cache"
+    files = (settings.jobs.path, settings.gateway.token)
+    places = {caches / "potato", *(Path(file).parent for file in files), Path(settings.front.keys), Path(settings.gateway.path)}
+    return sorted(place for place in places if places.isdisjoint(place.parents))
+
+
+def _memory(settings: Settings, folder: Path) -> int | None:
+    """None where the pool is as large as what is free at a start."""
+    if isinstance(settings.pool.size, Auto | Percent):
+        return None
+    from . import planning  # takes a while to find out
+
+    machine = planning.Machine(ram=psutil.virtual_memory().total)  # what runs now, such as the daemon itself, does not count
+    planned = planning.make(str(folder), settings, machine, notice=lambda sentence: click.echo(sentence, err=True))
+    if planned.vram is not None:
+        return None
+    room = planned.room
+    return unit_file.memory_limit(planned.plan.pool_bytes, room.kv_bytes + room.process_bytes, gateway=bool(settings.gateway.listen))
+
+
+# what is written
+
+
+def _write_unit(unit: Path, page: str, force: bool) -> None:
+    try:
+        there = unit.read_text(errors="replace")
+    except FileNotFoundError:
+        there = None
+    except OSError as error:
+        raise UsageError(f"cannot read {unit}, which is there already: {error.strerror}") from None
+    if there == page:
+        click.echo(f"{unit} is there already and says just this")
+    elif there is None or force:
+        _write(unit, page)
+    else:
+        raise UsageError(
+            f"{unit} is there already and says something else: --print shows what would be written, --force writes it; what you change belongs into "
+            "`systemctl edit potatod`, where it stays"
+        )
+
+
+def _write(path: Path, page: str) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(page)
+            partial.chmod(0o644)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    click.echo(f"written: {path}")
+
+
+def _make(place: Path) -> None:
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {place}, which the service writes to: {error.strerror}") from None
+
+
+def _next(user: bool, config: Path, folder: Path | None) -> Iterator[str]:
+    manage = "systemctl --user" if user else "systemctl"
+    if folder is None:
+        yield f"say [model] path in {config}, or give --model FOLDER here"
+    if not user:
+        yield from _users()
+    yield f"{manage} daemon-reload"
+    yield f"{manage} enable --now potatod"
+    if user:
+        yield "loginctl enable-linger              # it runs on while you are not logged in, and from the machine's start"
+    yield f"journalctl {'--user ' if user else ''}-u potatod -f"
+
+
+def _users() -> Iterator[str]:
+    try:
+        pwd.getpwnam("potato")
+    except KeyError:
+        yield "useradd --system --home-dir /var/lib/potato --shell /usr/sbin/nologin potato"
+    yield "systemctl edit potatod              # [Service] User= is whoever asks: only processes of the same user are let in"
