@@ -240,12 +240,16 @@ class StageProcess:
     started: float
 
 
+#: Of an engine: see supervisor.NOTE [ states of the engine ].
+State = Literal["starting", "up", "restarting", "degraded", "stopping"]
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """supervisor → front: what the engine is now. KV of an earlier epoch is gone."""
 
     epoch: int
-    state: Literal["starting", "up", "restarting", "degraded", "stopping"]
+    state: State
     restarts: int
     why: str
     stages: tuple[StageProcess, ...]
@@ -282,8 +286,24 @@ class Counted:
 
     stage: str
     pid: int
+    #: over its life
     sweeps: int
     read_bytes: int
+    #: that were computed, a draft model's passes too
+    layers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """front → supervisor, after each of its Counted: what is to be computed, and how fast that goes."""
+
+    pid: int
+    running: int
+    waiting: int
+    #: none of them is computed: jobs cannot be written
+    held: bool
+    #: of late; None before the first sweep
+    s_per_token: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,4 +353,4 @@ class Traced:
 
 BYTES_WIRE = (Loaded, Passed, Freed)
 SWEEPS_WIRE = (Sweep, Drop, Fork, Cut, Draft, Drafted, Rows, LayerDone)
-CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Parted, Poisoned, Trace, Traced)
+CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Queued, Parted, Poisoned, Trace, Traced)

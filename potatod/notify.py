@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
+from typing import Final
+
+from .messages import Counted, Queued, State
+from .watchdog import Watchdog
+
+#: Its line about us is said anew at most so often, but at once where the engine's state changes.
+_STATUS_S: Final = 10.0
 
 
 def notify(**fields: str) -> None:
@@ -12,9 +20,62 @@ def notify(**fields: str) -> None:
     if not where:
         return
     address = "\0" + where[1:] if where.startswith("@") else where
-    text = "\n".join(f"{name}={value}" for name, value in fields.items())
+    text = "\n".join(f"{name}={' '.join(value.split())}" for name, value in fields.items())  # a line is a field
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
-            out.sendto(text.encode(), address)
+            out.sendto(text.encode(errors="replace"), address)
     except OSError:
         pass
+
+
+def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
+    """WatchdogSec= of the unit, in seconds; None where nobody waits for process ``pid`` to be well."""
+    text, whose = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
+    if not (text.isascii() and text.isdecimal()) or whose not in ("", str(pid)):
+        return None
+    return int(text) / 1e6 or None
+
+
+def status_line(model: str, state: State, why: str, queued: Queued | None) -> str:
+    if state != "up":
+        return f"{state}: {model}" + (f", {why}" if why else "")
+    if queued is None:
+        return f"serving {model}"
+    doing = f"{queued.running} running, {queued.waiting} waiting" if queued.running or queued.waiting else "nothing to do"
+    held = "; jobs cannot be written" if queued.held else ""
+    return f"serving {model}: {doing}" + (f", {queued.s_per_token:.3g} s/token" if queued.s_per_token is not None else "") + held
+
+
+class Systemd:
+    """All that it is told over the daemon's life: READY once, STATUS now and then, WATCHDOG where all is well, STOPPING."""
+
+    def __init__(self, model: str, away_s: float) -> None:
+        """``away_s``: as in watchdog.py."""
+        interval_s = watchdog_s(os.environ, os.getpid())
+        self._watchdog = None if interval_s is None else Watchdog(interval_s, away_s)
+        self._model = model
+        self._queued: Queued | None = None
+        self._ready = False
+        self._state: State | None = None
+        self._line, self._said = "", 0.0
+
+    def heard(self, message: Counted | Queued) -> None:
+        if isinstance(message, Queued):
+            self._queued = message
+        if self._watchdog is not None:
+            self._watchdog.heard(message)
+
+    def look(self, now: float, state: State, why: str, pids: set[int]) -> None:
+        """Called wherever the supervisor's loop comes by; ``pids``: the stages that there are."""
+        if state == "up" and not self._ready:
+            self._ready = True
+            notify(READY="1")
+        line = status_line(self._model, state, why, self._queued)
+        if state != self._state or (line != self._line and now - self._said >= _STATUS_S):
+            self._state, self._line, self._said = state, line, now
+            notify(STATUS=line)
+        if self._watchdog is not None and self._watchdog.due(now, state, pids):
+            notify(WATCHDOG="1")
+
+    def stopping(self) -> None:
+        notify(STOPPING="1", STATUS=f"stopping: {self._model}")

@@ -105,15 +105,17 @@ class Stage:
     def ready(self, note: str) -> None:
         self.control.send(Ready(self.name, os.getpid(), note))
 
-    def beat(self, *, sweeps: int = 0, read_bytes: int = 0) -> None:
+    def beat(self, *, sweeps: int = 0, read_bytes: int = 0, layers: int = 0) -> bool:
         """Called wherever the stage's loop comes by: says about once a second that it lives, and how far it is, and the first sweep at once: what ends
-        an engine before that is another thing than what ends it later."""
+        an engine before that is another thing than what ends it later. True where it has been said."""
         now = time.monotonic()
-        if now - self._beaten >= 1 or (sweeps and not self._has_swept):
-            self._beaten, self._has_swept = now, self._has_swept or sweeps > 0
-            self.control.send(Counted(self.name, os.getpid(), sweeps, read_bytes))
-            if (spans := self.spans.over(now)) is not None:
-                self._traced(spans)
+        if now - self._beaten < 1 and (self._has_swept or not sweeps):
+            return False
+        self._beaten, self._has_swept = now, self._has_swept or sweeps > 0
+        self.control.send(Counted(self.name, os.getpid(), sweeps, read_bytes, layers))
+        if (spans := self.spans.over(now)) is not None:
+            self._traced(spans)
+        return True
 
     def stop_signalled(self, _signum: int, _frame: object) -> None:
         self.stopping = True

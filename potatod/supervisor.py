@@ -42,8 +42,8 @@ from .errors import (
 from .forecast import Load, forecast
 from .manifest import Manifest, check_files, check_mirror, stored_as
 from .manifest import load as load_manifest
-from .messages import Counted, Engine, Failed, Parted, Poisoned, Ready, StageProcess, Stop, Trace, Traced
-from .notify import notify
+from .messages import Counted, Engine, Failed, Parted, Poisoned, Queued, Ready, StageProcess, State, Stop, Trace, Traced
+from .notify import Systemd
 from .process import Process
 from .restarts import Restarts
 from .room import logits_rows
@@ -84,7 +84,7 @@ class Supervisor:
         self._directory = directory
         self._restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._front_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
-        self._state: str = "starting"
+        self._state: State = "starting"
         self._why = ""
         self._watcher = b""
         self._epoch = 0
@@ -95,6 +95,7 @@ class Supervisor:
         self._gateway_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._engine: list[Process] = []
         self._swapping = surroundings.Swapping()
+        self._systemd = Systemd(folder.name, READY_S + settings.run.restart_window_s)
         #: whether any engine has completed one
         self._swept = False
 
@@ -197,6 +198,7 @@ class Supervisor:
             if self._state == "stopping":
                 return
             self._check_deadlines()
+            self._systemd.look(time.monotonic(), self._state, self._why, {stage.pid for stage in self._stages()})
             if (sentence := self._swapping.look(time.monotonic())) is not None:
                 log.event(_LOGGER, sentence, level=logging.WARNING)
 
@@ -226,7 +228,6 @@ class Supervisor:
             if all(s.ready for s in awaited) and self._state in ("starting", "restarting"):
                 self._tell("up", "")
                 log.event(_LOGGER, "serving", epoch=self._epoch, model=self._folder.name, socket=self._settings.front.socket)
-                notify(READY="1", STATUS=f"serving {self._folder.name}")
             elif stage is self._front or stage is self._gateway:
                 self._tell(self._state, self._why)
         elif isinstance(message, Poisoned):
@@ -239,10 +240,12 @@ class Supervisor:
             )  # fmt: skip
         elif isinstance(message, Failed):
             stage.why, stage.failed = message.why, True
-        elif isinstance(message, Counted) and message.sweeps and stage is not self._front:
-            self._swept = True
-            self._restarts.swept()
-            self._front_restarts.swept()
+        elif isinstance(message, Counted | Queued):
+            self._systemd.heard(message)
+            if isinstance(message, Counted) and message.sweeps and stage is not self._front:
+                self._swept = True
+                self._restarts.swept()
+                self._front_restarts.swept()
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()
@@ -325,14 +328,13 @@ class Supervisor:
     def _degrade(self, why: str) -> None:
         log.event(_LOGGER, "degraded: the engine stays down", level=logging.ERROR, why=why)
         self._tell("degraded", why)
-        notify(STATUS=f"degraded: {why}")
 
     def _give_up(self, code: int, why: str) -> NoReturn:
         self._state = "stopping"
         self._end_all()
         raise (by_exit_code(code) if code > 0 else InternalError)(why)
 
-    def _tell(self, state: Any, why: str) -> None:
+    def _tell(self, state: State, why: str) -> None:
         self._state, self._why = state, why
         stages = tuple(StageProcess(s.name, s.pid, s.started) for s in self._stages())
         stages = (StageProcess("supervisor", os.getpid(), _STARTED), *stages)
@@ -349,7 +351,7 @@ class Supervisor:
         self._engine = []
 
     def _end_all(self) -> None:
-        notify(STOPPING="1")
+        self._systemd.stopping()
         if self._stages():
             log.event(_LOGGER, "stopping")
             self._tell("stopping", "the daemon is stopping")

@@ -94,6 +94,8 @@ def _start(service: Service) -> Iterator[str]:
     yield "# Importing torch and checking the model's architecture come before readiness."
     yield "TimeoutStartSec=15min"
     yield "TimeoutStopSec=30s"
+    yield "# It says that it is well where sweeps come further or nothing is to be done. What it mends itself takes less than this."
+    yield "WatchdogSec=10min"
     yield "KillMode=mixed"
     yield ""
     yield "# Restarting cannot mend usage, bad model data, no such model, too little memory, bad configuration."

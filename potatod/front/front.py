@@ -16,7 +16,7 @@ import zmq
 from potato_client.protocol import VANISHED_S, Attach, Detach, Generate, List, Manage, Show, Status
 from potatod.jobs.journal import Journal
 from potatod.kv_layout import KvLayout
-from potatod.messages import Drafted, Engine, LayerDone, Parted, Poisoned, Rows
+from potatod.messages import Drafted, Engine, LayerDone, Parted, Poisoned, Queued, Rows
 from potatod.room import logits_rows
 from potatod.sizes import human_size
 from potatod.stage import Stage
@@ -226,7 +226,9 @@ class Front:
         self._retention.look()
         self._say_trouble()
         self._answers.say_progress(self._now())
-        self._stage.beat(sweeps=self._times.sweeps, read_bytes=self._times.read_bytes)
+        if self._stage.beat(sweeps=self._times.sweeps, read_bytes=self._times.read_bytes):
+            running, waiting, held = len(self._scheduler.running), len(self._scheduler.waiting), bool(self._journal.trouble)
+            self._stage.control.send(Queued(os.getpid(), running, waiting, held, self._times.s_per_sweep))
         if (minute := self._beside.look(began)) is not None:
             self._tell(minute)
             if minute.parted:

@@ -99,6 +99,7 @@ class Worker:
         self._waited_s = 0.0
         self._sweep_number = 0
         self._sweeps = 0
+        self._layers_computed = 0
         self._said = 0.0
         name = config.architectures[0] if config.architectures else config.model_type
         products = "compiled here" if arithmetic.product else "torch's"
@@ -109,7 +110,7 @@ class Worker:
         while not self._stage.stopping:
             self._sweeps_poller.poll(_COPYING_MS if self._placement.retire() else _PATIENCE_MS)
             self._stage.orders()
-            self._stage.beat(sweeps=self._sweeps)
+            self._stage.beat(sweeps=self._sweeps, layers=self._layers_computed)
             while (message := self._front.receive()) is not None and not self._stage.stopping:
                 if isinstance(message, Drop):
                     self.forget(message)
@@ -185,7 +186,7 @@ class Worker:
         self._sweep_number, self._waited_s = sweep.number, 0.0
         rows = self._computed(sweep)
         first, self._sweeps = self._sweeps == 0, self._sweeps + 1
-        self._stage.beat(sweeps=self._sweeps)
+        self._stage.beat(sweeps=self._sweeps, layers=self._layers_computed)
         read_bytes = self._all_bytes if first else self._streamed_bytes
         return Rows(
             sweep.epoch, sweep.number, rows or (), time.monotonic() - began, read_bytes, self._arrivals.read_bytes_per_s, self._waited_s,
@@ -277,17 +278,19 @@ class Worker:
         return tuple(rows)
 
     def _layer_done(self, layers_done: int) -> None:
+        self._layers_computed += 1
         now = time.monotonic()
         if now - self._said >= _SAY_EVERY_S:
             self._said = now
             self._front.send(LayerDone(self._epoch, self._sweep_number, layers_done, self._layers))
-        self._stage.beat(sweeps=self._sweeps)
+        self._stage.beat(sweeps=self._sweeps, layers=self._layers_computed)
 
     def _drafts(self) -> None:
         """Between two passes of the draft model."""
+        self._layers_computed += 1
         self._placement.retire()
         self._stage.orders()
-        self._stage.beat(sweeps=self._sweeps)
+        self._stage.beat(sweeps=self._sweeps, layers=self._layers_computed)
         if self._stage.stopping:
             raise Stopped
 
@@ -295,7 +298,7 @@ class Worker:
         if not self._placement.before_waiting() and not self._looked_ahead():
             self._bytes_poller.poll(_PATIENCE_MS)
         self._stage.orders()
-        self._stage.beat(sweeps=self._sweeps)
+        self._stage.beat(sweeps=self._sweeps, layers=self._layers_computed)
         if self._stage.stopping:
             raise Stopped
 

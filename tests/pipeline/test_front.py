@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from potato_client.protocol import PROTOCOL_VERSION, Alive, ChatMessage, Hello, Manage, Refused, Report, Status, Welcome
-from potatod.messages import Counted
+from potatod.messages import Counted, Queued
 
 from .front_harness import VOCABULARY, Client, Front, Heard, start_front
 
@@ -390,6 +390,20 @@ def test_sweeps_are_counted_for_the_supervisor(start: StartFront) -> None:
     counted = front.wait_for(lambda message: isinstance(message, Counted) and message.sweeps > 0)
     assert counted.sweeps <= 3
     assert counted.read_bytes == counted.sweeps * 1000
+
+
+def test_the_supervisor_is_told_what_is_to_be_computed_and_when_that_is_nothing(start: StartFront) -> None:
+    front = start(max_sequences=1)
+    worker = front.engine_up()
+    worker.hold.set()
+    client = front.client()
+    for _ in range(3):
+        client.ask("abc|", max_tokens=2)
+    told = front.wait_for(lambda message: isinstance(message, Queued) and message.running)
+    assert (told.running, told.waiting, told.held, told.s_per_token) == (1, 2, False, None)
+    worker.hold.clear()
+    told = front.wait_for(lambda message: isinstance(message, Queued) and not message.running)
+    assert (told.pid, told.waiting, told.s_per_token > 0) == (front.process.pid, 0, True)
 
 
 def test_a_front_that_stops_says_so_to_whoever_waits_and_leaves_no_file(start: StartFront) -> None:

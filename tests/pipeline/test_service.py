@@ -1,15 +1,26 @@
-"""The daemon under systemd: what its unit allows it."""
+"""The daemon under systemd: what its unit allows it, and what it tells."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 from daemons import Daemon
+from engine import Engine
+
+from potatod.messages import Counted
 
 #: `potatod`, of the package that these tests are of.
 PROGRAM = "import sys; from potatod.cli import main; sys.exit(main())"
@@ -32,3 +43,112 @@ def test_the_memory_that_a_unit_allows_is_more_than_all_processes_take_and_not_m
         processes = [psutil.Process(daemon.process.pid), *daemon.stages().values()]
         taken = sum(process.memory_full_info().pss for process in processes)
     assert taken < allowed < taken + (1 << 30)
+
+
+def test_a_worker_tells_the_supervisor_of_each_layer(tiny_model: Path) -> None:
+    """A sweep may take minutes: what of it is done is progress too."""
+    with Engine(tiny_model, 1 << 20) as engine:
+        for _ in range(3):
+            engine.sweep({0: [5]}, want="nothing")
+        said = []
+        deadline = time.monotonic() + 10
+        while (not said or said[-1].sweeps < 3) and time.monotonic() < deadline:
+            time.sleep(0.1)
+            engine.sweep({0: [5]}, want="nothing")
+            said += [m for _, m in iter(engine._control.receive, None) if isinstance(m, Counted) and m.stage == "worker"]
+    assert 6 * said[-1].sweeps <= said[-1].layers <= 6 * (said[-1].sweeps + 1)
+
+
+# what it tells
+
+#: WatchdogSec= of these tests, in seconds: a stage says once a second how far it is.
+WATCHDOG_S = 6.0
+#: Below the tiny model: about half of it streams.
+SMALL = ("--pool-size", "560KiB", "--front-max-context", "256")
+LONG = ("go on for long", "--max-tokens", "230", "--temperature", "1", "--seed", "5")
+
+
+class Systemd:
+    """Its end of $NOTIFY_SOCKET: what it was told, and when."""
+
+    def __init__(self, place: Path) -> None:
+        self.environment = {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6))}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.environment["NOTIFY_SOCKET"])
+        self._told: list[tuple[float, str]] = []
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def told(self, text: str, since: float = 0.0) -> list[float]:
+        """When a line that begins so was told."""
+        return [at for at, line in list(self._told) if line.startswith(text) and at >= since]
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RD)
+        self._thread.join(5)
+        self._socket.close()
+
+    def _listen(self) -> None:
+        while data := self._socket.recv(4096):
+            self._told += [(time.monotonic(), line) for line in data.decode().splitlines()]
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    made = Systemd(tmp_path)
+    yield made
+    made.close()
+
+
+def test_it_is_ready_once_well_while_it_works_and_while_nobody_asks_and_says_its_end(
+    systemd: Systemd, tiny_model: Path, probe_cache: Path
+) -> None:  # fmt: skip
+    with Daemon(tiny_model, probe_cache, *SMALL, env=systemd.environment, program=PROGRAM) as daemon:
+        daemon.until(lambda: systemd.told("READY=1"), "READY")
+        assert systemd.told("STATUS=starting: model")
+        idle = time.monotonic()
+        daemon.until(lambda: len(systemd.told("WATCHDOG=1", idle)) > 4, "WATCHDOG while nobody asks", 4 * WATCHDOG_S)
+        told = [idle, *systemd.told("WATCHDOG=1", idle)]
+        assert max(later - earlier for earlier, later in itertools.pairwise(told)) < WATCHDOG_S
+        busy = time.monotonic()
+        while time.monotonic() < busy + WATCHDOG_S:
+            daemon.ask(*LONG)
+        assert len(systemd.told("WATCHDOG=1", busy)) >= 2
+        daemon.until(lambda: systemd.told("STATUS=serving model: nothing to do, ") or systemd.told("STATUS=serving model: 1 running"), "STATUS", 15)
+        daemon.stages()["worker"].kill()
+        daemon.until(lambda: systemd.told("STATUS=restarting: model, worker was killed by SIGKILL"), "STATUS of the restart")
+        again = time.monotonic()
+        daemon.until(lambda: systemd.told("STATUS=serving", again), "STATUS of the new engine")
+        assert systemd.told("STOPPING=1") == []
+        assert daemon.stop() == 0
+    assert len(systemd.told("READY=1")) == len(systemd.told("STOPPING=1")) == 1
+
+
+def test_it_is_not_well_while_a_sweep_stands_still_though_all_its_other_processes_live(
+    systemd: Systemd, tiny_model: Path, probe_cache: Path
+) -> None:  # fmt: skip
+    with Daemon(tiny_model, probe_cache, *SMALL, env=systemd.environment, program=PROGRAM) as daemon:
+        asked, worker = [], daemon.stages()["worker"]
+
+        def stopped() -> bool:
+            """Whether it stands while a job runs."""
+            asked.append(daemon.client("submit", *LONG).stdout.strip())
+            worker.send_signal(signal.SIGSTOP)
+            if json.loads(daemon.client("status", "--json").stdout)["queue"]["running"]:
+                return True
+            worker.send_signal(signal.SIGCONT)
+            return False
+
+        daemon.until(stopped, "a worker that stands in a sweep")
+        try:
+            time.sleep(WATCHDOG_S / 2)  # what had come further before is told by then
+            stopped = time.monotonic()
+            time.sleep(2 * WATCHDOG_S)
+            assert systemd.told("WATCHDOG=1", stopped) == []
+            assert {name for name, stage in daemon.stages().items() if stage.status() != psutil.STATUS_STOPPED} == {"reader", "front"}
+        finally:
+            worker.send_signal(signal.SIGCONT)
+        continued = time.monotonic()
+        daemon.until(lambda: systemd.told("WATCHDOG=1", continued), "WATCHDOG after it went on", WATCHDOG_S)
+        for job in asked:
+            assert daemon.client("attach", job).returncode == 0
