@@ -54,7 +54,7 @@ class _AskByDefault(click.Group):
 
     def _with_command(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        if args and args[0] in own:
+        if (args and args[0] in own) or (ctx.resilient_parsing and not args):  # the latter: a shell completes the first word
             return args
         at = _first_argument(args, self.commands["ask"])
         if at is not None and args[at] in self.commands:

@@ -33,6 +33,8 @@ _ELSEWHERE: Final = {
     "jobs": ("potatod.jobs.commands", "The job database, while no daemon uses it."),
     "keys": ("potatod.keys_commands", "Keys of clients on other machines."),
     "token": ("potatod.gateway_commands", "The token that HTTP clients send."),
+    "completions": ("potatod.completion_commands", "Print what completes commands in a shell."),
+    "man": ("potatod.completion_commands", "Write the manual's pages."),
     "install-service": ("potatod.service_commands", "Write a systemd unit for this machine."),
 }
 
@@ -49,7 +51,10 @@ class _Commands(click.Group):
     """Loads commands late, and knows the nearest name of one that is not there."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["start", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs", "keys", "token", "install-service"]
+        return [
+            "start", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs", "keys", "token", "install-service", "completions",
+            "man",
+        ]  # fmt: skip
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _ELSEWHERE:
@@ -67,7 +72,7 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx) and not ctx.resilient_parsing:
             raise UsageError(f'there is no command "{args[0]}"{sources.nearest(args[0], self.list_commands(ctx))}')
         return super().resolve_command(ctx, args)
 
