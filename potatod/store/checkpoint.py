@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
@@ -26,14 +26,14 @@ _INDEX: Final = "model.safetensors.index.json"
 _SINGLE: Final = "model.safetensors"
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MAX_INDEX_BYTES: Final = 256 << 20
-_TORCH_DTYPES: Final[Mapping[str, torch.dtype]] = {
+DTYPES: Final[Mapping[str, torch.dtype]] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 #: Dtypes whose values are the weights themselves; others need what belongs to them (scales) to mean anything.
 PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-STORED_NAMES: Final = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
+STORED_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Lazy(Protocol):
@@ -106,12 +106,36 @@ def read_bytes(path: Path, offset: int, length: int) -> torch.Tensor:
 def open_folder(folder: Path) -> dict[str, Lazy]:
     """Every tensor of the folder's safetensors files, none read yet; raises ModelDataError naming what is missing or
     broken."""
-    index = folder / _INDEX
-    if index.is_file():
-        return _sharded(folder, index)
-    if (folder / _SINGLE).is_file():
-        return _tensors_of(folder / _SINGLE)
-    raise _nothing_to_read(folder)
+    files, weight_map = weight_files(folder, [path.name for path in folder.iterdir()])
+    for name in files:
+        if not (folder / name).is_file():
+            raise ModelDataError(f"{folder / name} is missing, and {_INDEX} says that weights lie in it: download the checkpoint again")
+    return joined({name: tensors_of(folder / name) for name in files}, weight_map, folder)
+
+
+def weight_files(folder: Path, there: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """The safetensors files that weights lie in, and the index's word on which lies where (empty where there is no index). ``there``: names of what the
+    checkpoint consists of; the index itself is in the folder."""
+    if _INDEX in there:
+        weight_map = read_json(folder / _INDEX, _MAX_INDEX_BYTES).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ModelDataError(f'{folder / _INDEX} has no "weight_map" of tensors to files')
+        for name in (files := sorted(set(weight_map.values()))):
+            if name != Path(name).name or not name.endswith(".safetensors"):
+                raise ModelDataError(f"{folder / _INDEX} names {name[:80]!r}, which is not a safetensors file of the folder")
+        return files, weight_map
+    if _SINGLE in there:
+        return [_SINGLE], {}
+    raise _nothing_to_read(folder, sorted(there))
+
+
+def joined(files: Mapping[str, Mapping[str, Lazy]], weight_map: Mapping[str, str], folder: Path) -> dict[str, Lazy]:
+    """The tensors of all files; raises ModelDataError where one is missing that the index knows of."""
+    tensors: dict[str, Lazy] = {name: lazy for own in files.values() for name, lazy in own.items()}
+    for name, file in weight_map.items():
+        if name not in tensors:
+            raise ModelDataError(f"{folder / _INDEX} says that {name} lies in {file}, and it does not")
+    return tensors
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -122,46 +146,39 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise NoSuchModel(f"{folder} is no checkpoint: it has no config.json") from None
 
 
-def _sharded(folder: Path, index: Path) -> dict[str, Lazy]:
-    weight_map = read_json(index, _MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ModelDataError(f'{index} has no "weight_map" of tensors to files')
-    tensors: dict[str, Lazy] = {}
-    for name in sorted(set(weight_map.values())):
-        if name != Path(name).name or not name.endswith(".safetensors"):
-            raise ModelDataError(f"{index} names {name[:80]!r}, which is not a safetensors file of the folder")
-        if not (folder / name).is_file():
-            raise ModelDataError(f"{folder / name} is missing, and {_INDEX} says that weights lie in it: download the checkpoint again")
-        tensors |= _tensors_of(folder / name)
-    for name, file in weight_map.items():
-        if name not in tensors:
-            raise ModelDataError(f"{index} says that {name} lies in {file}, and it does not")
-    return tensors
+def tensors_of(path: Path) -> dict[str, FileTensor]:
+    """Of one safetensors file; raises ModelDataError where it is not whole."""
+    return tensors_in(*head_of(path), path)
 
 
-def _tensors_of(path: Path) -> dict[str, Lazy]:
+def head_of(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header, and where its tensors' bytes begin."""
     try:
         with safe_open(path, "pt"):  # checks the header and the file's size against it
             pass
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
+            header: dict[str, Any] = json.loads(file.read(length))
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelDataError(f"{path} is not a whole safetensors file ({error}); download it again") from None
-    tensors: dict[str, Lazy] = {}
+    return header, 8 + length
+
+
+def tensors_in(header: Mapping[str, Any], begin: int, path: Path) -> dict[str, FileTensor]:
+    """What a safetensors file's header says, whose tensors' bytes begin at ``begin``."""
+    tensors = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
-        if entry["dtype"] not in _TORCH_DTYPES:
+        if entry["dtype"] not in DTYPES:
             raise UnsupportedModel(f"{path}: {name} has the dtype {entry['dtype']}, which potatod does not read")
-        dtype = _TORCH_DTYPES[entry["dtype"]]
-        tensors[name] = FileTensor(path, name, dtype, tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+        dtype = DTYPES[entry["dtype"]]
+        tensors[name] = FileTensor(path, name, dtype, tuple(entry["shape"]), begin + entry["data_offsets"][0])
     return tensors
 
 
-def _nothing_to_read(folder: Path) -> ModelDataError | NoSuchModel:
+def _nothing_to_read(folder: Path, names: Sequence[str]) -> ModelDataError | NoSuchModel:
     """The sentence that helps whoever has the wrong kind of folder."""
-    names = sorted(path.name for path in folder.iterdir())
     if pickles := [name for name in names if name.endswith(_PICKLES)]:
         return UnsupportedModel(
             f"{folder / pickles[0]} is a pickle, and reading a pickle runs whatever code it holds: potatod never does. "

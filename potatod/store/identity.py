@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from potatod.manifest import FORMAT
 
@@ -21,7 +21,15 @@ def key_of(source: Path, dtype: str, band_bytes: int | None) -> str:
     """Equal where source, options and the versions of what converts are. ``source`` is a file or a folder that is there."""
     files = sorted({path for pattern in _PATTERNS for path in source.glob(pattern)}) if source.is_dir() else [source]
     found = [(path.name, path.stat()) for path in files if path.is_file()]
+    return _key([[name, stat.st_size, stat.st_mtime_ns] for name, stat in found], dtype, band_bytes)
+
+
+def key_at_hub(model_id: str, commit: str, dtype: str, band_bytes: int | None = None) -> str:
+    """The same, of a model at the hub."""
+    return _key([model_id, commit], dtype, band_bytes)
+
+
+def _key(identity: list[Any], dtype: str, band_bytes: int | None) -> str:
     versions = [importlib.metadata.version(name) for name in ("potato-lm", "transformers")]
-    identity = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
     text = json.dumps([identity, dtype, band_bytes, FORMAT, versions])
     return hashlib.sha256(text.encode()).hexdigest()[:32]

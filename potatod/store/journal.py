@@ -15,6 +15,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -26,6 +27,8 @@ from potatod.manifest import Manifest, Shard
 from .shard_file import explained, sync_folder
 
 _NAME: Final = ".prepare.journal"
+#: Where the files of a source come and go that is not kept: staging.py.
+STAGING: Final = ".source"
 #: A shard's file, with the second name that an upgrade gives it.
 _SHARD_FILE: Final = re.compile(r"(layer\.\d{4,}|embed|head|resident)(\.1)?\.safetensors")
 #: Ours, beside shards and manifest.
@@ -37,15 +40,8 @@ _COMPANIONS: Final = (
 def finished(out: Path, key: str, force: bool) -> Manifest | None:
     """The manifest of a folder that is complete and was made with this key. Raises UsageError where ``out`` must not be
     written to."""
-    if not out.exists():
-        return None
-    if not out.is_dir():
-        raise UsageError(f"{out} is a file; give the name of a folder to make")
-    if not (out / manifests.NAME).exists():
-        if not (out / _NAME).exists() and any(out.iterdir()):
-            raise UsageError(f"{out} has other things in it and is no model folder; choose an empty or a new one")
-        return None
-    if force:
+    check_place(out)
+    if force or not (out / manifests.NAME).exists():
         return None
     try:
         found = manifests.load(out)
@@ -58,6 +54,18 @@ def finished(out: Path, key: str, force: bool) -> Manifest | None:
             f"`potatod prepare --upgrade {out}` makes it one of the installed transformers without its source"
         )
     return found
+
+
+def check_place(out: Path) -> None:
+    """Raises UsageError where a model folder cannot be made there: a file, or somebody else's folder."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"{out} is a file; give the name of a folder to make")
+    if (out / manifests.NAME).exists() or (out / _NAME).exists():
+        return
+    if any(path.name != STAGING for path in out.iterdir()):
+        raise UsageError(f"{out} has other things in it and is no model folder; choose an empty or a new one")
 
 
 class Journal:
@@ -181,6 +189,13 @@ def other_name(file: str) -> str:
 def is_begun(out: Path) -> bool:
     """Whether a run left its journal."""
     return (out / _NAME).exists()
+
+
+def give_up(out: Path) -> None:
+    """Nothing has been made: no trace stays of what was begun."""
+    (out / _NAME).unlink(missing_ok=True)
+    with suppress(OSError):  # it has other things in it
+        out.rmdir()
 
 
 def _clear(out: Path) -> None:

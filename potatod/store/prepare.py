@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import torch
 import transformers
@@ -15,7 +17,7 @@ from potatod import manifest as manifests
 from potatod import schemes
 from potatod.dtypes import AUTO, KEEP, RAW
 from potatod.errors import ModelDataError, UsageError
-from potatod.manifest import FORMAT, Shard
+from potatod.manifest import FORMAT, Kind, Shard
 
 from . import blueprint, companions, shard_file, skeleton
 from .blueprint import EMBED, HEAD, Blueprint, Group
@@ -23,10 +25,13 @@ from .convert import Converter
 from .identity import key_of
 from .journal import Journal, finished
 from .layout import Layout, matrix_layout
-from .shards import Error, Stored, encoded, group_values, in_scheme, make_room, value_of, write_group
+from .shards import Error, Stored, encoded, group_values, in_scheme, value_of, write_group
 from .skeleton import Skeleton
 from .source import Source, open_source
 from .storing import Storing, settled, wish
+from .supply import Staying, Supply, Work, ordered
+
+_STAYING: Final = Staying()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +61,47 @@ def prepare(
     ``notice`` gets sentences that a person should read; ``band_bytes`` is as :func:`blueprint.draw` takes it. May be killed at any point and run
     again. Raises UsageError, NoSuchModel, ModelDataError, UnsupportedModel, DoesNotFit or TryAgain.
     """
-    asked = wish(dtype)
+    wish(dtype)
     source, out = Path(source), Path(out)
     if out.resolve() == source.resolve():
         raise UsageError(f"{out} is the source itself, which is never written to; choose another folder to make")
-    transformers.logging.disable_progress_bar()
     if dtype == AUTO and (source / manifests.NAME).exists():
         raise UsageError(f"{source} is a model folder already: start it with `potatod start {source}`, or say with --dtype what to make of it")
     opened = open_source(source)
     key = key_of(source, dtype, band_bytes)
+    return make(opened, out, key, dtype, force=force, progress=progress, notice=notice, band_bytes=band_bytes)
+
+
+def make(
+    opened: Source, out: Path, key: str, dtype: str, *, force: bool = False, progress: Callable[[Progress], None] = lambda _: None,
+    notice: Callable[[str], None] = lambda _: None, band_bytes: int | None = None, supply: Supply = _STAYING,
+    origin: Mapping[str, str] | None = None,
+) -> bool:  # fmt: skip
+    """Like :func:`prepare`, of a source that is open, whose ``key`` is as :mod:`identity` makes it, and whose files ``supply`` has where they are
+    needed. ``origin``: what the manifest says of where the model is from."""
+    asked = wish(dtype)
+    transformers.logging.disable_progress_bar()
     if finished(out, key, force) is not None:
         return False
     chosen = asked.dtype or opened.default_dtype()
-    built, converter = _fitted(opened, chosen)
+    built, converter = _fitted(opened, chosen, supply)
     with Journal(out, key) as journal:
         asked = replace(asked, scheme=journal.scheme) if journal.scheme else settled(asked, chosen, converter.wanted.values(), None, notice)
         journal.settle(asked.scheme)
         storing = Storing(asked, built, converter.kept() if asked.scheme == KEEP else {})
-        _Preparation(opened, built, converter, storing, journal, out, chosen, key, band_bytes, progress, notice).run()
+        provenance = {"source": opened.path.name, **(origin or {}), "key": key}
+        _Preparation(opened, built, converter, storing, journal, supply, out, chosen, provenance, band_bytes, progress, notice).run()
         journal.close()
     return True
 
 
-def _fitted(source: Source, dtype: torch.dtype) -> tuple[Skeleton, Converter]:
+def _fitted(source: Source, dtype: torch.dtype, supply: Supply) -> tuple[Skeleton, Converter]:
     """Skeleton and converter, tied as the checkpoint itself is: configs are wrong about that, and from_pretrained looks
     too."""
     built = skeleton.build(source.config, dtype)
     converter = Converter(built, source.tensors(built, dtype), dtype)
-    if built.tied and converter.has(built.embed_name) and converter.has(built.head_name) and not _same(built, converter):
+    both = converter.has(built.embed_name) and converter.has(built.head_name)
+    if built.tied and both and not supply.same(lambda: _same(built, converter)):
         source.config.tie_word_embeddings = False
         built = skeleton.build(source.config, dtype)
         converter = Converter(built, source.tensors(built, dtype), dtype)
@@ -107,17 +125,19 @@ class _Preparation:
     """One run: what is not in the journal yet is converted and written."""
 
     def __init__(
-        self, source: Source, built: Skeleton, converter: Converter, storing: Storing, journal: Journal, out: Path, dtype: torch.dtype,
-        key: str, band_bytes: int | None, progress: Callable[[Progress], None], notice: Callable[[str], None],
+        self, source: Source, built: Skeleton, converter: Converter, storing: Storing, journal: Journal, supply: Supply,
+        out: Path, dtype: torch.dtype, provenance: dict[str, str], band_bytes: int | None, progress: Callable[[Progress], None],
+        notice: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._source = source
         self._skeleton = built
         self._converter = converter
         self._storing = storing
         self._journal = journal
+        self._supply = supply
         self._out = out
         self._dtype = str(dtype).removeprefix("torch.")
-        self._key = key
+        self._provenance = provenance
         self._band_bytes = band_bytes
         self._progress = progress
         self._notice = notice
@@ -126,24 +146,36 @@ class _Preparation:
     def run(self) -> None:
         drawn = blueprint.draw(self._skeleton, self._converter.wanted, self._storing, self._band_bytes)
         self._total = sum(drawn.files.values())
-        make_room(self._out, self._total - self._before)
+        works = ordered([work for shard, work in self._works(drawn) if not self._journal.has(*shard)])
+        self._supply.begin(works, self._out)
         architecture = type(self._skeleton.model).__name__
         has_tokenizer = companions.write(self._source.path, self._source.config, architecture, self._dtype, self._out)
         if not has_tokenizer:
             self._notice(f"{self._source.path} has no tokenizer: the folder will hold weights only, and cannot be asked in words")
         self._tell()
-        if not self._journal.has("embed"):
-            self._embed(drawn)
-        for group in drawn.layers:
-            if not self._journal.has("layer", group.layer):
-                self._group(group)
-        if not self._journal.has("head"):
-            self._head(drawn)
-        if not self._journal.has("resident"):
-            self._group(drawn.resident)
+        for work in works:
+            self._supply.need(work)
+            work.make()
+            self._supply.done(work)
         self._write_manifest()
         for sentence in self._storing.sentences():
             self._notice(sentence)
+
+    def _works(self, drawn: Blueprint) -> Iterator[tuple[tuple[Kind, int], Work]]:
+        """Each shard's file, by the shard that stands for it in the journal."""
+        built, has = self._skeleton, self._converter.has
+        yield ("embed", 0), self._work(drawn.embed.size, [built.embed_name if has(built.embed_name) else built.head_name], partial(self._embed, drawn))
+        for group in drawn.layers:
+            yield ("layer", group.layer), self._grouped(group)
+        if drawn.head is not None:
+            yield ("head", 0), self._work(drawn.head.size, [built.head_name if has(built.head_name) else built.embed_name], partial(self._head, drawn))
+        yield ("resident", 0), self._grouped(drawn.resident)
+
+    def _grouped(self, group: Group) -> Work:
+        return self._work(group.layout.size if group.layout else 0, group.names, partial(self._group, group))
+
+    def _work(self, size_bytes: int, names: Sequence[str], make: Callable[[], None]) -> Work:
+        return Work(size_bytes, self._supply.files_of(key for name in names for key in self._converter.sources(name)), make)
 
     def _embed(self, drawn: Blueprint) -> None:
         """The embedding; where the head is tied to it the same bytes get the head's bands and checksums too."""
@@ -253,7 +285,7 @@ class _Preparation:
             "fingerprint": skeleton.fingerprint(built),
             "files": dict(sorted(self._journal.files.items())),
             "shards": sorted(self._journal.shards, key=lambda shard: (order.index(shard["kind"]), shard["layer"])),
-            "provenance": {"source": self._source.path.name, "key": self._key},
+            "provenance": self._provenance,
         }
         manifest = manifests.parse(json.dumps(page))
         manifests.check_files(self._out, manifest)

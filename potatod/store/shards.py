@@ -37,12 +37,16 @@ def cut(built: Skeleton, wanted: Iterable[str]) -> tuple[list[list[str]], list[s
 def make_room(folder: Path, size: int) -> None:
     """Raises DoesNotFit where so many bytes cannot be written there."""
     needed = size + _SPARE_BYTES
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if needed > free:
         missing = needed - free
         raise DoesNotFit(
             f"{folder} needs {needed} more bytes of disk and {free} are free: {missing} bytes ({missing / (1 << 30):.1f} GiB) are missing"
         )
+
+
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 #: Bits of a weight in `packed`, about: what is planned with before the weights are known.

@@ -12,7 +12,7 @@ from potatod import manifest as manifests
 from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel
 
 from . import quantised
-from .checkpoint import PLAIN, Lazy, open_folder, read_config
+from .checkpoint import PLAIN, FileTensor, Lazy, open_folder, read_config
 from .folder import FolderSource
 from .gguf_file import GgufSource
 from .skeleton import Skeleton, config_of
@@ -60,12 +60,13 @@ def open_source(path: Path) -> Source:
 class HuggingFaceSource:
     """A folder with config.json and safetensors files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tensors: dict[str, Lazy] | None = None) -> None:
+        """``tensors``: all that there are, where not all of their files are in the folder."""
         self.path = folder
         page = read_config(folder)
         self.config, self._method = config_and_method(page, folder / "config.json")
         self._is_part = self.config.model_type != page.get("model_type")
-        self._tensors = open_folder(folder)
+        self._tensors = open_folder(folder) if tensors is None else tensors
 
     def default_dtype(self) -> torch.dtype:
         """The config's, else that of the first weights."""
@@ -76,8 +77,20 @@ class HuggingFaceSource:
         return plain[0] if plain else torch.bfloat16
 
     def tensors(self, skeleton: Skeleton, dtype: torch.dtype) -> dict[str, Lazy]:
-        own = _text_part(self._tensors) if self._is_part else self._tensors
+        own = self._own()
         return quantised.dequantised(own, self._method, dtype)
+
+    def files(self) -> dict[str, frozenset[Path]]:
+        """Where what is read for each of :meth:`tensors` lies, by their names: beside a matrix's weights its scales and blocks too."""
+        found: dict[str, set[Path]] = {}
+        for name, lazy in self._own().items():
+            assert isinstance(lazy, FileTensor)
+            for key in (name, f"{name.rpartition('.')[0]}.weight", name.removesuffix("_blocks").removesuffix("_scales")):
+                found.setdefault(key, set()).add(lazy.path)
+        return {key: frozenset(paths) for key, paths in found.items()}
+
+    def _own(self) -> dict[str, Lazy]:
+        return _text_part(self._tensors) if self._is_part else self._tensors
 
 
 def config_and_method(page: dict[str, Any], where: Path) -> tuple[PreTrainedConfig, dict[str, Any] | None]:
