@@ -20,7 +20,7 @@ import click
 
 from potato_client.paths import SOCKET_VARIABLE
 
-from . import config_page, log, places, sources
+from . import config_page, log, names, places, sources
 from .config import Key, keys
 from .dtypes import AUTO, CHOICES, SCHEMES
 from .errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ConfigError, PotatoError, UsageError, first_line
@@ -29,6 +29,7 @@ from .sizes import parse_size
 #: Commands of the offline half, loaded when they run, and the line `potatod --help` shows for each without loading it.
 _ELSEWHERE: Final = {
     "prepare": ("potatod.store.commands", "Make a model folder from a checkpoint."),
+    "pull": ("potatod.store.pull_commands", "Download a model and prepare it at the same time."),
     "verify": ("potatod.store.commands", "Check every byte of a model folder."),
     "jobs": ("potatod.jobs.commands", "The job database, while no daemon uses it."),
     "keys": ("potatod.keys_commands", "Keys of clients on other machines."),
@@ -52,15 +53,14 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [
-            "start", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs", "keys", "token", "install-service", "completions",
-            "man",
+            "start", "pull", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs", "keys", "token",
+            "install-service", "completions", "man",
         ]  # fmt: skip
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _ELSEWHERE:
-            command = getattr(importlib.import_module(_ELSEWHERE[cmd_name][0]), cmd_name.replace("-", "_"))
-            assert isinstance(command, click.Command)
-            return command
+            found = vars(importlib.import_module(_ELSEWHERE[cmd_name][0])).values()
+            return next(each for each in found if isinstance(each, click.Command) and each.name == cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -122,10 +122,10 @@ def _gather(file: Path | None, model: str | None, flags: dict[str, str | None]) 
     given: dict[Key, str] = {}
     for key in keys():
         text = flags[f"{key.section}__{key.name}"]
-        if key.label == "[model] path" and model is not None:
-            if text is not None and text != model:
+        if key.label == "[model] path":
+            if text is not None and model is not None and text != model:
                 raise UsageError(f'two models are given, "{model}" and "{text}": a daemon serves one')
-            text = model
+            text = None if (said := model or text) is None else names.folder_of(said, os.environ)
         if text is not None:
             given[key] = text
     return sources.gather(file, os.environ, given)
@@ -211,6 +211,7 @@ def plan(
     """
     from . import plan_grid, plan_page, planning
 
+    source = names.folder_of(source, os.environ)
     if pcie is not None and vram is None:
         raise UsageError("--pcie is the way to a card that --vram describes: give both")
     if grid and (as_json or dtypes or (ram, disk, vram, draft) != (None, None, None, None)):
@@ -246,6 +247,7 @@ def measure(model: Path, as_json: bool, file: Path | None) -> None:
     from . import manifest, plan_page, rates
 
     settings = sources.gather(file, os.environ, {}).settings
+    model = Path(names.folder_of(str(model), os.environ))
     dtype = manifest.stored_as(manifest.load(model))
     found = rates.of(model, settings, dtype, lambda sentence: click.echo(sentence, err=True), anew=True)
     click.echo((plan_page.rates_json if as_json else plan_page.rates_text)(found, dtype, settings.worker.kernels), nl=False)

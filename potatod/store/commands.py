@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from potatod import names
 from potatod.dtypes import AUTO, CHOICES
 from potatod.errors import UsageError
 from potatod.sizes import human_size
@@ -33,7 +35,7 @@ class Meter(Protocol):
         """Bytes done of all, what is being worked on, and how many of them an earlier run had done."""
 
 
-def _import_models() -> None:
+def import_models() -> None:
     """Before anything else loads them."""
     from .lean import import_transformers
 
@@ -90,27 +92,27 @@ def prepare(
 
 
 def _prepare(where: Path, out: Path, dtype: str, force: bool) -> None:
-    _import_models()
+    import_models()
     from . import prepare as preparing
 
     began = time.monotonic()
-    with _meter("preparing") as meter:
+    with meter("preparing") as shown:
         preparing.prepare(
-            where, out, dtype=dtype, force=force, notice=meter.say,
-            progress=lambda p: meter(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
+            where, out, dtype=dtype, force=force, notice=shown.say,
+            progress=lambda p: shown(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
         )  # fmt: skip
     click.echo(f"{out} is ready ({time.monotonic() - began:.1f} s)", err=True)
 
 
 def _draft(source: Path, out: Path, form: str, force: bool) -> None:
-    _import_models()
+    import_models()
     from . import draft as drafting
 
     began = time.monotonic()
-    with _meter("preparing the draft copy") as meter:
+    with meter("preparing the draft copy") as shown:
         made = drafting.make(
-            source, out, form, force=force, notice=meter.say,
-            progress=lambda p: meter(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
+            source, out, form, force=force, notice=shown.say,
+            progress=lambda p: shown(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
         )  # fmt: skip
     if not made:
         click.echo(f"{out} has its {form} copy already, nothing to do", err=True)
@@ -119,12 +121,12 @@ def _draft(source: Path, out: Path, form: str, force: bool) -> None:
 
 
 def _upgrade(out: Path) -> None:
-    _import_models()
+    import_models()
     from . import upgrade as upgrading
 
     began = time.monotonic()
-    with _meter("upgrading") as meter:
-        done = upgrading.upgrade(out, lambda p: meter(p.bytes_done, p.bytes_total, f"shard {p.layers_done}/{p.layers}", p.bytes_before))
+    with meter("upgrading") as shown:
+        done = upgrading.upgrade(out, lambda p: shown(p.bytes_done, p.bytes_total, f"shard {p.layers_done}/{p.layers}", p.bytes_before))
     if not done.changed:
         click.echo(f"{out} is as transformers {done.now} builds it, nothing to do", err=True)
         return
@@ -139,14 +141,15 @@ def verify(model: Path) -> None:
     """Check every byte of the model folder MODEL against its checksums."""
     from . import verify as verifying
 
+    model = Path(names.folder_of(str(model), os.environ))
     began = time.monotonic()
-    with _meter("verifying") as meter:
-        size = verifying.verify(model, meter)
+    with meter("verifying") as shown:
+        size = verifying.verify(model, shown)
     click.echo(f"{model} is whole: {human_size(size)} checked in {time.monotonic() - began:.1f} s", err=True)
 
 
 @contextmanager
-def _meter(label: str) -> Iterator[Meter]:
+def meter(label: str) -> Iterator[Meter]:
     """A bar with layers, bytes, rate and remaining time on a terminal; a plain line now and then elsewhere."""
     if not sys.stderr.isatty():
         yield _Lines(label)
