@@ -14,11 +14,11 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from potatod import manifest as manifests
 from potatod.errors import ModelDataError, TryAgain, UsageError
@@ -29,6 +29,8 @@ from .shard_file import explained, sync_folder
 _NAME: Final = ".prepare.journal"
 #: Where the files of a source come and go that is not kept: staging.py.
 STAGING: Final = ".source"
+#: There where files of a source have been removed that is consumed: consume.py.
+_CONSUMED: Final = "consumed"
 #: A shard's file, with the second name that an upgrade gives it.
 _SHARD_FILE: Final = re.compile(r"(layer\.\d{4,}|embed|head|resident)(\.1)?\.safetensors")
 #: Ours, beside shards and manifest.
@@ -68,6 +70,22 @@ def check_place(out: Path) -> None:
         raise UsageError(f"{out} has other things in it and is no model folder; choose an empty or a new one")
 
 
+def note_consumed(out: Path) -> None:
+    """From now on what is made in this folder is in no other."""
+    if not (path := out / STAGING / _CONSUMED).exists():
+        path.touch()
+        sync_folder(path.parent)
+
+
+def check_consumed(out: Path) -> None:
+    """Raises UsageError where what has been made of a source that is gone would be lost."""
+    if (out / STAGING / _CONSUMED).exists():
+        raise UsageError(
+            f"{out} is made of a source whose files are gone already (`potatod prepare --consume`): go on with the same options, SOURCE and "
+            f"versions, or remove {out} and with it what it has of the model"
+        )
+
+
 class Journal:
     """``with Journal(out, key) as journal`` – alone in the folder, knowing what an earlier run with the same key
     finished.
@@ -94,10 +112,16 @@ class Journal:
             raise explained(error, self._path) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path)):
+                raise BlockingIOError  # whoever had it has put another one in its place
+        except (BlockingIOError, FileNotFoundError):
             self._file.close()
             raise TryAgain(f"another `potatod prepare` is at work in {self._out}; wait for it or stop it") from None
-        self._resume()
+        try:
+            self._resume()
+        except BaseException:
+            self._file.close()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -136,28 +160,41 @@ class Journal:
                     self.shards += entry["shards"]
                     self.files |= entry["files"]
         elif not self._upgrading:
+            check_consumed(self._out)
             _clear(self._out)
         self._rewrite()
 
     def _rewrite(self) -> None:
-        """The file holds exactly what we go on with: no torn line before the next one."""
-        kept, self.shards, files = self.shards, [], self.files
+        """The file holds exactly what we go on with: no torn line before the next one. Another one takes its place, so that no kill finds it empty."""
+        pages: list[dict[str, Any]] = [{"key": self._key} | ({"scheme": self.scheme} if self.scheme else {})]
+        if self.shards:
+            pages.append({"files": self.files, "shards": self.shards})
+        partial = self._path.with_name(f"{_NAME}.partial")
         try:
-            self._file.truncate(0)
+            with open(partial, "wb") as file:
+                _write(file, pages)
+            mine = open(partial, "a+b")  # noqa: SIM115 - it stays open, and locked from before it has the name
+            self._file, old = mine, self._file
+            with old:
+                fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.replace(partial, self._path)
+                sync_folder(self._out)
         except OSError as error:
             raise explained(error, self._path) from None
-        self._append({"key": self._key} | ({"scheme": self.scheme} if self.scheme else {}))
-        if kept:
-            self._append({"files": files, "shards": kept})
-        self.shards = kept
 
     def _append(self, page: dict[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(page).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            _write(self._file, [page])
         except OSError as error:
             raise explained(error, self._path) from None
+
+
+def _write(file: BinaryIO, pages: Iterable[dict[str, Any]]) -> None:
+    """A line each, on the disk."""
+    for page in pages:
+        file.write(json.dumps(page).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

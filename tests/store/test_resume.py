@@ -14,7 +14,7 @@ from killed import killed_at_random_moments
 
 from potatod import manifest as manifests
 from potatod.errors import DoesNotFit, NoSuchModel, TryAgain, UsageError
-from potatod.store import shard_file, shards
+from potatod.store import journal, shard_file, shards
 from potatod.store.prepare import Progress, prepare
 
 #: Prepares as the command does, but sleeps after each shard, so that a kill can land anywhere.
@@ -82,6 +82,25 @@ def test_a_journal_line_cut_by_a_crash_costs_only_its_shard(tmp_path):
     prepare(source, tmp_path / "out", progress=steps.append)
     assert steps[0].layers_done == 2
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_run_that_ends_while_it_writes_its_journal_anew_loses_nothing(tmp_path, monkeypatch):
+    source = checkpoint(tmp_path / "source")
+    with pytest.raises(Killed):
+        prepare(source, tmp_path / "out", progress=stop_after(4))
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    for moment in ("replace", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(journal.os, moment, killed)
+            with pytest.raises(Killed):
+                prepare(source, tmp_path / "out")
+    steps: list[Progress] = []
+    prepare(source, tmp_path / "out", progress=steps.append)
+    assert steps[0].bytes_before > 0 and steps[0].layers_done == 3
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_a_source_that_changed_meanwhile_is_begun_anew(tmp_path):
