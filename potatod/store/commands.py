@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Protocol
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from potatod import names
 from potatod.dtypes import AUTO, CHOICES
@@ -22,17 +16,7 @@ from potatod.sizes import human_size
 from . import hub
 from .identity import key_of
 from .journal import finished
-
-#: Without a terminal a line of progress is printed no more often than this.
-_LINE_EVERY_S: Final = 5.0
-
-
-class Meter(Protocol):
-    def say(self, sentence: str) -> None:
-        """A line of its own."""
-
-    def __call__(self, done: int, total: int, what: str = "", before: int = 0) -> None:
-        """Bytes done of all, what is being worked on, and how many of them an earlier run had done."""
+from .meters import Later, agreed, meter
 
 
 def import_models() -> None:
@@ -55,20 +39,23 @@ def import_models() -> None:
     help="Also put a copy in that form into OUT, which guesses for the exact weights while these stream. Of SOURCE alone, a model folder: only that.",
 )
 @click.option("--revision", metavar="REV", help="A branch, tag or commit, where SOURCE is a hub id.")
+@click.option("--consume", is_flag=True, help="REMOVE each of SOURCE's files of weights when what is made of it is on the disk.")
+@click.option("-y", "--yes", is_flag=True, help="With --consume: go on without asking.")
 @click.option(
     "--upgrade", "old", metavar="OUT", type=click.Path(path_type=Path),
     help="Instead: make the model folder OUT one of the installed transformers, out of itself.",
 )  # fmt: skip
 def prepare(
-    source: str | None, out: Path | None, dtypes: tuple[str, ...], force: bool, draft: str | None, revision: str | None, old: Path | None
+    source: str | None, out: Path | None, dtypes: tuple[str, ...], force: bool, draft: str | None, revision: str | None, consume: bool, yes: bool,
+    old: Path | None,
 ) -> None:  # fmt: skip
     """Make the model folder OUT from SOURCE: a Hugging Face folder, a GGUF file, or a hub id (organisation/model).
 
-    Killed at any point it goes on where it stopped when run again. Never writes to SOURCE.
+    Killed at any point it goes on where it stopped when run again. Never writes to SOURCE without --consume.
     """
     dtype = ",".join(dtypes) or AUTO
     if old is not None:
-        if source is not None or dtypes or force or draft is not None or revision is not None:
+        if source is not None or dtypes or force or draft is not None or revision is not None or consume:
             raise UsageError("--upgrade OUT rewrites a model folder out of itself: it takes that folder, and neither SOURCE nor other options")
         _upgrade(old)
         return
@@ -77,6 +64,11 @@ def prepare(
         return
     if source is None or out is None:
         raise UsageError("SOURCE and OUT are needed: `potatod prepare SOURCE OUT`; or a model folder alone: `potatod prepare --upgrade OUT`")
+    if consume:
+        if force or draft is not None or revision is not None or hub.looks_like_id(source):
+            raise UsageError("--consume takes a Hugging Face folder, without --force, --draft and --revision; `potatod pull` takes hub ids")
+        _consume(Path(source), out, dtype, yes)
+        return
     if hub.looks_like_id(source):
         where = hub.fetch(source, revision)
     elif revision is not None:
@@ -102,6 +94,20 @@ def _prepare(where: Path, out: Path, dtype: str, force: bool) -> None:
             progress=lambda p: shown(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
         )  # fmt: skip
     click.echo(f"{out} is ready ({time.monotonic() - began:.1f} s)", err=True)
+
+
+def _consume(source: Path, out: Path, dtype: str, yes: bool) -> None:
+    import_models()
+    from . import consume as consuming
+
+    began = time.monotonic()
+    with Later("preparing") as shown:
+        made = consuming.consume(
+            source, out, dtype=dtype, agree=lambda sentence: agreed([sentence], yes), notice=shown.say,
+            progress=lambda p: shown(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
+        )  # fmt: skip
+    done = f"{out} is ready ({time.monotonic() - began:.1f} s), and the weights in {source} are gone"
+    click.echo(done if made else f"{out} is there already, nothing to do", err=True)
 
 
 def _draft(source: Path, out: Path, form: str, force: bool) -> None:
@@ -146,52 +152,3 @@ def verify(model: Path) -> None:
     with meter("verifying") as shown:
         size = verifying.verify(model, shown)
     click.echo(f"{model} is whole: {human_size(size)} checked in {time.monotonic() - began:.1f} s", err=True)
-
-
-@contextmanager
-def meter(label: str) -> Iterator[Meter]:
-    """A bar with layers, bytes, rate and remaining time on a terminal; a plain line now and then elsewhere."""
-    if not sys.stderr.isatty():
-        yield _Lines(label)
-        return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _Bar(bar, label)
-
-
-class _Bar:
-    """A :class:`Meter` on a terminal; what it says stands above the bar."""
-
-    def __init__(self, bar: Progress, label: str) -> None:
-        self._bar = bar
-        self._label = label
-        self._task = bar.add_task(label, total=None)
-
-    def say(self, sentence: str) -> None:
-        self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-    def __call__(self, done: int, total: int, what: str = "", before: int = 0) -> None:
-        self._bar.update(self._task, completed=done - before, total=total - before, description=f"{self._label} {what}".strip(), refresh=True)
-
-
-class _Lines:
-    """A :class:`Meter` elsewhere."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._began = self._last = time.monotonic()
-
-    def say(self, sentence: str) -> None:
-        click.echo(sentence, err=True)
-
-    def __call__(self, done: int, total: int, what: str = "", before: int = 0) -> None:
-        now = time.monotonic()
-        if now - self._last < _LINE_EVERY_S:
-            return
-        self._last = now
-        rate = (done - before) / (now - self._began)
-        left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
-        shown = f"{self._label} {what}".strip()
-        click.echo(f"{shown}: {human_size(done)} of {human_size(total)}, {human_size(int(rate))}/s{left}", err=True)

@@ -6,7 +6,7 @@ One thread downloads, one file at a time. Whoever makes the shards says what is 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .hub_files import HubFile, Repository
 from .hub_source import is_there
 from .shards import free_bytes, make_room
 from .source import HuggingFaceSource
-from .supply import Work, next_file, peak, wanted
+from .supply import Passing, Work, next_file, peak, wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +34,18 @@ class Terms:
     free_bytes: int
 
 
-class Fetched:
+class Fetched(Passing):
     """See :class:`supply.Supply`. ``agree`` is shown the terms before the first file comes, and raises where they are not accepted; ``waiting``
     is called now and then while a file is waited for."""
 
     def __init__(
         self, repository: Repository, folder: Path, source: HuggingFaceSource, agree: Callable[[Terms], None], waiting: Callable[[], None]
     ) -> None:  # fmt: skip
+        super().__init__(folder, source.files())
         self._repository = repository
-        self._folder = folder
-        self._files: Mapping[str, frozenset[Path]] = source.files()
         self._heads = staging.remembered(folder)["heads"]
         self._agree = agree
         self._waiting = waiting
-        self._works: list[Work] = []
-        self._there: set[Path] = set()
         self._running: _Download | None = None
         #: of all files together, from now on
         self.expected_bytes = self._arrived = 0
@@ -63,16 +60,6 @@ class Fetched:
     @property
     def arrived_bytes(self) -> int:
         return self._arrived + (0 if self._running is None else self._running.arrived)
-
-    def files_of(self, keys: Iterable[str]) -> frozenset[Path]:
-        return frozenset().union(*(self._files.get(key, frozenset()) for key in keys))
-
-    def same(self, compare: Callable[[], bool]) -> bool:
-        page = staging.remembered(self._folder)
-        if "same" not in page:
-            page["same"] = compare()
-            staging.remember(self._folder, page)
-        return bool(page["same"])
 
     def begin(self, works: Sequence[Work], out: Path) -> None:
         self._works = list(works)
@@ -99,13 +86,6 @@ class Fetched:
         ahead = next_file(self._works[1:], self._there)
         if ahead is not None and self._running is None:
             self._start(ahead)
-
-    def done(self, work: Work) -> None:
-        assert self._works[0] is work
-        del self._works[0]
-        for path in self._there - wanted(self._works):
-            path.unlink()
-            self._there.discard(path)
 
     def _start(self, path: Path) -> None:
         self._running = _Download(self._repository, self._file(path), self._folder)

@@ -24,6 +24,7 @@ from . import hub_files, staging
 from .checkpoint import DTYPES, FileTensor, joined, tensors_in, weight_files
 from .hub import SMALL
 from .hub_files import HubFile, Repository
+from .journal import check_consumed
 from .source import HuggingFaceSource
 
 #: Larger than any config, index or tokenizer: what is called so and is larger is none.
@@ -57,6 +58,7 @@ def locate(folder: Path, model_id: str, revision: str | None) -> Repository:
     if page.get("id") == model_id and page.get("revision") == revision:
         files = {name: HubFile(name, size, sha256) for name, (size, sha256) in page["files"].items()}
         return Repository(model_id, page["commit"], page["licence"], MappingProxyType(files))
+    check_consumed(folder.parent)
     found = hub_files.look(model_id, revision)
     if page:
         staging.empty(folder)

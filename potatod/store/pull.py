@@ -8,8 +8,7 @@ not made anew (journal.py), what has come of a file is kept (hub_files.py), and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from potatod.dtypes import KEEP
@@ -20,7 +19,7 @@ from .fetched import Fetched, Terms
 from .hub_files import Repository
 from .hub_source import locate, open_at_hub
 from .identity import key_at_hub
-from .journal import check_place, finished, give_up, is_begun
+from .journal import check_place, finished
 from .prepare import Progress, make
 from .storing import wish
 
@@ -47,7 +46,7 @@ def pull(
     if wish(dtype).scheme == KEEP:
         raise UsageError(f'dtype "keep" looks at all weights first: download the whole with `potatod prepare {model_id} {out} --dtype keep`')
     check_place(out)
-    with _held(out) as folder:
+    with staging.held(out) as folder:
         repository = locate(folder, model_id, revision)
         key = key_at_hub(model_id, repository.commit, dtype, band_bytes)
         if finished(out, key, force) is not None:
@@ -73,17 +72,3 @@ def pull(
             )  # fmt: skip
         staging.remove(folder)
     return True
-
-
-@contextmanager
-def _held(out: Path) -> Iterator[Path]:
-    """The hidden folder; what ends before the terms are agreed to leaves nothing of it."""
-    begun = is_begun(out)
-    with staging.held(out) as folder:
-        try:
-            yield folder
-        except BaseException:
-            if not begun and not staging.remembered(folder).get("agreed"):
-                staging.remove(folder)
-                give_up(out)
-            raise

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +17,8 @@ from potatod.errors import DoesNotFit, UsageError
 from potatod.sizes import human_size
 
 from . import hub
-from .commands import Meter, import_models, meter
+from .commands import import_models
+from .meters import Later, Meter, agreed
 
 if TYPE_CHECKING:  # they load torch
     from .fetched import Fetched, Terms
@@ -53,11 +52,10 @@ def pull(model_id: str, out: Path | None, revision: str | None, dtypes: tuple[st
     from . import pull as pulling
 
     began = time.monotonic()
-    with ExitStack() as stack:
-        shown = _Shown(stack)
+    with Later("pulling") as shown:
         made = pulling.pull(
-            model_id, where, revision=revision, dtype=dtype, force=force, agree=_Asking(dtype, yes, shown.say), notice=shown.say,
-            progress=shown.progress,
+            model_id, where, revision=revision, dtype=dtype, force=force, notice=shown.say, progress=lambda now, supply: _show(shown, now, supply),
+            agree=lambda repository, terms, config: agreed(_terms(repository, terms, config, dtype), yes),
         )  # fmt: skip
     if made:
         called = where.name if out is None else where
@@ -66,54 +64,22 @@ def pull(model_id: str, out: Path | None, revision: str | None, dtypes: tuple[st
         click.echo(f"{where} is there already, nothing to do", err=True)
 
 
-class _Shown:
-    """A meter that begins with the first progress: a bar and a question do not go together."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._meter: Meter | None = None
-
-    def say(self, sentence: str) -> None:
-        if self._meter is None:
-            click.echo(sentence, err=True)
-        else:
-            self._meter.say(sentence)
-
-    def progress(self, now: Progress, supply: Fetched) -> None:
-        if self._meter is None:
-            self._meter = self._stack.enter_context(meter("pulling"))
-        downloaded = f", {human_size(supply.arrived_bytes)} of {human_size(supply.expected_bytes)} downloaded"
-        self._meter(now.bytes_done, now.bytes_total, f"layer {now.layers_done}/{now.layers}{downloaded}", now.bytes_before)
+def _show(shown: Meter, now: Progress, supply: Fetched) -> None:
+    downloaded = f", {human_size(supply.arrived_bytes)} of {human_size(supply.expected_bytes)} downloaded"
+    shown(now.bytes_done, now.bytes_total, f"layer {now.layers_done}/{now.layers}{downloaded}", now.bytes_before)
 
 
-class _Asking:
-    """Shows the terms; raises where nobody agrees to them."""
-
-    def __init__(self, dtype: str, yes: bool, say: Callable[[str], None]) -> None:
-        self._dtype = dtype
-        self._yes = yes
-        self._say = say
-
-    def __call__(self, repository: Repository, terms: Terms, config: Path) -> None:
-        for line in self._lines(repository, terms, config):
-            self._say(line)
-        if self._yes:
-            return
-        if not sys.stdin.isatty():
-            raise UsageError("nobody can be asked here whether to go on: run it with -y")
-        click.confirm("go on?", abort=True, err=True)
-
-    def _lines(self, repository: Repository, terms: Terms, config: Path) -> Iterator[str]:
-        yield _LABEL.format("model", f"{repository.id} at {repository.commit[:12]}; licence: {repository.licence}")
-        yield _LABEL.format("download", f"{human_size(terms.download_bytes)} in {count(terms.files, 'file')}")
-        yield _LABEL.format(
-            "disk", f"{human_size(terms.peak_bytes)} more at the most ({human_size(terms.made_bytes)} when it is done), "
-            f"{human_size(terms.free_bytes)} are free",
-        )  # fmt: skip
-        try:
-            settings = sources.gather(None, os.environ, {}).settings
-            outlooks = planning.make(str(config), settings, dtype=self._dtype, notice=self._say).outlooks
-            times = (f"{each.forecasts[0].token_s:.3g} s with a disk of {human_size(each.disk_bytes_per_s)}/s" for each in outlooks)
-            yield _LABEL.format("a token", ", ".join(times))
-        except DoesNotFit as error:
-            yield _LABEL.format("a token", f"cannot be computed here: {error}")
+def _terms(repository: Repository, terms: Terms, config: Path, dtype: str) -> Iterator[str]:
+    yield _LABEL.format("model", f"{repository.id} at {repository.commit[:12]}; licence: {repository.licence}")
+    yield _LABEL.format("download", f"{human_size(terms.download_bytes)} in {count(terms.files, 'file')}")
+    yield _LABEL.format(
+        "disk", f"{human_size(terms.peak_bytes)} more at the most ({human_size(terms.made_bytes)} when it is done), "
+        f"{human_size(terms.free_bytes)} are free",
+    )  # fmt: skip
+    try:
+        settings = sources.gather(None, os.environ, {}).settings
+        outlooks = planning.make(str(config), settings, dtype=dtype, notice=lambda sentence: click.echo(sentence, err=True)).outlooks
+        times = (f"{each.forecasts[0].token_s:.3g} s with a disk of {human_size(each.disk_bytes_per_s)}/s" for each in outlooks)
+        yield _LABEL.format("a token", ", ".join(times))
+    except DoesNotFit as error:
+        yield _LABEL.format("a token", f"cannot be computed here: {error}")

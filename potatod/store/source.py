@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from potatod import manifest as manifests
 from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel
 
-from . import quantised
+from . import compressed_tensors, quantised
 from .checkpoint import PLAIN, FileTensor, Lazy, open_folder, read_config
 from .folder import FolderSource
 from .gguf_file import GgufSource
@@ -79,6 +79,11 @@ class HuggingFaceSource:
     def tensors(self, skeleton: Skeleton, dtype: torch.dtype) -> dict[str, Lazy]:
         own = self._own()
         return quantised.dequantised(own, self._method, dtype)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether small tensors say what the others are, and so are read before any is wanted."""
+        return self._method is not None and self._method.get("quant_method") in compressed_tensors.METHODS
 
     def files(self) -> dict[str, frozenset[Path]]:
         """Where what is read for each of :meth:`tensors` lies, by their names: beside a matrix's weights its scales and blocks too."""

@@ -18,7 +18,7 @@ from potatod.errors import ModelDataError, NoSuchModel, TryAgain
 from potatod.json_file import read_json
 
 from . import shard_file
-from .journal import STAGING
+from .journal import STAGING, give_up, is_begun
 
 _NAME: Final = "source.json"
 _MAX_BYTES: Final = 1 << 30
@@ -26,8 +26,8 @@ _MAX_BYTES: Final = 1 << 30
 
 @contextmanager
 def held(out: Path) -> Iterator[Path]:
-    """The folder, ours alone; raises TryAgain where another process has it."""
-    folder = out / STAGING
+    """The folder, ours alone; raises TryAgain where another process has it. What ends before it is ``agreed`` to leaves nothing."""
+    folder, begun = out / STAGING, is_begun(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -38,7 +38,13 @@ def held(out: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TryAgain(f"another `potatod` is at work in {out}; wait for it or stop it") from None
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if not begun and not remembered(folder).get("agreed"):
+                remove(folder)
+                give_up(out)
+            raise
     finally:
         os.close(lock)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from . import staging
 from .shards import make_room
 
 #: So many files of a source are there at the same time, unless one shard is made of more.
@@ -65,6 +66,39 @@ class Staying:
 
     def done(self, work: Work) -> None:
         pass
+
+
+class Passing:
+    """Files that go when no shard needs them any more: what those :class:`Supply` have in common whose files do. ``folder``: the hidden one."""
+
+    def __init__(self, folder: Path, files: Mapping[str, frozenset[Path]]) -> None:
+        """``files``: by the names of the source's tensors."""
+        self._folder = folder
+        self._files = files
+        #: not made yet
+        self._works: list[Work] = []
+        #: of those that they are made of, the files that are there
+        self._there: set[Path] = set()
+
+    def files_of(self, keys: Iterable[str]) -> frozenset[Path]:
+        return frozenset().union(*(self._files.get(key, frozenset()) for key in keys))
+
+    def same(self, compare: Callable[[], bool]) -> bool:
+        page = staging.remembered(self._folder)
+        if "same" not in page:
+            page["same"] = compare()
+            staging.remember(self._folder, page)
+        return bool(page["same"])
+
+    def done(self, work: Work) -> None:
+        assert self._works[0] is work
+        del self._works[0]
+        for path in self._there - wanted(self._works):
+            self._remove(path)
+            self._there.discard(path)
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
 
 
 def ordered(works: Sequence[Work]) -> list[Work]:

@@ -42,7 +42,7 @@ def test_a_model_is_pulled_by_its_id_and_verified_by_its_name(hub, environment):
     assert lines[0] == "model     tiny/llama at 0123456789ab; licence: apache-2.0"
     assert lines[1] == "download  1.3MB in 6 files"
     assert re.fullmatch(r"disk      .* more at the most \(.* when it is done\), .* are free", lines[2])
-    assert re.fullmatch(r"a token   .* s with a disk of 500MB/s, .* s with .* s with a disk of 7GB/s", lines[3])
+    assert re.fullmatch(r"a token   .* s with a disk of 500MB/s, .* s with .* s with a disk of 7.0GB/s", lines[3])
     assert re.fullmatch(r".*/models/llama:int8 is ready \(.* s\): `potatod start llama:int8` serves it", lines[-1])
     again = potatod(environment, "pull", "tiny/llama", "--dtype", "int8")
     assert again.returncode == 0 and again.stderr.endswith("is there already, nothing to do\n")
