@@ -31,6 +31,8 @@ _ELSEWHERE: Final = {
     "prepare": ("potatod.store.commands", "Make a model folder from a checkpoint."),
     "pull": ("potatod.store.pull_commands", "Download a model and prepare it at the same time."),
     "verify": ("potatod.store.commands", "Check every byte of a model folder."),
+    "list": ("potatod.store.collection_commands", "The models that have names here."),
+    "rm": ("potatod.store.collection_commands", "Remove a model that has a name."),
     "jobs": ("potatod.jobs.commands", "The job database, while no daemon uses it."),
     "keys": ("potatod.keys_commands", "Keys of clients on other machines."),
     "token": ("potatod.gateway_commands", "The token that HTTP clients send."),
@@ -53,8 +55,8 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [
-            "start", "pull", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs", "keys", "token",
-            "install-service", "completions", "man",
+            "start", "pull", "list", "rm", "prepare", "verify", "plan", "measure", "config", "status", "trace", "jobs",
+            "keys", "token", "install-service", "completions", "man",
         ]  # fmt: skip
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
