@@ -143,8 +143,12 @@ def _upgrade(out: Path) -> None:
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-def verify(model: Path) -> None:
+@click.option("--repair", is_flag=True, help="Get what is damaged anew from the hub, where `potatod pull` made MODEL.")
+def verify(model: Path, repair: bool) -> None:
     """Check every byte of the model folder MODEL against its checksums."""
+    if repair:
+        _repair(Path(names.folder_of(str(model), os.environ)))
+        return
     from . import verify as verifying
 
     model = Path(names.folder_of(str(model), os.environ))
@@ -152,3 +156,17 @@ def verify(model: Path) -> None:
     with meter("verifying") as shown:
         size = verifying.verify(model, shown)
     click.echo(f"{model} is whole: {human_size(size)} checked in {time.monotonic() - began:.1f} s", err=True)
+
+
+def _repair(model: Path) -> None:
+    import_models()
+    from . import repair as repairing
+
+    began = time.monotonic()
+    with meter("verifying and repairing") as shown:
+        mended = repairing.repair(
+            model, shown, notice=shown.say,
+            progress=lambda p, _: shown(p.bytes_done, p.bytes_total, f"layer {p.layers_done}/{p.layers}", p.bytes_before),
+        )  # fmt: skip
+    what = f"{', '.join(mended[:5])}{f' and {len(mended) - 5} more' if len(mended) > 5 else ''} made anew" if mended else "nothing was damaged"
+    click.echo(f"{model} is whole: {what} ({time.monotonic() - began:.1f} s)", err=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 import torch
 import transformers
@@ -84,18 +84,18 @@ def make(
     if finished(out, key, force) is not None:
         return False
     chosen = asked.dtype or opened.default_dtype()
-    built, converter = _fitted(opened, chosen, supply)
+    built, converter = fitted(opened, chosen, supply)
     with Journal(out, key) as journal:
         asked = replace(asked, scheme=journal.scheme) if journal.scheme else settled(asked, chosen, converter.wanted.values(), None, notice)
         journal.settle(asked.scheme)
         storing = Storing(asked, built, converter.kept() if asked.scheme == KEEP else {})
         provenance = {"source": opened.path.name, **(origin or {}), "key": key}
-        _Preparation(opened, built, converter, storing, journal, supply, out, chosen, provenance, band_bytes, progress, notice).run()
+        Preparation(opened, built, converter, storing, journal, supply, out, chosen, provenance, band_bytes, progress, notice).run()
         journal.close()
     return True
 
 
-def _fitted(source: Source, dtype: torch.dtype, supply: Supply) -> tuple[Skeleton, Converter]:
+def fitted(source: Source, dtype: torch.dtype, supply: Supply) -> tuple[Skeleton, Converter]:
     """Skeleton and converter, tied as the checkpoint itself is: configs are wrong about that, and from_pretrained looks
     too."""
     built = skeleton.build(source.config, dtype)
@@ -121,11 +121,23 @@ def _same(built: Skeleton, converter: Converter) -> bool:
     return all(torch.equal(embed, head) for embed, head in pairs)
 
 
-class _Preparation:
-    """One run: what is not in the journal yet is converted and written."""
+class Shards(Protocol):
+    """Which shards there are already, and what becomes of new ones."""
+
+    #: of the manifest, as JSON has them
+    shards: list[dict[str, Any]]
+    files: dict[str, int]
+
+    def has(self, kind: str, layer: int = 0) -> bool: ...
+
+    def add(self, shards: Sequence[Shard], files: dict[str, int]) -> None: ...
+
+
+class Preparation:
+    """One run: what is not in the journal yet is converted and written. The journal is :class:`Journal`, or whatever else takes shards."""
 
     def __init__(
-        self, source: Source, built: Skeleton, converter: Converter, storing: Storing, journal: Journal, supply: Supply,
+        self, source: Source, built: Skeleton, converter: Converter, storing: Storing, journal: Shards, supply: Supply,
         out: Path, dtype: torch.dtype, provenance: dict[str, str], band_bytes: int | None, progress: Callable[[Progress], None],
         notice: Callable[[str], None],
     ) -> None:  # fmt: skip
