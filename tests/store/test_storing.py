@@ -262,10 +262,10 @@ def test_interrupted_it_goes_on_and_becomes_the_same(tmp_path, monkeypatch):
 
     source = wide(tmp_path / "source")
     prepare(source, tmp_path / "whole", dtype="packed")
-    head = preparing._Preparation._head
-    monkeypatch.setattr(preparing._Preparation, "_head", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    head = preparing.Preparation._head
+    monkeypatch.setattr(preparing.Preparation, "_head", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path / "out", dtype="packed")
-    monkeypatch.setattr(preparing._Preparation, "_head", head)
+    monkeypatch.setattr(preparing.Preparation, "_head", head)
     prepare(source, tmp_path / "out", dtype="packed")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
