@@ -54,10 +54,11 @@ def prepare(
     Killed at any point it goes on where it stopped when run again. Never writes to SOURCE without --consume.
     """
     dtype = ",".join(dtypes) or AUTO
+    source = None if source is None else names.folder_of(source, os.environ)
     if old is not None:
         if source is not None or dtypes or force or draft is not None or revision is not None or consume:
             raise UsageError("--upgrade OUT rewrites a model folder out of itself: it takes that folder, and neither SOURCE nor other options")
-        _upgrade(old)
+        _upgrade(Path(names.folder_of(str(old), os.environ)))
         return
     if draft is not None and source is not None and out is None and not dtypes and revision is None:
         _draft(Path(source), Path(source), draft, force)
