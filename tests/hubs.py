@@ -38,6 +38,8 @@ class Behaviour:
     bytes_per_s: float = 0.0
     #: whether storage answers ranges with ranges
     ranges: bool = True
+    #: names that are said to be there, and are not
+    lies: tuple[str, ...] = ()
     card: dict[str, Any] = field(default_factory=lambda: {"license": "apache-2.0"})
 
 
@@ -134,6 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
             size = path.stat().st_size
             lfs = {"lfs": {"sha256": self.hub.sha256(path), "size": size, "pointerSize": 134}} if _in_lfs(path) else {}
             siblings.append({"rfilename": path.name, "size": size, "blobId": "0" * 40, **lfs})
+        siblings += [{"rfilename": name, "size": 3} for name in self.hub.behaviour.lies]
         return {"id": "tiny/llama", "sha": COMMIT, "siblings": siblings, "cardData": self.hub.behaviour.card}
 
     def _resolve(self, path: Path) -> None:

@@ -76,7 +76,7 @@ def look(model_id: str, revision: str | None) -> Repository:
         licence = card.get("license_name") or card.get("license") or "unknown"
         return Repository(
             model_id, str(page["sha"]), ", ".join(licence) if isinstance(licence, list) else str(licence),
-            MappingProxyType({file.name: file for file in files if file.name == Path(file.name).name}),
+            MappingProxyType({file.name: file for file in files if file.name == Path(file.name).name and not file.name.startswith(".")}),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unavailable(f"what {huggingface_hub.constants.ENDPOINT} says of {model_id} is not what a hub says ({error!r}): is it one?") from None

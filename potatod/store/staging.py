@@ -20,7 +20,8 @@ from potatod.json_file import read_json
 from . import shard_file
 from .journal import STAGING, give_up, is_begun
 
-_NAME: Final = "source.json"
+#: No name that a source's own file could have here: hub_source.py takes only such that end as configs, tokenizers and weights do.
+_NAME: Final = "state"
 _MAX_BYTES: Final = 1 << 30
 
 

@@ -81,7 +81,7 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(0.002):
-            found = {path: size for path in self.folder.rglob("*") if (size := size_of(path)) is not None and path.name != "source.json"}
+            found = {path: size for path in self.folder.rglob("*") if (size := size_of(path)) is not None and path.name != "state"}
             self.most_bytes = max(self.most_bytes, sum(found.values()))
             names = {path.name.removesuffix(".partial") for path in found if path.parent.name == ".source"}
             self.most_files = max(self.most_files, sum(name.endswith(".safetensors") for name in names))

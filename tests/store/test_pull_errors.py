@@ -195,6 +195,25 @@ def test_heads_that_are_damaged_are_refused_before_anything_is_agreed_to(tmp_pat
         assert not (tmp_path / "out").exists()
 
 
+def test_names_that_lead_elsewhere_or_are_ours_are_not_followed(tmp_path, hub, whole, source):
+    hub.behaviour.lies = ("../../evil.json", "/tmp/evil.json", ".prepare.journal", ".hidden.json", "state", "consumed", "sub/config.json", "..")
+    pull(ID, tmp_path / "out")
+    assert contents(tmp_path / "out") == whole
+    assert {path.split("/")[-1] for _, path, _ in hub.asked if "/resolve/" in path} <= {path.name for path in source.iterdir()}
+
+
+def test_an_index_that_names_files_elsewhere_is_refused(tmp_path, hub, source):
+    hub.files = tmp_path / "files"
+    hub.files.mkdir()
+    for path in source.iterdir():
+        (hub.files / path.name).write_bytes(path.read_bytes())
+    index = hub.files / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(THIRD, f"../{THIRD}"))
+    with pytest.raises(ModelDataError, match="which is not a safetensors file of the folder"):
+        pull(ID, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_too_small_a_disk_is_said_before_weights_are_downloaded(tmp_path, hub, monkeypatch):
     monkeypatch.setattr(shards.shutil, "disk_usage", lambda _: type("usage", (), {"free": 17 << 20}))
     with pytest.raises(DoesNotFit, match=r"needs \d+ more bytes of disk and 17825792 are free: \d+ bytes .* missing"):
