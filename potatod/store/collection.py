@@ -32,10 +32,15 @@ def kept(models: Path) -> list[Kept]:
     return [found for folder in folders if folder.is_dir() and (found := _kept(folder)) is not None]
 
 
-def remove(folder: Path) -> None:
-    """Raises TryAgain where somebody has files of it open. The manifest goes first: what is half gone is no model."""
+def check_unused(folder: Path) -> None:
+    """Raises TryAgain where somebody has files of it open."""
     if (pid := user_of(folder)) is not None:
         raise TryAgain(f"process {pid} has files of {folder} open: stop it first (a daemon that serves it, or a pull)")
+
+
+def remove(folder: Path) -> None:
+    """Raises TryAgain where somebody has files of it open. The manifest goes first: what is half gone is no model."""
+    check_unused(folder)
     (folder / manifests.NAME).unlink(missing_ok=True)
     shutil.rmtree(folder)
 

@@ -43,6 +43,7 @@ def remove_model(name: str, yes: bool) -> None:
         raise UsageError(f"{name} is a path, and only models with names are removed, which lie in {models}: `potatod list` shows them")
     if name not in found:
         raise NoSuchModel(f"there is no model {name} in {models}: `potatod list` shows what there is")
-    agreed([f"{models / name} ({human_size(found[name].size_bytes)}, {found[name].state}) is removed"], yes)
+    collection.check_unused(models / name)
+    agreed([f"{models / name} ({human_size(found[name].size_bytes)}, {found[name].state}) will be removed"], yes)
     collection.remove(models / name)
     click.echo(f"{name} is gone", err=True)

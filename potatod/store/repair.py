@@ -19,8 +19,9 @@ from potatod.sizes import human_size
 
 from . import staging
 from .fetched import Fetched, Terms
+from .fitting import fitted
 from .hub_source import locate, open_at_hub
-from .prepare import Preparation, Progress, fitted
+from .prepare import Preparation, Progress
 from .storing import Storing, wish
 from .verify import damaged, is_of_hub
 
