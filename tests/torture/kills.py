@@ -99,6 +99,8 @@ class Torture:
         self.numbers = itertools.count()
         #: by job id: its number; of jobs that are not over
         self.jobs: dict[str, int] = {}
+        #: those that were asked to be deleted, once their text had been held against what it should be
+        self.deleted: set[str] = set()
         self.lock = threading.Lock()
 
     def fault(self, sentence: str) -> None:
@@ -137,7 +139,10 @@ class Torture:
         """At all jobs that were accepted: each is there."""
         reports = {report.job: report for report in client.jobs(limit=1000)}
         for job, number in list(self.jobs.items()):
-            if job not in reports:
+            if job not in reports and job in self.deleted:  # whoever was to say so was killed
+                del self.jobs[job]
+                self.tally.jobs += 1
+            elif job not in reports:
                 self.fault(f"job {job} is gone")
                 del self.jobs[job]
             elif reports[job].state == "failed" and reports[job].code == "poisoned":
@@ -150,6 +155,7 @@ class Torture:
                 text = "".join(piece.text for piece in client.attach(job))
                 if text != self.expected[number % JOBS]:
                     self.fault(f"job {job} of question {number % JOBS} says {text!r} and not {self.expected[number % JOBS]!r}")
+                self.deleted.add(job)
                 client.manage(job, "delete")
                 del self.jobs[job]
                 self.tally.jobs += 1
