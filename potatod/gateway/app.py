@@ -61,7 +61,7 @@ class Top:
             await self._app(scope, receive, counted)
         except (SendTimeoutError, h11.LocalProtocolError):  # nobody reads, and what lies there would wait for ever; or the connection is closing
             scope.get(ABORT, lambda: None)()
-        except Exception as error:
+        except Exception as error:  # a request's top: it ends, and the gateway lives
             self._logger.exception("a request failed")
             if not begun:
                 fault = Fault(500, f"this request failed: {type(error).__name__}", code="internal")

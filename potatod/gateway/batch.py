@@ -13,7 +13,6 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -68,8 +67,10 @@ class Batch:
                 if not self._cancelled:
                     raise  # the gateway ends
                 await self._end_cancelled()
-        except Exception as error:
+        except (Fault, OSError) as error:
             log.event(self._logger, "a batch stands still until the gateway is started again", level=logging.ERROR, batch=self._id, why=str(error))
+        except Exception:  # a batch's top: the others, and the gateway, live
+            self._logger.exception("batch %s stands still until the gateway is started again", self._id)
         finally:
             self._work.close()
 
@@ -117,9 +118,17 @@ class Batch:
 
         lines, wrong = await asyncio.to_thread(read)
         if any(line.question.tools for line in lines):
-            use = (await self._upstream.status()).model.tools
+            use = await self._tool_use()
             wrong += [found for line in lines if (found := _of_tools(line, use)) is not None]
         return lines, wrong
+
+    async def _tool_use(self) -> ToolUse:
+        """Waits for a front that is away: at a start this one may be there first."""
+        while True:
+            try:
+                return (await self._upstream.status()).model.tools
+            except ClientError:
+                await asyncio.sleep(_AGAIN_S)
 
     async def _ask(self, lines: Iterator[Line]) -> None:
         """One after the other; others take from the same lines."""
@@ -154,9 +163,7 @@ class Batch:
 
     async def _end_cancelled(self) -> None:
         """What is answered stays; the jobs of the rest are cancelled."""
-        for job in self._work.jobs():
-            with suppress(ClientError):  # most of them are over
-                await self._upstream.manage(job, "cancel")
+        await self._questions.cancel(self._work.jobs())
         await self._end("cancelled")
 
     async def _end(self, status: str) -> None:

@@ -131,6 +131,23 @@ class Questions:
             if not unknown(error):
                 raise
 
+    async def cancel(self, jobs: list[str]) -> None:
+        """Those that are over stay as they are. Waits for a front that is away."""
+        for job in jobs:
+            while True:
+                try:
+                    if (await self._upstream.show(job)).report.state not in OVER:
+                        await self._upstream.manage(job, "cancel")
+                        log.event(self._logger, "cancelled: nobody waits for it", job=job)
+                except RequestRefused as error:
+                    if error.code not in ("unknown_job", "not_now"):
+                        await asyncio.sleep(_AGAIN_S)
+                        continue
+                except ClientError:
+                    await asyncio.sleep(_AGAIN_S)
+                    continue
+                break
+
     async def close(self) -> None:
         """Jobs go on, and the next gateway knows of them."""
         tasks = [*self._tasks, *(left.task for left in self._left.values())]
@@ -172,7 +189,7 @@ class Questions:
             if answer.accepted is None and asked.fresh:
                 answer.cancel()
         self._upstream.done(asked.answers)
-        self._start(self._cancel(new))
+        self._start(self.cancel(new))
 
     def _leave(self, asked: Asked) -> None:
         jobs = asked.open_jobs
@@ -198,30 +215,13 @@ class Questions:
             await asyncio.sleep(GRACE_S)
             if digest in self._left and self._left[digest].task is asyncio.current_task():
                 del self._left[digest]
-            await self._cancel(jobs)
+            await self.cancel(jobs)
             if forgotten:
                 await self._forget(key, jobs)
             self._store.delete("asked", _name(key))
 
         task = self._start(wait())
         self._left[digest] = _Left(key, task, jobs, forgotten)
-
-    async def _cancel(self, jobs: list[str]) -> None:
-        """Those that are over stay as they are. Waits for a front that is away."""
-        for job in jobs:
-            while True:
-                try:
-                    if (await self._upstream.show(job)).report.state not in OVER:
-                        await self._upstream.manage(job, "cancel")
-                        log.event(self._logger, "cancelled: its client has left", job=job)
-                except RequestRefused as error:
-                    if error.code not in ("unknown_job", "not_now"):
-                        await asyncio.sleep(_AGAIN_S)
-                        continue
-                except ClientError:
-                    await asyncio.sleep(_AGAIN_S)
-                    continue
-                break
 
     async def _forget(self, key: str, jobs: list[str]) -> None:
         """If they cannot be deleted now, [jobs] keep will."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import openai
 import zmq
 
 from potatod import wire
@@ -157,3 +158,7 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def client_of(house: House, **more: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{house.gateway.url}/v1", api_key=house.gateway.token, **{"max_retries": 0, **more})

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Literal
 
 import openai
@@ -17,7 +16,7 @@ import pytest
 
 from potato_client import Client
 
-from .gateway_harness import IMPATIENT, House, until
+from .gateway_harness import IMPATIENT, House, client_of, until
 
 Ask = dict[str, Any]
 
@@ -35,23 +34,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def client(house: House) -> Iterator[openai.OpenAI]:
     with client_of(house) as made:
         yield made
-
-
-@pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Callable[..., House]]:
-    houses: list[House] = []
-
-    def make(**changes: Any) -> House:
-        houses.append(House(tmp_path, **changes))
-        return houses[-1]
-
-    yield make
-    for each in houses:
-        each.close()
-
-
-def client_of(house: House, **more: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{house.gateway.url}/v1", api_key=house.gateway.token, **{"max_retries": 0, **more})
 
 
 def ask(prompt: str, **more: Any) -> Ask:

@@ -15,22 +15,9 @@ from openai.types import Batch
 from potato_client import Client
 from potatod.gateway.store import Store
 
-from .gateway_harness import House, until
+from .gateway_harness import House, client_of, until
 
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Callable[..., House]]:
-    houses: list[House] = []
-
-    def make(**changes: Any) -> House:
-        houses.append(House(tmp_path, **changes))
-        return houses[-1]
-
-    yield make
-    for each in houses:
-        each.close()
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +26,6 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     made = House(tmp_path_factory.mktemp("idle"))
     yield made
     made.close()
-
-
-def client_of(house: House) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{house.gateway.url}/v1", api_key=house.gateway.token, max_retries=0)
 
 
 def line(custom_id: str, prompt: str, **more: Any) -> dict[str, Any]:

@@ -43,19 +43,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     made.close()
 
 
-@pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Callable[..., House]]:
-    houses: list[House] = []
-
-    def make(**changes: Any) -> House:
-        houses.append(House(tmp_path, **changes))
-        return houses[-1]
-
-    yield make
-    for each in houses:
-        each.close()
-
-
 def test_the_token_is_made_at_first_and_nobody_else_may_read_it(house: House) -> None:
     path = house.gateway.directory / "token"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

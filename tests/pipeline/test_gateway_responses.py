@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -11,7 +10,7 @@ import pytest
 
 from potato_client import Client
 
-from .gateway_harness import House, until
+from .gateway_harness import House, client_of, until
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +26,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def client(house: House) -> Iterator[openai.OpenAI]:
     with client_of(house) as made:
         yield made
-
-
-@pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Callable[..., House]]:
-    houses: list[House] = []
-
-    def make(**changes: Any) -> House:
-        houses.append(House(tmp_path, **changes))
-        return houses[-1]
-
-    yield make
-    for each in houses:
-        each.close()
-
-
-def client_of(house: House) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{house.gateway.url}/v1", api_key=house.gateway.token, max_retries=0)
 
 
 def test_a_response_is_whole_and_found_again(client: openai.OpenAI) -> None:
