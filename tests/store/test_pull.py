@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import huggingface_hub
 import pytest
@@ -13,6 +15,7 @@ from hubs import COMMIT, Hub
 from killed import killed_at_random_moments
 
 from potatod import manifest as manifests
+from potatod.store import staging
 from potatod.store.prepare import prepare
 from potatod.store.pull import pull
 
@@ -120,19 +123,35 @@ SLOW = (
 def test_a_pull_killed_at_random_moments_ends_with_the_same_bytes_and_downloads_nothing_twice(tmp_path, hub, source, whole, monkeypatch, seed):
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     hub.behaviour.bytes_per_s = 2e6
-    asked = []
+    out, files, looks = tmp_path / "out", weights(source), [Look(0, {}, False)]
 
     def look() -> None:
-        asked.append(len(hub.asked))
-        assert not (tmp_path / "out" / "manifest.json").exists() or shards_there(tmp_path / "out") == set(weights(whole))
+        assert not (out / "manifest.json").exists() or shards_there(out) == set(weights(whole))
+        staged = out / ".source"
+        came = {name: size_of(staged / name) or size_of(staged / f"{name}.partial") for name in files}
+        done = {name for name, last in LAST_SHARD.items() if came[name] is None and last < len(shards_there(out))}
+        sizes = {name: files[name] if name in done else size or 0 for name, size in came.items()}
+        looks.append(Look(len(hub.asked), sizes, "heads" in staging.remembered(staged)))
 
-    killed = killed_at_random_moments(*SLOW, tmp_path / "out", chance=random.Random(seed), longest_s=0.6, look=look)
+    killed = killed_at_random_moments(*SLOW, out, chance=random.Random(seed), longest_s=0.6, look=look)
     assert killed > 3
-    assert shards(tmp_path / "out") == shards(whole)
-    sent, files = sum(hub.sent[name] for name in weights(source)), weights(source)
-    heads = sum(min(size, 128 << 10) for size in files.values())
-    lost = killed * 2 * (1 << 14)  # on their way, or in a head that had not been written down
-    assert sent <= sum(files.values()) + heads * (1 + sum(there < len(files) for there in asked)) + lost
+    assert shards(out) == shards(whole)
+    for last, following in itertools.pairwise([*looks, Look(len(hub.asked), {}, True)]):
+        for _, path, asked in hub.asked[last.asked : following.asked]:
+            name = path.split("/")[-1]
+            if name in files and (last.heads or asked != f"bytes=0-{min(files[name], 128 << 10) - 1}"):
+                assert int(asked.removeprefix("bytes=").split("-")[0]) >= last.came.get(name, 0), f"{name} {asked} after {last}"
+
+
+class Look(NamedTuple):
+    """At a pull that was killed."""
+
+    #: so many requests before it
+    asked: int
+    #: bytes of each file; all where it is no longer needed
+    came: dict[str, int]
+    #: whether those of all files are known
+    heads: bool
 
 
 def shards_there(folder: Path) -> set[str]:
