@@ -9,6 +9,7 @@ import socket
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from batching import together_s
 from limited import Limits
 from serving import Serving, answer, daemon
 
+from potato_client.errors import RequestRefused
 from potatod.sizes import parse_size
 
 #: SmolLM2 streams from it, so that a sweep takes about as long as a large model's from a usual disk.
@@ -58,7 +60,8 @@ def _loaded(served: Serving, port: int, key: str, model: str) -> dict[str, Any]:
     shares = {f"{name}_share": round((_cpu_s(each) - before[name]) / wall, 4) for name, each in processes.items()}
     there = {report.job for report in served.client.jobs(limit=QUEUED + STREAMS + 100)}
     for report in served.client.jobs(["queued", "running", "set aside"], limit=QUEUED):
-        served.client.manage(report.job, "cancel")
+        with suppress(RequestRefused):  # it has just finished
+            served.client.manage(report.job, "cancel")
     return {
         "streams_complete": sum(texts), "of": STREAMS, "queued_there": len(there & set(jobs)), "of_queued": QUEUED,
         "s_per_sweep": round(wall / (served.client.status().engine.sweeps - sweeps), 3), **shares,
