@@ -40,9 +40,11 @@ class AnswerOptions(TypedDict, total=False):
     top_logprobs: int | None
     json_schema: str | Mapping[str, Any] | None
     json_object: bool | None
+    #: which of the daemon's models, by name; else the first
+    model: str | None
 
 
-_OPTIONS: Final = tuple(field.name for field in fields(Options))
+_OPTIONS: Final = (*(field.name for field in fields(Options)), "model")
 _MESSAGE_FIELDS: Final = tuple(field.name for field in fields(ChatMessage))
 
 
@@ -64,10 +66,14 @@ def generate_message(
     """
     given: dict[str, Any] = {"key": secrets.token_hex(16) if key is None else key, "follow": follow}
     given["tools"] = tuple(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    chosen = dict(options or {})
+    given["model"] = model = chosen.pop("model", None) or ""
     try:
+        if not isinstance(model, str):
+            raise BadRequest(f"model must be the name of one, not {type(model).__name__}")
         if raw:
-            return Generate(request, prompt=_raw_prompt(prompt, system), options=options_of(options or {}), **given)
-        return Generate(request, messages=_conversation(prompt, system), options=options_of(options or {}), **given)
+            return Generate(request, prompt=_raw_prompt(prompt, system), options=options_of(chosen), **given)
+        return Generate(request, messages=_conversation(prompt, system), options=options_of(chosen), **given)
     except BadRequest:
         raise
     except ValueError as error:

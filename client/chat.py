@@ -53,8 +53,8 @@ class Chat:
 
     def run(self) -> int:
         """Until Ctrl-D or /exit; the exit code. Raises :class:`ClientError` where no daemon is there to begin with."""
-        model = self._client.status().model
-        self._say(f"{one_line(model.name)} · /help says how this works\n")
+        name = self._options.get("model") or self._client.status().models[0].name
+        self._say(f"{one_line(name)} · /help says how this works\n")
         while True:
             try:
                 text = self._prompt.prompt()

@@ -82,6 +82,7 @@ def _on_or_off(_ctx: click.Context, _parameter: click.Parameter, value: str | No
 _SOCKET: Final = job_commands.SOCKET
 _ANSWER: Final = (
     _SOCKET,
+    click.option("--model", metavar="NAME", help="Which of the daemon's models; without it the first. `potato-client status` lists them."),
     click.option("--system", metavar="TEXT", help="What the model is told before the conversation."),
     click.option("--max-tokens", type=int, metavar="N", help="The answer ends after so many tokens."),
     click.option("--temperature", type=float, metavar="T", help="0 always takes the likeliest token."),

@@ -34,10 +34,10 @@ from typing import Final, Literal, get_args
 from .codec import Codec
 from .exit_codes import EXIT_INTERNAL, EXIT_NO_INPUT, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE, EXIT_USAGE
 from .job_report import JobReport, JobState
-from .status import EngineReport, Guesses, ModelReport, QueueReport, StageReport
+from .status import EngineReport, Guesses, ModelReport, QueueReport, ServedReport, StageReport
 
 #: Raised by one whenever an old peer could misunderstand a new one. The front refuses what it does not speak.
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 
 #: A client that expects something sends Alive this often; the front answers each.
 HEARTBEAT_S: Final = 2.0
@@ -64,6 +64,7 @@ MAX_SCHEMA_CHARS: Final = 65_536
 MAX_MESSAGES: Final = 10_000
 MAX_TOOLS: Final = 128
 MAX_KEY_CHARS: Final = 128
+MAX_MODEL_CHARS: Final = 255
 #: In one Listed.
 MAX_LISTED: Final = 1000
 
@@ -213,6 +214,8 @@ class Generate:
     follow: bool = True
     #: what the model may call, each a JSON object as text, for its chat template. The answer comes as the model writes it
     tools: tuple[str, ...] = ()
+    #: which of Welcome's models; the first where it is empty
+    model: str = ""
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):
@@ -225,6 +228,8 @@ class Generate:
             raise ValueError(f"at most {MAX_MESSAGES} messages")
         if len(self.key) > MAX_KEY_CHARS:
             raise ValueError(f"key must have at most {MAX_KEY_CHARS} characters")
+        if len(self.model) > MAX_MODEL_CHARS:
+            raise ValueError(f"model must have at most {MAX_MODEL_CHARS} characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,8 +308,11 @@ class Welcome:
     #: another one means another front: what was asked of the old one is gone
     boot: str
     daemon: str
+    #: the one that is asked where nobody says which, and tokens that its texts may have
     model: str
     max_context_tokens: int
+    #: all that are served, by name
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +332,7 @@ class Progress:
     """Sent now and then while a job waits or is prefilled, and after a restart of the engine."""
 
     job: str
-    state: Literal["queued", "prefill", "decode", "restarting", "paused"]
+    state: Literal["queued", "prefill", "decode", "restarting", "loading", "paused"]
     place: int = 0
     #: of the sweep under way
     layers_done: int = 0
@@ -485,10 +493,13 @@ class Report:
     daemon: str
     boot: str
     uptime_s: float
+    #: the one that has the engine
     model: ModelReport
     engine: EngineReport
     queue: QueueReport
     stages: tuple[StageReport, ...]
+    #: all that are served
+    models: tuple[ServedReport, ...] = ()
 
 
 FROM_CLIENT: Final = Codec(Hello, Generate, Attach, Detach, Manage, List, Show, Status, Alive, max_items=MAX_MESSAGES)

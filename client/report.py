@@ -7,13 +7,14 @@ import json
 from typing import Final
 
 from .protocol import Report
-from .status import EngineReport, ModelReport, QueueReport, StageReport
+from .status import EngineReport, ModelReport, QueueReport, ServedReport, StageReport
 from .units import count, duration, human_size
 from .words import by_source, harmless, of_the_disk
 
 #: The longest duration is "22 min 18 s", or days and hours.
 #: A share of a sweep that is worth a word.
 _WORTH: Final = 0.05
+_SERVED: Final = {"up": "loaded", "loading": "being loaded", "waiting": "not loaded", "down": "stays down until the daemon is restarted"}
 _COLUMNS: Final = "  {:<12}{:>8}  {:<8}{:>8}  {:>12}\n"
 
 
@@ -32,6 +33,8 @@ def as_text(report: Report) -> str:
         f"  kv      {_kv(queue)}\n"
         f"  guesses {_guesses(queue)}\n"
     )
+    if len(report.models) > 1:
+        text += "".join(f"  {'models' if number == 0 else '':<7} {_served(model)}\n" for number, model in enumerate(report.models))
     if report.engine.why:
         text += f"  why     {report.engine.why}\n"
     if queue.trouble:
@@ -71,6 +74,11 @@ def _model(model: ModelReport) -> str:
         f"{human_size(model.weights_bytes)}, of which {on_card}{human_size(model.resident_bytes)} resident and "
         f"{human_size(model.streamed_bytes_per_sweep)} read for every sweep"
     )
+
+
+def _served(model: ServedReport) -> str:
+    jobs = f", {model.running} running, {model.waiting} waiting" if model.running or model.waiting else ""
+    return f"{model.name}: {_SERVED[model.state]}{jobs}" + (f"; {model.why}" if model.why else "")
 
 
 def _engine(engine: EngineReport) -> str:

@@ -44,8 +44,23 @@ class ModelReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedReport:
+    """One of the models that are served, whether it has the engine or not."""
+
+    name: str
+    #: it has the engine; it is being loaded; another one has it; it stays down until the daemon is restarted
+    state: Literal["up", "loading", "waiting", "down"]
+    running: int
+    waiting: int
+    max_context_tokens: int
+    tools: ToolUse = "none"
+    #: why it is down
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineReport:
-    state: Literal["starting", "up", "restarting", "degraded", "stopping"]
+    state: Literal["starting", "up", "restarting", "switching", "degraded", "stopping"]
     epoch: int
     restarts: int
     device: str

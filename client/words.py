@@ -49,6 +49,7 @@ _STATES: Final = {
     "prefill": "prefill",
     "decode": "decoding",
     "restarting": "engine restarting",
+    "loading": "the model is being loaded",
     "paused": "paused",
 }
 

@@ -117,32 +117,36 @@ def _takes_settings(command: _F) -> _F:
         about = f"{key.reason.split('. ')[0].rstrip('.')}."
         click.option(*names, f"{key.section}__{key.name}", metavar=key.name.upper(), help=about)(command)
     _CONFIG(command)
-    return click.argument("model", required=False)(command)
+    return click.argument("models", metavar="[MODEL]...", nargs=-1)(command)
 
 
-def _gather(file: Path | None, model: str | None, flags: dict[str, str | None]) -> sources.Gathered:
+def _gather(file: Path | None, models: tuple[str, ...], flags: dict[str, str | None]) -> sources.Gathered:
     given: dict[Key, str] = {}
     for key in keys():
         text = flags[f"{key.section}__{key.name}"]
         if key.label == "[model] path":
-            if text is not None and model is not None and text != model:
-                raise UsageError(f'two models are given, "{model}" and "{text}": a daemon serves one')
-            text = None if (said := model or text) is None else names.folder_of(said, os.environ)
+            models = models or (() if text is None else (text,))
+            if text is not None and models != (text,):
+                raise UsageError(f'--model is "{text}", and {", ".join(models)} stands behind `start`: name each model once')
+            text = names.folder_of(models[0], os.environ) if len(models) == 1 else None
         if text is not None:
             given[key] = text
-    return sources.gather(file, os.environ, given)
+    return sources.gather(file, os.environ, given, [names.folder_of(each, os.environ) for each in models] if len(models) > 1 else ())
 
 
 @potatod.command(short_help="Serve a model folder until SIGTERM or Ctrl-C.")
 @_takes_settings
-def start(file: Path | None, model: str | None, **flags: str | None) -> int:
+def start(file: Path | None, models: tuple[str, ...], **flags: str | None) -> int:
     """Serve MODEL, a folder made by `potatod prepare`, until SIGTERM or Ctrl-C.
+
+    Of several models one is in memory at a time; whoever asks for another one waits until the daemon loads it. The first is meant where nobody
+    says which.
 
     Every flag is also a key of the configuration file and a variable POTATO_SECTION__KEY; `potatod config --default`
     describes them all.
     """
-    settings = _gather(file, model, flags).settings
-    if not settings.model.path:
+    settings = _gather(file, models, flags).settings
+    if not (settings.model.path or settings.models):
         raise ConfigError("no model is given: `potatod start FOLDER`, or [model] path in the file of --config")
     places.check(settings)
     log.configure("supervisor", settings.log.level, settings.log.format)
@@ -156,14 +160,14 @@ def start(file: Path | None, model: str | None, **flags: str | None) -> int:
 @click.option("--default", "default", is_flag=True, help="Print the commented configuration file instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of TOML.")
 @_takes_settings
-def config(show: bool, default: bool, as_json: bool, file: Path | None, model: str | None, **flags: str | None) -> None:
+def config(show: bool, default: bool, as_json: bool, file: Path | None, models: tuple[str, ...], **flags: str | None) -> None:
     """Print the settings that `potatod start` would have with the same flags."""
     if default and (show or as_json):
         raise UsageError("--default prints a commented file: it goes with neither --show nor --json")
     if default:
         click.echo(config_page.commented_file(), nl=False)
         return
-    gathered = _gather(file, model, flags)
+    gathered = _gather(file, models, flags)
     click.echo((config_page.effective_json if as_json else config_page.effective)(gathered), nl=False)
 
 

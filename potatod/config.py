@@ -54,6 +54,17 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class OneOfModels:
+    """An entry of [[models]]."""
+
+    #: absolute
+    path: str
+    mirrors: tuple[str, ...] = ()
+    #: as [speculation] draft; None: what that says
+    draft: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     #: bytes where it is a number
     size: int | Percent | Auto = _key(  # noqa: RUF009  a declaration; what it holds is frozen
@@ -149,6 +160,12 @@ class Front:
     max_context: int = _key(
         0, Whole(0, 1 << 24, "tokens"),
         "Longest prompt and answer together. 0 takes the model's own length, or what [kv] size holds.",
+    )  # fmt: skip
+    #: seconds
+    switch_after_s: float = _key(
+        600.0, Duration(1, 86400),
+        "Where several models are served: jobs of one wait so long while another one still has work; then it is their model's turn.",
+        name="switch_after",
     )  # fmt: skip
     max_queue: int = _key(
         1000, Whole(0, 100_000, "requests"),
@@ -284,20 +301,35 @@ class Settings:
     sampling: Sampling = field(default_factory=Sampling)
     log: Log = field(default_factory=Log)
     run: Run = field(default_factory=Run)
+    #: where several are served; [model] says nothing then
+    models: tuple[OneOfModels, ...] = ()
+
+    def each(self) -> tuple[Settings, ...]:
+        """For each model that is served, the settings of a daemon that serves it alone."""
+        return tuple(
+            dataclasses.replace(
+                self,
+                model=Model(one.path, one.mirrors),
+                speculation=self.speculation if one.draft is None else dataclasses.replace(self.speculation, draft=one.draft),
+                models=(),
+            )
+            for one in self.models
+        ) or (self,)
 
     def to_json(self) -> str:
         """``from_json(to_json())`` is equal to this tree."""
-        page: dict[str, dict[str, Plain]] = {}
+        page: dict[str, Any] = {}
         for key in keys():
             page.setdefault(key.section, {})[key.name] = key.plain(key.of(self))
-        return json.dumps(page)
+        return json.dumps(page | {"models": [dataclasses.asdict(one) for one in self.models]})
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
         """Raises :class:`ConfigError` where the page is not one that :meth:`to_json` wrote."""
         try:
             page = json.loads(text)
-            return build({(key.section, key.name): key.parse(page[key.section][key.name]) for key in keys()})
+            models = tuple(OneOfModels(one["path"], tuple(one["mirrors"]), one["draft"]) for one in page["models"])
+            return build({(key.section, key.name): key.parse(page[key.section][key.name]) for key in keys()}, models)
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"the settings handed to this process are not complete: {error}") from None
 
@@ -356,7 +388,7 @@ class Key:
 
 def keys() -> Iterator[Key]:
     """Every key, in the order of the tree."""
-    for section in dataclasses.fields(Settings):
+    for section in _sections():
         for attribute in dataclasses.fields(cast(Any, section.default_factory)):
             about = attribute.metadata
             yield Key(
@@ -365,17 +397,21 @@ def keys() -> Iterator[Key]:
             )  # fmt: skip
 
 
+def _sections() -> Iterator[dataclasses.Field[Any]]:
+    return (field for field in dataclasses.fields(Settings) if field.default_factory is not dataclasses.MISSING)
+
+
 def _default_of(attribute: dataclasses.Field[Any]) -> Callable[[], Any]:
     if attribute.default_factory is not dataclasses.MISSING:
         return attribute.default_factory
     return lambda: attribute.default
 
 
-def build(values: dict[tuple[str, str], Any]) -> Settings:
+def build(values: dict[tuple[str, str], Any], models: tuple[OneOfModels, ...] = ()) -> Settings:
     """The tree with these values, by section and key name, and defaults elsewhere."""
     sections: dict[str, dict[str, Any]] = {}
     for key in keys():
         if (key.section, key.name) in values:
             sections.setdefault(key.section, {})[key.attribute] = values[key.section, key.name]
-    classes = {section.name: cast(Any, section.default_factory) for section in dataclasses.fields(Settings)}
-    return Settings(**{name: classes[name](**given) for name, given in sections.items()})
+    classes = {section.name: cast(Any, section.default_factory) for section in _sections()}
+    return Settings(**{name: classes[name](**given) for name, given in sections.items()}, models=models)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 from .config import Key, keys
 from .keys import Plain
@@ -24,9 +25,24 @@ _HEAD: Final = """\
 """
 
 
+#: Behind [model].
+_SEVERAL: Final = """\
+# Instead of [model], several models, of which one is in memory at a time: whoever asks for another one waits
+# until the daemon loads it. Each has a path, and may have mirrors, and a draft as in [speculation]. The first is
+# meant where nobody says which.
+#[[models]]
+#path = "/var/lib/potato/model"
+#
+#[[models]]
+#path = "/var/lib/potato/larger"
+#draft = "self:int4"
+"""
+
+
 def commented_file() -> str:
     """``config/potatod.toml``, the same on every machine."""
-    return _HEAD + "".join(f"\n[{section}]\n" + "\n".join(map(_entry, group)) for section, group in _sections())
+    sections = [f"[{section}]\n" + "\n".join(map(_entry, group)) for section, group in _sections()]
+    return "\n".join([_HEAD, sections[0], _SEVERAL, *sections[1:]])
 
 
 def effective(gathered: Gathered) -> str:
@@ -37,15 +53,20 @@ def effective(gathered: Gathered) -> str:
         rows = [(_assignment(key, gathered), gathered.origins[key.section, key.name]) for key in group]
         width = max(len(left) for left, _ in rows)
         lines += [f"{left:<{width}}  # {origin}" for left, origin in rows]
+    for one in gathered.settings.models:
+        said = {"path": one.path, "mirrors": list(one.mirrors), "draft": one.draft}
+        lines += ["", f"[[models]]  # {gathered.models_origin}", *(f"{name} = {toml(value)}" for name, value in said.items() if value is not None)]
     return "\n".join(lines[1:]) + "\n"
 
 
 def effective_json(gathered: Gathered) -> str:
-    """``{section: {key: {"value": …, "from": …}}}``; an unset value is null."""
-    page: dict[str, dict[str, dict[str, Plain]]] = {}
+    """``{section: {key: {"value": …, "from": …}}}``; an unset value is null. "models" is there where there are several, as [[models]] has them."""
+    page: dict[str, Any] = {}
     for key in keys():
         entry = {"value": key.plain(key.of(gathered.settings)), "from": gathered.origins[key.section, key.name]}
         page.setdefault(key.section, {})[key.name] = entry
+    if gathered.settings.models:
+        page["models"] = {"value": [asdict(one) for one in gathered.settings.models], "from": gathered.models_origin}
     return json.dumps(page, indent=2, ensure_ascii=False) + "\n"
 
 

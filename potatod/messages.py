@@ -241,7 +241,7 @@ class StageProcess:
 
 
 #: Of an engine: see supervisor.NOTE [ states of the engine ].
-State = Literal["starting", "up", "restarting", "degraded", "stopping"]
+State = Literal["starting", "up", "restarting", "switching", "degraded", "stopping"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +253,8 @@ class Engine:
     restarts: int
     why: str
     stages: tuple[StageProcess, ...]
+    #: which of the models that are served it has, or is to have
+    model: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +318,14 @@ class Parted:
 
 
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """front → supervisor: this of the models that are served is to have the engine now; no sweep is under way."""
+
+    pid: int
+    model: int
+
+
+@dataclass(frozen=True, slots=True)
 class Poisoned:
     """front → supervisor: a job has failed since engines died of it, so that what they died of is gone."""
 
@@ -353,4 +363,4 @@ class Traced:
 
 BYTES_WIRE = (Loaded, Passed, Freed)
 SWEEPS_WIRE = (Sweep, Drop, Fork, Cut, Draft, Drafted, Rows, LayerDone)
-CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Queued, Parted, Poisoned, Trace, Traced)
+CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Queued, Parted, Poisoned, Switch, Trace, Traced)

@@ -53,7 +53,7 @@ class Systemd:
         """``away_s``: as in watchdog.py."""
         interval_s = watchdog_s(os.environ, os.getpid())
         self._watchdog = None if interval_s is None else Watchdog(interval_s, away_s)
-        self._model = model
+        self.model = model
         self._queued: Queued | None = None
         self._ready = False
         self._state: State | None = None
@@ -70,7 +70,7 @@ class Systemd:
         if state == "up" and not self._ready:
             self._ready = True
             notify(READY="1")
-        line = status_line(self._model, state, why, self._queued)
+        line = status_line(self.model, state, why, self._queued)
         if state != self._state or (line != self._line and now - self._said >= _STATUS_S):
             self._state, self._line, self._said = state, line, now
             notify(STATUS=line)
@@ -78,4 +78,4 @@ class Systemd:
             notify(WATCHDOG="1")
 
     def stopping(self) -> None:
-        notify(STOPPING="1", STATUS=f"stopping: {self._model}")
+        notify(STOPPING="1", STATUS=f"stopping: {self.model}")

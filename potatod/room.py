@@ -106,7 +106,7 @@ class Room:
 def share(
     settings: Settings, manifest: Manifest, available: Available, needs: Needs, tokenizer: int, chunk: int = CHUNK, card: int | None = None
 ) -> Room:
-    """``available`` RAM for the pool, the KV and the processes, of which one has a tokenizer of so many bytes and one computes with ``chunk`` tokens
+    """``available`` RAM for the pool, the KV and the processes, of which one has tokenizers of so many bytes and one computes with ``chunk`` tokens
     of prompts at a time; ``card``: bytes that are free on the card that computes, where one does.
 
     Raises :class:`DoesNotFit` with the missing bytes.

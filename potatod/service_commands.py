@@ -69,7 +69,7 @@ def _configs() -> Path:
 
 def _service(user: bool, config: Path, settings: Settings, model: Path | None, folder: Path | None) -> Service:
     words = (_program(), "start", "--config", str(config), *(["--model", str(model)] if model else []))
-    reads = [Path(words[0]).resolve(), config, Path(sys.prefix), _HERE, *([folder] if folder else []), *map(Path, settings.model.mirrors)]
+    reads = [Path(words[0]).resolve(), config, Path(sys.prefix), _HERE, *([folder] if folder else []), *_models(settings)]
     places = _written_to(settings) if user else []
     if odd := next((word for word in (*words, *map(str, places)) if not word.isprintable()), None):
         raise UsageError(f"{odd!r} has a character that no unit can hold: rename it")
@@ -78,6 +78,10 @@ def _service(user: bool, config: Path, settings: Settings, model: Path | None, f
         words, user, unit_file.hosts_of(settings), card, any(path.is_relative_to(home) for path in reads for home in _HOMES),
         tuple(map(str, places)), None if card or folder is None else _memory(settings, folder),
     )  # fmt: skip
+
+
+def _models(settings: Settings) -> list[Path]:
+    return [Path(folder) for one in settings.each() for folder in (one.model.path, *one.model.mirrors) if folder]
 
 
 def _program() -> str:

@@ -44,6 +44,32 @@ _SPANS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
+class BootModel:
+    """A model that is served."""
+
+    folder: str
+    #: of a daemon that serves it alone
+    settings: Settings
+    #: what the probe found, and what is planned
+    verdict: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return Path(self.folder).name
+
+    @property
+    def checksum(self) -> str:
+        return str(self.verdict["checksum"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"folder": self.folder, "settings": json.loads(self.settings.to_json()), "verdict": self.verdict}
+
+    @classmethod
+    def of_json(cls, page: dict[str, Any]) -> BootModel:
+        return cls(page["folder"], Settings.from_json(json.dumps(page["settings"])), page["verdict"])
+
+
+@dataclass(frozen=True, slots=True)
 class Boot:
     """All that a stage is told before it starts."""
 
@@ -57,6 +83,13 @@ class Boot:
     plan: Plan | None
     #: what the probe found: device, row groups, … (see worker/probe.py)
     verdict: dict[str, Any]
+    #: for stages that outlive an engine: which are served besides
+    others: tuple[BootModel, ...] = ()
+
+    @property
+    def models(self) -> tuple[BootModel, ...]:
+        """All that are served, the one that is meant where nobody says which first."""
+        return (BootModel(self.model, self.settings.each()[0], self.verdict), *self.others)
 
     def write(self, path: Path) -> None:
         page = {
@@ -66,6 +99,7 @@ class Boot:
             "settings": json.loads(self.settings.to_json()),
             "plan": None if self.plan is None else dataclasses.asdict(self.plan),
             "verdict": self.verdict,
+            "others": [other.to_json() for other in self.others],
         }
         path.write_text(json.dumps(page, indent=1))
 
@@ -77,7 +111,7 @@ class Boot:
             plan = Plan(**{**plan, "parts": tuple(Placed(**part) for part in plan["parts"])})
         return cls(
             page["epoch"], page["directory"], page["model"], Settings.from_json(json.dumps(page["settings"])), plan,
-            page["verdict"],
+            page["verdict"], tuple(map(BootModel.of_json, page["others"])),
         )  # fmt: skip
 
 

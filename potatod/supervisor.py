@@ -3,13 +3,16 @@
     supervisor
     ├── front     outlives engines: clients keep their connections and their jobs
     ├── gateway   where [gateway] listen says so: a client of the front, restarted alone
-    └── engine    epoch n: reader + worker + pool; if either dies, all three are made anew
+    └── engine    epoch n, of one model: reader + worker + pool; if either dies, all three are made anew
 
 NOTE [ states of the engine ]
 
     starting ──both ready──▶ up ──a death──▶ restarting ──both ready──▶ up
                              │                   └──too many deaths, or one that no restart mends──▶ degraded
+                             ├── Switch ──▶ switching ──both ready, of another model──▶ up
                              └── Stop, SIGTERM, SIGINT ──▶ stopping
+
+Where several models are served, the front says which has the engine, also of one that is degraded: then another one may be up.
 
 Before the first epoch has been up, or has completed a sweep, a death that no restart mends ends the daemon with that exit code: the person who
 typed `potatod start` is still looking. Later the daemon stays, says why, and serves what it can without an engine.
@@ -17,11 +20,11 @@ typed `potatod start` is still looking. Later the daemon stays, says why, and se
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -29,8 +32,7 @@ from typing import Any, Final, NoReturn
 import setproctitle
 import zmq
 
-from . import drafts, identity, log, pool, process, rates, run_directory, surroundings, wire
-from . import plan as plans
+from . import log, pool, process, rates, run_directory, surroundings, wire
 from .config import Settings
 from .errand import Cancelled
 from .errors import (
@@ -39,17 +41,14 @@ from .errors import (
     InternalError,
     by_exit_code,
 )
-from .forecast import Load, forecast
-from .manifest import Manifest, check_files, check_mirror, stored_as
-from .manifest import load as load_manifest
-from .messages import Counted, Engine, Failed, Parted, Poisoned, Queued, Ready, StageProcess, State, Stop, Trace, Traced
+from .forecast import forecast
+from .manifest import stored_as
+from .messages import Counted, Engine, Failed, Parted, Poisoned, Queued, Ready, StageProcess, State, Stop, Switch, Trace, Traced
 from .notify import Systemd
 from .process import Process
 from .restarts import Restarts
-from .room import logits_rows
-from .sizes import Auto, Percent
+from .served import Chosen, Served, choose, look_into
 from .stage import Boot
-from .verdict import Verdict, probe
 
 #: A stage that has not said Ready by then is stuck: importing torch takes seconds on a slow disk, not minutes.
 READY_S: Final = 180.0
@@ -63,24 +62,19 @@ _LOGGER: Final = logging.getLogger("potatod.supervisor")
 
 def run(settings: Settings) -> int:
     """The daemon's life, from a complete configuration to its exit code. Raises :class:`PotatoError` where it cannot start."""
-    folder = Path(settings.model.path)
-    manifest = load_manifest(folder)
-    check_files(folder, manifest)
-    for mirror in settings.model.mirrors:
-        check_mirror(folder, Path(mirror))
-    drafts.folder_of(settings, folder)
-    if not isinstance(settings.pool.size, Auto | Percent):
-        plans.enough(manifest, int(settings.pool.size), card=settings.worker.device != "cpu")  # known before anything takes time
+    chosen = choose(settings)
     directory = Path(settings.run.directory)
     with run_directory.held(directory):
-        return Supervisor(settings, folder.resolve(), manifest, directory).run()
+        return Supervisor(settings, chosen, directory).run()
 
 
 class Supervisor:
-    def __init__(self, settings: Settings, folder: Path, manifest: Manifest, directory: Path) -> None:
+    def __init__(self, settings: Settings, chosen: tuple[Chosen, ...], directory: Path) -> None:
         self._settings = settings
-        self._folder = folder
-        self._manifest = manifest
+        self._chosen = chosen
+        self._models: tuple[Served, ...] = ()
+        #: which of them has the engine
+        self._at = 0
         self._directory = directory
         self._restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._front_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
@@ -95,30 +89,24 @@ class Supervisor:
         self._gateway_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._engine: list[Process] = []
         self._swapping = surroundings.Swapping()
-        self._systemd = Systemd(folder.name, READY_S + settings.run.restart_window_s)
-        #: whether any engine has completed one
-        self._swept = False
+        self._systemd = Systemd(chosen[0].name, READY_S + settings.run.restart_window_s)
+        #: whether any engine has completed a sweep, or a second model is asked for: a model that fails then is no reason to end
+        self._settled = False
 
     def run(self) -> int:
         began = time.monotonic()
-        setproctitle.setproctitle(f"potatod: supervisor ({self._folder.name})")
+        setproctitle.setproctitle(f"potatod: supervisor ({', '.join(each.name for each in self._chosen)})")
         self._catch_signals()
         try:
-            self._verdict: Verdict = probe(self._settings, self._folder, self._manifest, self._directory, lambda: self._signals > 0)
+            self._models = look_into(self._chosen, self._directory, lambda: self._signals > 0)
         except Cancelled:
             return EXIT_OK
-        self._plan = self._verdict.plan
-        expected = forecast(self._plan, self._manifest.layers, self._verdict.rates)
-        log.event(
-            _LOGGER, "planned", pool_bytes=self._plan.pool_bytes, resident_bytes=self._plan.resident_bytes,
-            ring_bytes=self._plan.ring_bytes, streamed_bytes=self._plan.streamed_bytes, **self._on_the_card(), context_tokens=self._verdict.max_context,
-            prompt_tokens_per_sweep=self._verdict.prefill_chunk, s_per_token=round(expected.token_s, 3), waits_for=expected.bottleneck,
-            checked=self._verdict.findings.checked, probe_s=round(time.monotonic() - began, 1),
-        )  # fmt: skip
-        warnings = surroundings.before(self._folder, self._plan.streamed_bytes, self._verdict.rates.disk, self._settings.worker.threads)
+        for model in self._models:
+            _say_plan(model, round(time.monotonic() - began, 1), named=len(self._models) > 1)
+        warnings = dict.fromkeys(sentence for model in self._models for sentence in _surroundings(model))
         for sentence in warnings:
             log.event(_LOGGER, sentence, level=logging.WARNING)
-        self._logits_fd = pool.create(logits_rows(self._settings) * self._verdict.vocabulary * 4, "potato-logits")
+        self._logits_fd = pool.create(max(model.logits_bytes for model in self._models), "potato-logits")
         self._context: zmq.Context[Any] = zmq.Context()
         self._control = wire.control_router(self._context, self._directory)
         try:
@@ -132,10 +120,9 @@ class Supervisor:
             self._context.term()
         return self._exit_code
 
-    def _on_the_card(self) -> dict[str, int]:
-        if not self._plan.card_bytes and not self._plan.slots:
-            return {}
-        return {"card_bytes": self._plan.card_bytes, "uploaded_bytes": self._plan.uploaded_bytes, "slots": self._plan.slots}
+    @property
+    def _model(self) -> Served:
+        return self._models[self._at]
 
     # starting
 
@@ -151,28 +138,32 @@ class Supervisor:
                 stage.signal(signal.SIGKILL)
             os._exit(130)
 
-    def _boot(self, plan: plans.Plan | None) -> Path:
-        load = dataclasses.asdict(Load.of(self._plan, self._manifest.layers))
-        facts = self._verdict.facts() | {"load": load, "resident_bytes": self._plan.resident_bytes, "card_bytes": self._plan.card_bytes}
-        facts["checksum"] = identity.checksum_of(self._folder, self._manifest)
-        boot = Boot(self._epoch, str(self._directory), str(self._folder), self._settings, plan, facts)
-        path = self._directory / f"boot.{self._epoch}{'' if plan else '.front'}.json"
+    def _boot_engine(self) -> Path:
+        own = self._model.page()
+        return self._written("", Boot(self._epoch, str(self._directory), own.folder, own.settings, self._model.plan, own.verdict))
+
+    def _boot_front(self) -> Path:
+        first, *others = (model.page() for model in self._models)
+        return self._written(".front", Boot(self._epoch, str(self._directory), first.folder, self._settings, None, first.verdict, tuple(others)))
+
+    def _written(self, whose: str, boot: Boot) -> Path:
+        path = self._directory / f"boot.{self._epoch}{whose}.json"
         boot.write(path)
         return path
 
     def _start_front(self) -> None:
-        self._front = process.start("front", self._boot(None), {"logits": self._logits_fd})
+        self._front = process.start("front", self._boot_front(), {"logits": self._logits_fd})
 
     def _start_gateway(self) -> None:
         if self._settings.gateway.listen:
-            self._gateway = process.start("gateway", self._boot(None), {})
+            self._gateway = process.start("gateway", self._boot_front(), {})
 
     def _start_engine(self) -> None:
         (self._directory / f"boot.{self._epoch}.json").unlink(missing_ok=True)
         self._epoch += 1
-        pool_fd = pool.create(self._plan.pool_bytes)
+        pool_fd = pool.create(self._model.plan.pool_bytes)
         try:
-            boot = self._boot(self._plan)
+            boot = self._boot_engine()
             self._engine = [process.start("reader", boot, {"pool": pool_fd})]
             self._engine.append(process.start("worker", boot, {"pool": pool_fd, "logits": self._logits_fd}))
         finally:
@@ -225,15 +216,18 @@ class Supervisor:
             stage.ready = True
             log.event(_LOGGER, f"{stage.name} is ready", pid=stage.pid, note=message.note)
             awaited = self._stages() if self._state == "starting" else [s for s in self._stages() if s is not self._gateway]
-            if all(s.ready for s in awaited) and self._state in ("starting", "restarting"):
+            if all(s.ready for s in awaited) and self._state in ("starting", "restarting", "switching"):
                 self._tell("up", "")
-                log.event(_LOGGER, "serving", epoch=self._epoch, model=self._folder.name, socket=self._settings.front.socket)
+                log.event(_LOGGER, "serving", epoch=self._epoch, model=self._model.chosen.name, socket=self._settings.front.socket)
             elif stage is self._front or stage is self._gateway:
                 self._tell(self._state, self._why)
         elif isinstance(message, Poisoned):
             self._restarts.swept()
+        elif isinstance(message, Switch):
+            self._switch(message.model)
         elif isinstance(message, Parted):
-            rates.forget(self._settings, self._folder, stored_as(self._manifest))
+            chosen = self._model.chosen
+            rates.forget(chosen.settings, chosen.folder, stored_as(chosen.manifest))
             log.event(
                 _LOGGER, "sweeps do not take what was expected; the next start tries out anew what this machine does", level=logging.WARNING,
                 expected_s=message.expected_s, real_s=message.real_s,
@@ -243,7 +237,7 @@ class Supervisor:
         elif isinstance(message, Counted | Queued):
             self._systemd.heard(message)
             if isinstance(message, Counted) and message.sweeps and stage is not self._front:
-                self._swept = True
+                self._settled = True
                 self._restarts.swept()
                 self._front_restarts.swept()
 
@@ -313,17 +307,33 @@ class Supervisor:
 
     def _engine_ended(self, code: int, why: str) -> None:
         self._end_engine()
-        if code in EXITS_THAT_STAY and not self._swept:
+        if code in EXITS_THAT_STAY and not self._settled:
             self._give_up(code, why)
         elif code in EXITS_THAT_STAY or not self._restarts.died(time.monotonic()):
             self._degrade(why)
         else:
             self._tell("restarting", why)
-            try:
-                self._start_engine()
-            except OSError as error:  # no room for the boot page, no memory for the pool, no more processes
-                self._end_engine()
-                self._degrade(f"the engine cannot be started again: {error.strerror}")
+            self._start_engine_again()
+
+    def _start_engine_again(self) -> None:
+        try:
+            self._start_engine()
+        except OSError as error:  # no room for the boot page, no memory for the pool, no more processes
+            self._end_engine()
+            self._degrade(f"the engine cannot be started again: {error.strerror}")
+
+    def _switch(self, model: int) -> None:
+        """The engine is this model's from now on; what another one died of is not its fault."""
+        if model == self._at or not 0 <= model < len(self._models) or self._state == "stopping":
+            self._tell(self._state, self._why)
+            return
+        self._end_engine()
+        self._at, self._settled = model, True
+        self._restarts.swept()
+        self._systemd.model = self._model.chosen.name
+        log.event(_LOGGER, "switching", model=self._model.chosen.name)
+        self._tell("switching", "")
+        self._start_engine_again()
 
     def _degrade(self, why: str) -> None:
         log.event(_LOGGER, "degraded: the engine stays down", level=logging.ERROR, why=why)
@@ -339,7 +349,8 @@ class Supervisor:
         stages = tuple(StageProcess(s.name, s.pid, s.started) for s in self._stages())
         stages = (StageProcess("supervisor", os.getpid(), _STARTED), *stages)
         with suppress(zmq.ZMQError):  # a front that is not there yet is told when it says Ready
-            self._control.send(b"front", Engine(self._epoch, state, self._restarts.total + self._front_restarts.total, why, stages))
+            restarts = self._restarts.total + self._front_restarts.total
+            self._control.send(b"front", Engine(self._epoch, state, restarts, why, stages, self._at))
 
     # ending
 
@@ -363,6 +374,23 @@ class Supervisor:
         for stage in self._stages():
             stage.reap(max(0.0, deadline - time.monotonic()))
         self._front, self._gateway, self._engine = None, None, []
+
+
+def _say_plan(model: Served, probe_s: float, *, named: bool) -> None:
+    plan, verdict = model.plan, model.verdict
+    expected = forecast(plan, model.chosen.manifest.layers, verdict.rates)
+    name = {"model": model.chosen.name} if named else {}
+    card = plan.card_bytes or plan.slots
+    on_card = {"card_bytes": plan.card_bytes, "uploaded_bytes": plan.uploaded_bytes, "slots": plan.slots} if card else {}
+    log.event(
+        _LOGGER, "planned", **name, pool_bytes=plan.pool_bytes, resident_bytes=plan.resident_bytes, ring_bytes=plan.ring_bytes,
+        streamed_bytes=plan.streamed_bytes, **on_card, context_tokens=verdict.max_context, prompt_tokens_per_sweep=verdict.prefill_chunk,
+        s_per_token=round(expected.token_s, 3), waits_for=expected.bottleneck, checked=verdict.findings.checked, probe_s=probe_s,
+    )  # fmt: skip
+
+
+def _surroundings(model: Served) -> Iterator[str]:
+    return surroundings.before(model.chosen.folder, model.plan.streamed_bytes, model.verdict.rates.disk, model.chosen.settings.worker.threads)
 
 
 _STARTED: Final = time.time()

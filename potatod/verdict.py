@@ -24,7 +24,7 @@ from .kv_layout import KvLayout
 from .machine import accelerators, lets_us_use_amx, processor
 from .manifest import Manifest, Part, schemes_of, stored_as
 from .plan import Plan
-from .room import Needs, Together, tokenizer_bytes, vocabulary_of
+from .room import Needs, Together, vocabulary_of
 
 #: A probe that takes longer is stuck.
 PROBE_S: Final = 600.0
@@ -101,8 +101,10 @@ class Verdict:
         return {**dataclasses.asdict(self.findings), **mine, "kv": self.kv.to_json(), "rates": dataclasses.asdict(self.rates)}
 
 
-def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path, cancelled: Callable[[], bool]) -> Verdict:
-    """Findings from the cache or a fresh probe, then pool and context for what is available now.
+def probe(
+    settings: Settings, folder: Path, manifest: Manifest, directory: Path, tokenizers: int, cancelled: Callable[[], bool]
+) -> Verdict:  # fmt: skip
+    """Findings from the cache or a fresh probe, then pool and context for what is available now. ``tokenizers``: bytes of those that the front has.
 
     Raises :class:`errand.Cancelled` soon after ``cancelled()`` has become true, :class:`DoesNotFit` where the RAM is not enough.
     """
@@ -111,7 +113,7 @@ def probe(settings: Settings, folder: Path, manifest: Manifest, directory: Path,
     needs: Needs = findings if draft is None else draft[0]
     speed = rates.of(folder, settings, stored_as(manifest), lambda sentence: log.event(_LOGGER, sentence), cancelled=cancelled)
     arranged = arrange(
-        settings, manifest, memory.available(), needs, tokenizer_bytes(folder), speed, by_token=findings.batching == "tokens",
+        settings, manifest, memory.available(), needs, tokenizers, speed, by_token=findings.batching == "tokens",
         card=card.free_bytes(findings.device, cancelled),
     )  # fmt: skip
     return Verdict(

@@ -5,7 +5,8 @@ NOTE [ what being well is ]
 That processes live says nothing: a worker may wait for what never comes, and each of them goes on saying that it is there. So systemd is told that all
 is well only where that was seen since it was told the last time:
 
-    starting, restarting   within the supervisor's own deadlines
+    starting, restarting,
+    switching              within the supervisor's own deadlines
     up                     a sweep, a layer or bytes from disk have come further; or nothing is to be computed, and every stage has said something
     degraded               the front has said something: it answers from what is stored
     stopping               never: systemd has another deadline for that
@@ -24,6 +25,8 @@ from .messages import Counted, Queued, State
 
 #: systemd is told so often within WatchdogSec=. It asks for twice; what is told rests on what stages say once a second.
 _TIMES: Final = 4
+#: An engine is on its way.
+_AWAY: Final = ("starting", "restarting", "switching")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Seen:
     """Since systemd was told the last time."""
 
     state: State
-    #: the engine has been starting or restarting for so long
+    #: an engine has been on its way for so long
     away_s: float = 0.0
     #: a sweep, a layer or bytes have come further
     moved: bool = False
@@ -43,7 +46,7 @@ class Seen:
 
 def well(seen: Seen, away_s: float) -> bool:
     """See NOTE [ what being well is ]; ``away_s``: what the supervisor's deadlines for an engine come to."""
-    if seen.state in ("starting", "restarting"):
+    if seen.state in _AWAY:
         return seen.away_s <= away_s
     if seen.state == "up":
         return seen.moved or (seen.idle is True and seen.all_heard)
@@ -77,7 +80,7 @@ class Watchdog:
 
     def due(self, now: float, state: State, pids: set[int]) -> bool:
         """Whether systemd is to be told now (seconds, monotonic), and that it has been; ``pids``: the stages that there are."""
-        if state not in ("starting", "restarting"):
+        if state not in _AWAY:
             self._away_since = None
         elif self._away_since is None:
             self._away_since = now

@@ -60,14 +60,16 @@ class Diary(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineNow:
-    """What progress depends on beside the job itself."""
+    """What progress depends on beside the job itself; of another model's engine nothing."""
 
-    up: bool
+    up: bool = False
     #: of the sweep under way
-    layers_done: int
-    layers: int
+    layers_done: int = 0
+    layers: int = 0
     #: seconds since that sweep was sent
-    under_way_s: float
+    under_way_s: float = 0.0
+    #: it is not there yet, and not because one has died
+    loading: bool = False
 
 
 class Answers:
@@ -124,6 +126,13 @@ class Answers:
     def of(self, number: int) -> Answer | None:
         """The job of that number, where it runs or waits for its turn."""
         return self._by_number.get(number)
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def in_turn(self) -> list[int]:
+        """Numbers of all jobs here."""
+        return [self._answers[id].job.number for id in (*self._scheduler.running, *self._scheduler.waiting)]
 
     def __iter__(self) -> Iterator[Answer]:
         return iter(tuple(self._by_number.values()))
@@ -360,11 +369,10 @@ class Answers:
 
     # progress
 
-    def say_progress(self, engine: EngineNow) -> None:
-        """Tells who follows a job how far it is: what changed since it was last said, now and then."""
+    def say_progress(self, engine: EngineNow, places: Mapping[int, int]) -> None:
+        """Tells who follows a job how far it is: what changed since it was last said, now and then. ``places``: of those that wait."""
         now = self._clock()
-        places = self.places()
-        if now - self._promised_at > _ETAS_EVERY_S:
+        if engine.up and now - self._promised_at > _ETAS_EVERY_S:
             self._promised_at = now
             self.promises.said(self._ends_of_running(), now)
         for answer in self:
@@ -372,6 +380,8 @@ class Answers:
             if place and answer.job.state is State.RUNNING:
                 answer.job.enter(Event.SET_ASIDE, self._now())
                 self._diary.write(Changed(answer.job.copy()))
+            if not self._followers.of(answer.job.number):
+                continue
             before = answer.said
             progress = self._progress(answer, place, engine)
             moved = before is None or (progress.state, progress.place) != (before.state, before.place)
@@ -386,7 +396,7 @@ class Answers:
             return Progress(job.id, "queued", place, **about)
         about["prefilled_tokens"] = min(answer.sequence.held, job.prompt_tokens)
         if not engine.up:
-            return Progress(job.id, "restarting", **about)
+            return Progress(job.id, "loading" if engine.loading else "restarting", **about)
         about |= {"layers_done": engine.layers_done, "layers": engine.layers}
         if job.first_token_at is not None and answer.sequence.pending <= 1:
             return Progress(job.id, "decode", **about)

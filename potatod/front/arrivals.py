@@ -16,12 +16,12 @@ from potatod.jobs.database import Added
 from potatod.jobs.job import Ask, Job
 from potatod.jobs.journal import Journal
 
-from .admission import Admission, Admitted
-from .answers import Answers
+from .admission import Admitted
+from .desk import Desk
+from .desks import Desks
 from .followers import Followers
 from .known import Known
 from .refusal import Refusal
-from .scheduler import Scheduler
 
 _TITLE_CHARS = 80
 #: What is done for a client that asked for a job which is there by now, with its number.
@@ -30,20 +30,15 @@ Again = Callable[[bytes, Generate, int], None]
 
 class Arrivals:
     def __init__(
-        self, *, admission: Admission, answers: Answers, scheduler: Scheduler, journal: Journal, known: Known, followers: Followers,
-        limits: JobSettings, model: str, model_name: str, send: Callable[[bytes, object], bool], logger: logging.Logger, full: Callable[[], bool],
-        now: Callable[[], float] = time.time,
+        self, *, desks: Desks, journal: Journal, known: Known, followers: Followers, limits: JobSettings, send: Callable[[bytes, object], bool],
+        logger: logging.Logger, full: Callable[[], bool], now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        """``model``: the checksum of the one that is served; ``full``: whether jobs that are not over take all that the database may have."""
-        self._admission = admission
-        self._answers = answers
-        self._scheduler = scheduler
+        """``full``: whether jobs that are not over take all that the database may have."""
+        self._desks = desks
         self._journal = journal
         self._known = known
         self._followers = followers
         self._limits = limits
-        self._model = model
-        self._model_name = model_name
         self._send = send
         self._logger = logger
         self._full = full
@@ -52,42 +47,42 @@ class Arrivals:
         #: by owner and key: who else has asked for the same meanwhile
         self._waiting: dict[tuple[str, str], list[tuple[bytes, Generate]]] = {}
 
-    def take(self, client: bytes, owner: str, message: Generate, again: Again) -> None:
+    def take(self, client: bytes, owner: str, message: Generate, desk: Desk, again: Again) -> None:
         """The job begins, and Accepted is said, when it is on disk. Raises :class:`Refusal`."""
         same = self._waiting.get((owner, message.key)) if message.key else None
         if same is not None:
             same.append((client, message))
             return
-        self._refuse_what_is_too_much(owner)
-        admitted = self._admission.admit(message)
-        job = self._job(owner, message, admitted)
+        self._refuse_what_is_too_much(owner, desk)
+        admitted = desk.admission.admit(message)
+        job = self._job(owner, message, desk, admitted)
         self._of_owner[owner] += 1
         if message.key:
             self._waiting[owner, message.key] = []
         self._journal.write(
             Added(job.copy(), admitted.ask),
-            then=partial(self._accepted, client, message, job, admitted.ask, again),
+            then=partial(self._accepted, client, message, desk, job, admitted.ask, again),
             otherwise=partial(self._not_accepted, client, message, owner),
         )
 
-    def _refuse_what_is_too_much(self, owner: str) -> None:
+    def _refuse_what_is_too_much(self, owner: str, desk: Desk) -> None:
         if self._journal.trouble:
             raise Refusal("storage", f"nothing can be accepted now: {self._journal.trouble}")
         if self._full():
             raise Refusal("storage", "jobs that are not over take all that [jobs] size allows; wait for one to end, or cancel and delete some")
-        if not self._scheduler.room_for(1 + self._of_owner.total()):
-            raise Refusal("queue_full", f"the queue is full: {len(self._scheduler.waiting)} answers wait; ask again later")
+        if not desk.scheduler.room_for(1 + self._of_owner.total()):
+            raise Refusal("queue_full", f"the queue is full: {len(desk.scheduler.waiting)} answers wait; ask again later")
         if self._known.open_of(owner) + self._of_owner[owner] >= self._limits.per_user:
             raise Refusal("queue_full", f"{self._limits.per_user} of your jobs are not over ([jobs] per_user); wait for one to end, or cancel one")
 
-    def _job(self, owner: str, message: Generate, admitted: Admitted) -> Job:
+    def _job(self, owner: str, message: Generate, desk: Desk, admitted: Admitted) -> Job:
         return Job(
             number=self._known.next_number(),
             id=secrets.token_hex(8),
             owner=owner,
             key=message.key,
-            model=self._model,
-            model_name=self._model_name,
+            model=desk.checksum,
+            model_name=desk.name,
             title=_title(message),
             rank=admitted.rank,
             seed=admitted.ask.sampling.seed,
@@ -97,11 +92,12 @@ class Arrivals:
             accepted_at=self._now(),
         )
 
-    def _accepted(self, client: bytes, message: Generate, job: Job, ask: Ask, again: Again) -> None:
+    def _accepted(self, client: bytes, message: Generate, desk: Desk, job: Job, ask: Ask, again: Again) -> None:
         """It is on disk."""
         self._of_owner[job.owner] -= 1
         self._known.add(job)
-        place = self._answers.begin(job, ask, partial(self._admission.text, ask))
+        desk.answers.begin(job, ask, partial(desk.admission.text, ask))
+        place = self._desks.places().get(job.number, 0)
         log.event(self._logger, "accepted", job=job.id, prompt_tokens=job.prompt_tokens, place=place)
         if message.follow:
             self._followers.add(job.number, client)

@@ -26,13 +26,11 @@ class EngineLink:
         context: zmq.Context[Any],
         directory: Path,
         logits_fd: int,
-        vocabulary: int,
         poller: zmq.Poller,
-        times: SweepTimes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = Engine(0, "starting", 0, "", ())
-        self._times = times
+        self._times: SweepTimes | None = None
         self._context = context
         self._directory = directory
         self._poller = poller
@@ -40,8 +38,8 @@ class EngineLink:
         self._wire: wire.Wire | None = None
         self._epoch = 0
         self._sent: tuple[Sweep, float] | None = None
-        region = np.frombuffer(Pool(logits_fd).view, dtype=np.float32)
-        self._logits: NDArray[np.float32] = region.reshape(-1, vocabulary)  # (max_sequences, vocabulary)
+        self._region: NDArray[np.float32] = np.frombuffer(Pool(logits_fd).view, dtype=np.float32)
+        self._vocabulary = 1
 
     @property
     def up(self) -> bool:
@@ -51,8 +49,9 @@ class EngineLink:
     def epoch(self) -> int:
         return self._epoch
 
-    def update(self, engine: Engine) -> bool:
-        """The supervisor's word on the engine. True where an engine that we spoke to is gone, and all KV with it."""
+    def update(self, engine: Engine, vocabulary: int, times: SweepTimes) -> bool:
+        """The supervisor's word on the engine, and what its model has: tokens with logits, and what sweeps take. True where an engine that we spoke to
+        is gone, and all KV with it."""
         self.engine = engine
         if self.up and (engine.state != "up" or engine.epoch != self._epoch):
             self.close()
@@ -60,6 +59,7 @@ class EngineLink:
         else:
             lost = False
         if engine.state == "up" and not self.up:
+            self._vocabulary, self._times = vocabulary, times
             self._epoch = engine.epoch
             self._wire = wire.sweeps_wire(self._context, self._directory, engine.epoch, bind=False)
             self._poller.register(self._wire.socket, zmq.POLLIN)
@@ -90,8 +90,10 @@ class EngineLink:
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """``(vocabulary,)``, a view: valid until the next sweep is sent."""
-        values: NDArray[np.float32] = self._logits[row]
-        return values
+        begin = row * self._vocabulary
+        if begin + self._vocabulary > len(self._region):
+            raise IndexError(f"row {row} of logits is not there")
+        return self._region[begin : begin + self._vocabulary]
 
     @property
     def under_way_s(self) -> float:
@@ -110,7 +112,7 @@ class EngineLink:
         self._wire.send(message)  # dropped where the worker is gone: what it took with it is made again
 
     def _arrived(self, rows: Rows) -> None:
-        assert self._sent is not None
+        assert self._sent is not None and self._times is not None
         sweep, sent_at = self._sent
         self._sent = None
         self._times.add(self._clock() - sent_at, decode=all(len(step.tokens) - step.drafted == 1 for step in sweep.steps), rows=rows)

@@ -15,30 +15,23 @@ import zmq
 
 from potato_client.protocol import VANISHED_S, Attach, Detach, Generate, List, Manage, Show, Status
 from potatod.jobs.journal import Journal
-from potatod.kv_layout import KvLayout
-from potatod.messages import Drafted, Engine, LayerDone, Parted, Poisoned, Queued, Rows
-from potatod.room import logits_rows
+from potatod.messages import Drafted, Engine, LayerDone, Parted, Poisoned, Queued, Switch
 from potatod.sizes import human_size
 from potatod.stage import Stage
 
-from .admission import Admission
-from .answers import Answers, EngineNow
+from .answers import EngineNow
 from .arrivals import Arrivals
-from .beside import Beside, Minute, planned
-from .cost import CostModel
+from .beside import Minute
+from .desk import Desk, admission_of
+from .desks import Desks
 from .engine_link import EngineLink
 from .followers import Followers
 from .handlers import Handlers
 from .known import Known
-from .ledger import Ledger
 from .refusal import Refusal
 from .report import Reporter
 from .retention import Retention
-from .scheduler import Scheduler
-from .sequence import weight_of
 from .server import Server
-from .speculation import Speculation
-from .sweep_times import SweepTimes
 
 #: With nothing to do, nothing waits longer than this without looking whether it should stop.
 _PATIENCE_MS: Final = 500
@@ -59,83 +52,59 @@ def work(stage: Stage) -> None:
 class Front:
     def __init__(self, stage: Stage, vanished_s: float = VANISHED_S) -> None:
         began = time.monotonic()
-        boot, limits = stage.boot, stage.boot.settings.front
+        boot, limits, jobs = stage.boot, stage.boot.settings.front, stage.boot.settings.jobs
         boot_id = secrets.token_hex(8)
         daemon = f"potatod {importlib.metadata.version('potato-lm')}"
         self._stage = stage
-        self._layers = int(boot.verdict["layers"])
         self._layers_done = 0
         self._look_at = 0.0
         self._in_trouble = False
+        #: the model that is to have the engine, as the supervisor was told
+        self._awaited: Desk | None = None
         self._poller = zmq.Poller()
-        expected = planned(boot.verdict)
-        self._streamed_bytes: int = boot.verdict["load"]["streamed_bytes"]
-        self._costs = CostModel(lambda tokens: expected(tokens).compute_s, expected(1).stream_s)
-        speculation = boot.settings.speculation
-        self._speculation = Speculation(speculation.max_tokens, lookup=speculation.lookup, draft=boot.verdict["draft"] is not None)
-        self._scheduler = Scheduler(
-            max_sequences=limits.max_sequences,
-            max_queue=limits.max_queue,
-            ledger=Ledger(KvLayout.from_json(boot.verdict["kv"]), boot.verdict["kv_bytes"]),
-            costs=self._costs,
-            prefill_chunk=boot.verdict["prefill_chunk"],
-            prefill_share=limits.prefill_share,
-            rope_border=boot.verdict["rope_border"],
-            drafter=self._speculation if speculation.enabled else None,
-            logits_rows=logits_rows(boot.settings) - 1,
-            may_cut=boot.settings.worker.kernels != "reference",  # its bits are those of prompts that are not cut
-        )
-        self._admission = Admission(
-            Path(boot.model), boot.settings.sampling, boot.verdict["max_context"], boot.verdict["embed_rows"], boot.verdict["vocabulary"]
-        )
-        self._times = SweepTimes(lambda tokens: expected(tokens).sweep_s)
-        self._beside = Beside(self._times, began)
-        self._engine = EngineLink(
-            stage.context, stage.directory, stage.fds["logits"], boot.verdict["vocabulary"], self._poller, self._times
-        )
+        admissions = [admission_of(model) for model in boot.models]
+        self._engine = EngineLink(stage.context, stage.directory, stage.fds["logits"], self._poller)
         self._server = Server(
             stage.context,
             limits.socket,
             boot=boot_id,
             daemon=daemon,
-            model=Path(boot.model).name,
-            max_context_tokens=self._admission.max_context,
+            models=tuple(model.name for model in boot.models),
+            max_context_tokens=admissions[0].max_context,
             remote=(limits.remote, Path(limits.keys)) if limits.remote else None,
             vanished_s=vanished_s,
         )
-        jobs = boot.settings.jobs
         self._journal = Journal(Path(jobs.path))
         self._followers, self._known = Followers(), Known()
-        self._answers = Answers(
-            self._scheduler, self._times, self._admission.end_ids, self._journal, self._followers, self._server.send, stage.logger,
-            self._known.changed,
-        )  # fmt: skip
-        checksum, name = str(boot.verdict["checksum"]), Path(boot.model).name
+        self._desks = Desks(
+            [
+                Desk(at, model, admission, self._journal, self._followers, self._server.send, stage.logger, self._known.changed, began)
+                for at, (model, admission) in enumerate(zip(boot.models, admissions, strict=True))
+            ],
+            limits.max_sequences,
+            limits.switch_after_s,
+        )
         arrivals = Arrivals(
-            admission=self._admission, answers=self._answers, scheduler=self._scheduler, journal=self._journal, known=self._known,
-            followers=self._followers, limits=jobs, model=checksum, model_name=name, send=self._server.send, logger=stage.logger,
-            full=lambda: self._retention.full,
+            desks=self._desks, journal=self._journal, known=self._known, followers=self._followers, limits=jobs, send=self._server.send,
+            logger=stage.logger, full=lambda: self._retention.full,
         )  # fmt: skip
         self._handlers = Handlers(
-            admission=self._admission, answers=self._answers, arrivals=arrivals, journal=self._journal, known=self._known,
-            followers=self._followers, max_running=limits.max_sequences, model=checksum, model_name=name, send=self._server.send,
+            desks=self._desks, arrivals=arrivals, journal=self._journal, known=self._known, followers=self._followers, send=self._server.send,
             logger=stage.logger, down=self._refusal,
         )  # fmt: skip
         self._retention = Retention(self._journal, self._known, jobs.keep_s, jobs.size_bytes, stage.logger)
         restored = self._handlers.restore()
-        self._reporter = Reporter(
-            boot, boot_id, daemon, tools=self._admission.tool_use, scheduler=self._scheduler, answers=self._answers, times=self._times,
-            speculation=self._speculation,
-        )  # fmt: skip
+        self._reporter = Reporter(boot.settings.front, boot_id, daemon, self._desks)
         for socket in (*self._server.sockets, stage.control.socket, self._journal.fd):
             self._poller.register(socket, zmq.POLLIN)
-        done = f"tokenizer loaded, {limits.socket} bound in {time.monotonic() - began:.1f} s"
+        done = f"{len(admissions)} tokenizers loaded" if len(admissions) > 1 else "tokenizer loaded"
+        done += f", {limits.socket} bound in {time.monotonic() - began:.1f} s"
         stage.ready(done + (f"; {restored} jobs go on" if restored else ""))
 
     def run(self) -> None:
         while not self._stage.stopping:
-            busy = not self._engine.up and self._answers.make_texts(_TURN_S)
-            self._poller.poll(0 if busy else _LOOK_EVERY_MS if self._scheduler.running else _PATIENCE_MS)
+            busy = not self._engine.up and self._desk.answers.make_texts(_TURN_S)
+            self._poller.poll(0 if busy else _LOOK_EVERY_MS if self._desk.scheduler.running else _PATIENCE_MS)
             for order in self._stage.orders():
                 if isinstance(order, Engine):
                     self._engine_is(order)
@@ -146,31 +115,55 @@ class Front:
             self._journal.flush()
             self._look_around()
         self._journal.close()
-        self._handlers.part(Refusal("stopping", "the daemon is stopping"))
+        self._handlers.part(Refusal("stopping", "the daemon is stopping"), None)
         self._engine.close()
         self._server.close(_LINGER_MS)
 
     # the engine's side
 
-    def _engine_is(self, engine: Engine) -> None:
-        if self._engine.update(engine):
-            stopping = self._stage.stopping or engine.state == "stopping"
-            if not stopping and self._answers.engine_died():
-                self._stage.control.send(Poisoned(os.getpid()))
-            self._scheduler.restarted()
-            self._layers_done = 0
-        refusal = self._refusal()
-        if refusal is not None:
-            self._handlers.part(refusal)
+    @property
+    def _desk(self) -> Desk:
+        """Of the model that has the engine, or is to have it next."""
+        return self._desks.current
 
-    def _refusal(self) -> Refusal | None:
-        """Why nothing can be asked of this daemon now; None where it can."""
-        engine = self._engine.engine
-        if engine.state == "degraded":
-            return Refusal("degraded", f"the engine stays down until the daemon is restarted: {engine.why}"[:2000])
-        if engine.state == "stopping" or self._stage.stopping:
+    def _engine_is(self, engine: Engine) -> None:
+        before, desk, now = self._desk, self._desks[engine.model], time.monotonic()
+        if self._engine.update(engine, desk.vocabulary, desk.times):
+            stopping = self._stage.stopping or engine.state in ("stopping", "switching")
+            if not stopping and before.answers.engine_died():
+                self._stage.control.send(Poisoned(os.getpid()))
+            before.scheduler.restarted()
+            self._layers_done = 0
+        if desk is not before:
+            self._desks.change(desk, now)
+        if engine.state == "up" and self._awaited is desk:
+            self._desks.changed(now)
+        if desk is self._awaited and engine.state != "switching":
+            self._awaited = None
+        desk.why = engine.why if engine.state == "degraded" else ""
+        if (refusal := self._refusal(desk)) is not None:
+            self._handlers.part(refusal, desk)
+
+    def _refusal(self, desk: Desk | None) -> Refusal | None:
+        """Why nothing can be asked of that model now, None where it can. Without one: of none that is served."""
+        if self._engine.engine.state == "stopping" or self._stage.stopping:
             return Refusal("stopping", "the daemon is stopping")
+        if desk is not None and desk.why:
+            whose = f" of {desk.name}" if len(self._desks) > 1 else ""
+            return Refusal("degraded", f"the engine{whose} stays down until the daemon is restarted: {desk.why}"[:2000])
         return None
+
+    def _change_model(self) -> None:
+        """Asks for another model where jobs of it are to be computed now; between two sweeps."""
+        engine = self._engine.engine
+        told = engine.state in ("up", "degraded") or (engine.state == "starting" and engine.epoch > 0)
+        if self._awaited is not None or not told or self._desk.scheduler.busy or self._stage.stopping:
+            return
+        wanted = self._desks.choose(time.monotonic())
+        if wanted is not None:
+            self._awaited = wanted
+            self._stage.log("another model's turn", model=wanted.name, instead_of=self._desk.name, jobs=len(wanted.answers))
+            self._stage.control.send(Switch(os.getpid(), wanted.at))
 
     def _hear_engine(self) -> None:
         for said in self._engine.receive():
@@ -181,19 +174,13 @@ class Front:
             else:
                 began = time.monotonic()
                 self._layers_done = 0
-                self._learn(said)
-                self._answers.swept(said, self._engine.logits)
-                self._stage.spans.add("sweep", f"sweep {said.number}", began - self._times.last_s, began)
+                self._desk.learn(said)
+                self._desk.answers.swept(said, self._engine.logits)
+                self._stage.spans.add("sweep", f"sweep {said.number}", began - self._desk.times.last_s, began)
                 self._stage.spans.add("sample", f"sweep {said.number}", began, time.monotonic())
 
-    def _learn(self, rows: Rows) -> None:
-        """What a sweep cost; one that also loads what stays says nothing of those to come."""
-        sweep = self._scheduler.in_flight
-        if sweep is not None and not rows.exhausted and rows.read_bytes <= self._streamed_bytes:
-            self._costs.observe(*weight_of(sweep), rows.seconds, rows.waited_s)
-
     def _guessed(self, drafted: Drafted) -> None:
-        self._scheduler.told(drafted)
+        self._desk.scheduler.told(drafted)
         if drafted.failed:
             why = "the draft model has failed: it guesses nothing until the engine is started anew"
             self._stage.log(why, level=logging.WARNING, why=drafted.failed)
@@ -201,20 +188,23 @@ class Front:
     def _send_sweep(self) -> None:
         """Nothing is computed that cannot be kept."""
         self._journal.settle()
-        if not self._engine.up or self._journal.trouble:
+        self._change_model()
+        if not self._engine.up or self._journal.trouble or self._awaited is not None:
             return
-        draft = self._scheduler.consult(self._engine.epoch)
+        scheduler = self._desk.scheduler
+        draft = scheduler.consult(self._engine.epoch)
         if draft is not None:
-            self._engine.order((*self._scheduler.orders(), draft))
-        sweep = self._scheduler.compose(self._engine.epoch)
-        self._engine.order(self._scheduler.orders())
+            self._engine.order((*scheduler.orders(), draft))
+        sweep = scheduler.compose(self._engine.epoch)
+        self._engine.order(scheduler.orders())
         if sweep is not None:
             self._engine.send(sweep)
-            self._answers.taken(sweep)
+            self._desk.answers.taken(sweep)
         self._journal.flush()
 
     def _now(self) -> EngineNow:
-        return EngineNow(self._engine.up, self._layers_done, self._layers, self._engine.under_way_s)
+        loading = self._engine.engine.state in ("starting", "switching")
+        return EngineNow(self._engine.up, self._layers_done, self._desk.layers, self._engine.under_way_s, loading)
 
     def _look_around(self) -> None:
         """What need not be done at once. However long the queue, a twentieth of the time goes into it at most."""
@@ -225,11 +215,15 @@ class Front:
             self._server.forget(gone)
         self._retention.look()
         self._say_trouble()
-        self._answers.say_progress(self._now())
-        if self._stage.beat(sweeps=self._times.sweeps, read_bytes=self._times.read_bytes):
-            running, waiting, held = len(self._scheduler.running), len(self._scheduler.waiting), bool(self._journal.trouble)
-            self._stage.control.send(Queued(os.getpid(), running, waiting, held, self._times.s_per_sweep))
-        if (minute := self._beside.look(began)) is not None:
+        places = self._desks.places()
+        for desk in self._desks:
+            desk.answers.say_progress(self._now() if desk is self._desk else EngineNow(), places)
+        sweeps, read_bytes = sum(desk.times.sweeps for desk in self._desks), sum(desk.times.read_bytes for desk in self._desks)
+        if self._stage.beat(sweeps=sweeps, read_bytes=read_bytes):
+            running, held = len(self._desk.scheduler.running), bool(self._journal.trouble)
+            waiting = sum(len(desk.answers) for desk in self._desks) - running
+            self._stage.control.send(Queued(os.getpid(), running, waiting, held, self._desk.times.s_per_sweep))
+        if (minute := self._desk.beside.look(began)) is not None:
             self._tell(minute)
             if minute.parted:
                 self._stage.control.send(Parted(os.getpid(), minute.expected_s, minute.real_s))

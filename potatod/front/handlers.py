@@ -1,7 +1,7 @@
 """What clients ask about jobs: one method a message, from the message to what is said to it.
 
-A job that runs or waits is in ``Answers``; every other one is only in the database, which is asked without waiting. While it is, other messages are
-handled, so whoever gets an answer looks again whether the job has begun or is gone.
+A job that runs or waits lies on its model's desk; every other one is only in the database, which is asked without waiting. While it is, other messages
+are handled, so whoever gets an answer looks again whether the job has begun or is gone.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ from potatod.jobs.report import report_of
 from potatod.jobs.rows import Answered
 from potatod.jobs.states import Event, NotNow, State
 
-from .admission import Admission, frame_of
+from .admission import frame_of
 from .answer import Answer
-from .answers import Answers, paused
+from .answers import paused
 from .arrivals import Arrivals
+from .desk import Desk
+from .desks import Desks
 from .eta import Eta
 from .followers import Followers
 from .known import Known, sees_all
@@ -58,20 +60,15 @@ _MOST_WISHES = 64
 
 class Handlers:
     def __init__(
-        self, *, admission: Admission, answers: Answers, arrivals: Arrivals, journal: Journal, known: Known, followers: Followers,
-        max_running: int, model: str, model_name: str, send: Callable[[bytes, object], bool], logger: logging.Logger,
-        down: Callable[[], Refusal | None], now: Callable[[], float] = time.time,
+        self, *, desks: Desks, arrivals: Arrivals, journal: Journal, known: Known, followers: Followers, send: Callable[[bytes, object], bool],
+        logger: logging.Logger, down: Callable[[Desk | None], Refusal | None], now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        """``model``: the checksum of the one that is served; ``down``: why nothing is computed now and until the daemon is started again."""
-        self._admission = admission
-        self._answers = answers
+        """``down``: why nothing is computed of that model now and until the daemon is started again; see Front."""
+        self._desks = desks
         self._arrivals = arrivals
         self._journal = journal
         self._known = known
         self._followers = followers
-        self._max_running = max_running
-        self._model = model
-        self._model_name = model_name
         self._send = send
         self._logger = logger
         self._down = down
@@ -83,34 +80,36 @@ class Handlers:
 
     def generate(self, client: bytes, owner: str, message: Generate) -> None:
         """Raises :class:`Refusal`."""
-        if (refusal := self._down()) is not None:
+        desk = self._desks.asked(message.model)
+        if (refusal := self._down(desk)) is not None:
             raise refusal
         if message.follow:
             self._may_follow(client)
         if (number := self._known.by_key(owner, message.key)) is not None:
-            self._generate_again(client, message, number)
+            self._generate_again(client, message, number, desk)
         else:
-            self._arrivals.take(client, owner, message, self._known_by_now)
+            self._arrivals.take(client, owner, message, desk, self._known_by_now)
 
     def _known_by_now(self, client: bytes, message: Generate, number: int) -> None:
-        self.safely(client, message.request, partial(self._generate_again, client, message, number))
+        self.safely(client, message.request, lambda: self._generate_again(client, message, number, self._desks.asked(message.model)))
 
-    def _generate_again(self, client: bytes, message: Generate, number: int) -> None:
+    def _generate_again(self, client: bytes, message: Generate, number: int, desk: Desk) -> None:
         """There is a job with that key already."""
 
-        def found(ask: Ask) -> None:
-            if ask.frame != frame_of(message):
+        def found(job_and_ask: tuple[Job, Ask]) -> None:
+            job, ask = job_and_ask
+            if job.model_name != desk.name or not _alike(FROM_CLIENT.decode(ask.frame), message):
                 raise Refusal("key_used", f"the key {message.key[:40]!r} is that of another request: take a new one for each")
             if message.follow:
                 self._attach(client, message.request, number)
             else:
                 self._tell_again(client, message.request, number)
 
-        self._ask(client, message.request, number, lambda database: database.ask(number), found)
+        self._ask(client, message.request, number, lambda database: (_job_of(database, number), database.ask(number)), found)
 
     def _tell_again(self, client: bytes, request: int, number: int) -> None:
         def found(job: Job) -> None:
-            self._send(client, Accepted(request, job.id, job.seed, job.prompt_tokens, self._answers.places().get(number, 0), known=True))
+            self._send(client, Accepted(request, job.id, job.seed, job.prompt_tokens, self._desks.places().get(number, 0), known=True))
 
         self._ask(client, request, number, partial(_job_of, number=number), found)
 
@@ -124,8 +123,9 @@ class Handlers:
 
     def _attach(self, client: bytes, request: int, number: int, has: Attach | None = None) -> None:
         """``has``: what the client has of it already."""
-        answer = self._answers.of(number)
-        if answer is not None:
+        found_here = self._desks.find(number)
+        if found_here is not None:
+            _, answer = found_here
             shown = Answered(answer.shown_ids, "".join(answer.shown), "".join(answer.reasoning), tuple(answer.logprobs))
             self._journal.then(partial(self._catch_up, client, request, answer.job.copy(), shown, has))
             answer.said = None
@@ -133,7 +133,7 @@ class Handlers:
 
         def found(job_and_answered: tuple[Job, Answered]) -> None:
             job, answered = job_and_answered
-            if self._answers.of(number) is not None:  # it has begun meanwhile
+            if self._desks.find(number) is not None:  # it has begun meanwhile
                 self._attach(client, request, number, has)
                 return
             self._catch_up(client, request, job, replace(answered, ids=answered.ids[: job.shown_tokens]), has)
@@ -141,7 +141,7 @@ class Handlers:
         self._ask(client, request, number, lambda database: (_job_of(database, number), database.answered(number)), found)
 
     def _catch_up(self, client: bytes, request: int, job: Job, shown: Answered, has: Attach | None) -> None:
-        place = self._answers.places().get(job.number, 0)
+        desk, place = self._desks.of_model(job.model), self._desks.places().get(job.number, 0)
         self._send(client, Accepted(request, job.id, job.seed, job.prompt_tokens, place, known=True))
         tokens, chars, reasoning = (has.tokens, has.text_chars, has.reasoning_chars) if has is not None else (0, 0, 0)
         likely = shown.logprobs[tokens : len(shown.ids)]
@@ -151,13 +151,13 @@ class Handlers:
             self._send(client, Refusal(job.code, job.why).to(job=job.id))  # type: ignore[arg-type]  # one of the protocol's, as it was written
         elif job.state.over:
             self._send(client, job.finished(None))
-        elif (refusal := self._down()) is not None:
+        elif (refusal := self._down(desk)) is not None:
             self._send(client, goes_on(refusal, job.id).to(job=job.id))
         else:
             self._followers.add(job.number, client)
             if job.state is State.PAUSED:
                 self._send(client, paused(job))
-            elif job.model != self._model:
+            elif desk is None:
                 self._send(client, Progress(job.id, "queued", prompt_tokens=job.prompt_tokens))
 
     def detach(self, client: bytes, owner: str, message: Detach) -> None:
@@ -179,9 +179,9 @@ class Handlers:
         self._refuse_in_trouble()
         if number not in self._known:
             raise Refusal("unknown_job", "that job has just been deleted")
-        answer = self._answers.of(number)
-        if answer is not None:
-            self._manage_running(client, message, answer)
+        found = self._desks.find(number)
+        if found is not None:
+            self._manage_running(client, message, *found)
             return
         self._wishes[number] = collections.deque()
         read, wished = partial(_everything, number=number), partial(self._wished, client, message, number)
@@ -210,12 +210,12 @@ class Handlers:
                 self._wishes[number].extend(waiting)
                 return
 
-    def _manage_running(self, client: bytes, message: Manage, answer: Answer) -> None:
+    def _manage_running(self, client: bytes, message: Manage, desk: Desk, answer: Answer) -> None:
         job = answer.job
         if message.action == "cancel":
-            self._answers.cancel(answer)
+            desk.answers.cancel(answer)
         elif message.action == "pause":
-            self._answers.pause(answer)
+            desk.answers.pause(answer)
         else:
             raise _not_now(job, message.action)
         self._managed(client, message, job)
@@ -228,19 +228,22 @@ class Handlers:
             self._known.forget(job.number)
             self._managed(client, message, job)
             return
-        if message.action in ("resume", "retry") and job.model != self._model:
-            asked, served = f"{job.model_name} ({job.model[:8]})", f"{self._model_name} ({self._model[:8]})"
-            raise Refusal("other_model", f"job {job.id} was asked of the model {asked}, and {served} is served")
-        if message.action in ("resume", "retry") and not self._fits(job):
-            raise Refusal("prompt_too_long", self._too_long(job))
+        desk = self._desks.of_model(job.model)
+        if message.action in ("resume", "retry"):
+            if desk is None:
+                asked, verb = f"{job.model_name} ({job.model[:8]})", "is" if len(self._desks) == 1 else "are"
+                raise Refusal("other_model", f"job {job.id} was asked of the model {asked}, and {self._desks.title()} {verb} served")
+            if not _fits(job, desk):
+                raise Refusal("prompt_too_long", _too_long(job, desk))
         try:
             job.enter(Event(message.action), self._now())
         except NotNow:
             raise _not_now(job, message.action) from None
         if job.state is State.QUEUED:
+            assert desk is not None, "it was resumed or retried"
             job.why = ""
             job.sampled_tokens = len(answered.ids)
-            self._answers.begin(job, ask, partial(self._admission.text, ask), answered)
+            desk.answers.begin(job, ask, partial(desk.admission.text, ask), answered)
         elif job.state is State.CANCELLED:
             job.reason = "cancelled"
         if job.state.active:
@@ -249,14 +252,6 @@ class Handlers:
             said = paused(job) if job.state is State.PAUSED else job.finished(None)
             self._journal.write(Changed(job.copy()), then=partial(self._say_of_resting, job.number, said))
         self._managed(client, message, job)
-
-    def _fits(self, job: Job) -> bool:
-        return job.prompt_tokens + job.limit_tokens <= self._admission.max_context
-
-    def _too_long(self, job: Job) -> str:
-        tokens = job.prompt_tokens + job.limit_tokens
-        context = self._admission.max_context
-        return f"job {job.id} may have {tokens} tokens, and the context has only {context} now: raise [front] max_context or [kv] size"
 
     def _say_of_resting(self, number: int, message: Finished | Progress) -> None:
         for client in self._followers.forget(number) if isinstance(message, Finished) else self._followers.of(number):
@@ -275,7 +270,7 @@ class Handlers:
             self.safely(client, message.request, partial(tell, jobs))
 
         def tell(jobs: list[Job]) -> None:
-            places, etas = self._answers.places(), self._answers.etas(self._max_running)
+            places, etas = self._desks.places(), self._desks.etas(time.monotonic())
             reports = tuple(self._reported(job, places, etas) for job in jobs[: message.limit])
             self._send(client, Listed(message.request, reports, len(jobs) > message.limit))
 
@@ -294,9 +289,12 @@ class Handlers:
 
         self._ask(client, message.request, number, lambda database: (_job_of(database, number), database.ask(number)), found)
 
-    def part(self, refusal: Refusal) -> None:
-        """Tells who follows a job why nothing comes of it for now. The jobs stay as they are."""
+    def part(self, refusal: Refusal, desk: Desk | None) -> None:
+        """Tells who follows a job why nothing comes of it for now; of that model, and of all without one. The jobs stay as they are."""
         for number in self._followers.numbers():
+            found = self._desks.find(number)
+            if desk is not None and found is not None and found[0] is not desk:
+                continue
             for client in self._followers.forget(number):
                 self._send(client, goes_on(refusal, self._known.id_of(number)).to(job=self._known.id_of(number)))
 
@@ -306,32 +304,32 @@ class Handlers:
         """Every job that was not over when the last daemon ended goes on where it was; returns how many. Waits for the disk: for the beginning only.
 
         Raises what the database raises."""
-        begun: list[tuple[Job, Ask, Answered]] = []
+        begun: list[tuple[Desk, Job, Ask, Answered]] = []
 
         def read(database: Database) -> list[Job]:
             jobs = []
             for job in database.all():
                 jobs.append(job)
-                if job.state.active and job.model == self._model:
-                    begun.append((job, database.ask(job.number), database.answered(job.number)))
+                if job.state.active and (desk := self._desks.of_model(job.model)) is not None:
+                    begun.append((desk, job, database.ask(job.number), database.answered(job.number)))
             return jobs
 
         def found(jobs: list[Job]) -> None:
             for job in jobs:
                 self._known.add(job)
-                if job.reason == "stop" and job.model == self._model:
-                    self._answers.lengths.add(job.sampled_tokens)
+                if job.reason == "stop" and (desk := self._desks.of_model(job.model)) is not None:
+                    desk.answers.lengths.add(job.sampled_tokens)
 
         self._journal.ask(read, found, _damaged)
         self._journal.wait()
-        for job, ask, answered in begun:
+        for desk, job, ask, answered in begun:
             job.enter(Event.INTERRUPTED, self._now())
             job.sampled_tokens = len(answered.ids)
-            if self._fits(job):
-                self._answers.begin(job, ask, partial(self._admission.text, ask), answered)
+            if _fits(job, desk):
+                desk.answers.begin(job, ask, partial(desk.admission.text, ask), answered)
             else:
                 job.enter(Event.PAUSE, self._now())
-                job.why = self._too_long(job)
+                job.why = _too_long(job, desk)
                 self._journal.write(Changed(job.copy()))
                 log.event(self._logger, "paused", level=logging.WARNING, job=job.id, why=job.why)
         return len(begun)
@@ -386,13 +384,19 @@ class Handlers:
         self._send(client, message)
 
     def _report(self, job: Job) -> JobReport:
-        return self._reported(job, self._answers.places(), self._answers.etas(self._max_running))
+        return self._reported(job, self._desks.places(), self._desks.etas(time.monotonic()))
 
     def _reported(self, job: Job, places: Mapping[int, int], etas: Mapping[int, Eta]) -> JobReport:
-        answer = self._answers.of(job.number)
-        report = report_of(job if answer is None else answer.job, places.get(job.number, 0), job.model == self._model, self._now())
-        eta = etas.get(job.number) if answer is not None else None
+        found = self._desks.find(job.number)
+        served = self._desks.of_model(job.model) is not None
+        report = report_of(job if found is None else found[1].job, places.get(job.number, 0), served, self._now())
+        eta = etas.get(job.number) if found is not None else None
         return report if eta is None else replace(report, eta_s=eta.s, eta_least_s=eta.least_s, eta_most_s=eta.most_s)
+
+
+def _alike(before: Generate, now: Generate) -> bool:
+    """Whether the same is asked, of whichever model: an older release wrote fewer fields."""
+    return frame_of(replace(before, model="")) == frame_of(replace(now, model=""))
 
 
 def _everything(database: Database, number: int) -> tuple[Job, Ask, Answered] | None:
@@ -409,6 +413,16 @@ def _job_of(database: Database, number: int) -> Job:
 def goes_on(refusal: Refusal, id: str) -> Refusal:
     """To whoever follows a job of which nothing comes for now."""
     return Refusal(refusal.code, f"{refusal.message}; the job goes on when it is back: potato-client attach {id}")
+
+
+def _fits(job: Job, desk: Desk) -> bool:
+    return job.prompt_tokens + job.limit_tokens <= desk.admission.max_context
+
+
+def _too_long(job: Job, desk: Desk) -> str:
+    tokens = job.prompt_tokens + job.limit_tokens
+    context = desk.admission.max_context
+    return f"job {job.id} may have {tokens} tokens, and the context has only {context} now: raise [front] max_context or [kv] size"
 
 
 def _newest(database: Database, states: list[State], before: int, limit: int, owner: str | None) -> list[Job]:

@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
 
 import psutil
 
 from potato_client.protocol import Report
-from potato_client.status import EngineReport, Guesses, ModelReport, QueueReport, StageReport, ToolUse
+from potato_client.status import EngineReport, Guesses, ModelReport, QueueReport, ServedReport, StageReport
+from potatod.config import Front as Limits
 from potatod.messages import Engine, StageProcess
-from potatod.stage import Boot
 
-from .answers import Answers
-from .scheduler import Scheduler
-from .speculation import Speculation
-from .sweep_times import SweepTimes
+from .desk import Desk
+from .desks import Desks
 
 
 class Reporter:
-    def __init__(
-        self, boot: Boot, boot_id: str, daemon: str, *, tools: ToolUse, scheduler: Scheduler, answers: Answers, times: SweepTimes,
-        speculation: Speculation,
-    ) -> None:  # fmt: skip
-        verdict = boot.verdict
-        self._scheduler = scheduler
-        self._answers = answers
-        self._times = times
-        self._speculation = speculation
+    def __init__(self, limits: Limits, boot_id: str, daemon: str, desks: Desks) -> None:
+        self._desks = desks
         self._boot_id = boot_id
         self._daemon = daemon
         self._started = time.time()
-        self._device = str(verdict["device"])
-        self._kernels = str(verdict["kernels"])
-        self._max_running = boot.settings.front.max_sequences
-        self._max_waiting = boot.settings.front.max_queue
-        self._model = _model(Path(boot.model).name, verdict, tools)
+        self._limits = limits
 
     def report(self, request: int, engine: Engine, trouble: str) -> Report:
         """``trouble``: why jobs cannot be written; empty where they can."""
@@ -46,49 +33,65 @@ class Reporter:
             daemon=self._daemon,
             boot=self._boot_id,
             uptime_s=time.time() - self._started,
-            model=self._model,
+            model=_model(self._desks.current),
             engine=self._engine(engine),
             queue=self._queue(trouble),
             stages=tuple(_stage(process) for process in self._processes(engine)),
+            models=tuple(self._served(desk, engine) for desk in self._desks),
+        )
+
+    def _served(self, desk: Desk, engine: Engine) -> ServedReport:
+        has = desk is self._desks.current
+        running = len(desk.scheduler.running) if has else 0
+        return ServedReport(
+            name=desk.name,
+            state="down" if desk.why else "waiting" if not has else "up" if engine.state == "up" else "loading",
+            running=running,
+            waiting=len(desk.answers) - running,
+            max_context_tokens=desk.admission.max_context,
+            tools=desk.admission.tool_use,
+            why=desk.why,
         )
 
     def _queue(self, trouble: str) -> QueueReport:
-        scheduler, speculation, promises = self._scheduler, self._speculation, self._answers.promises
-        ledger, reuse = scheduler.ledger, scheduler.reuse
+        """Memory is the engine's; what is counted is counted over all models."""
+        current, desks = self._desks.current, tuple(self._desks)
+        ledger, running = current.scheduler.ledger, len(current.scheduler.running)
+        reuse = [desk.scheduler.reuse for desk in desks]
+        promises = [desk.answers.promises for desk in desks]
         return QueueReport(
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            max_running=self._max_running,
-            max_waiting=self._max_waiting,
+            running=running,
+            waiting=sum(len(desk.answers) for desk in desks) - running,
+            max_running=self._limits.max_sequences,
+            max_waiting=self._limits.max_queue,
             kv_running_bytes=ledger.running_bytes,
             kv_kept_bytes=ledger.used_bytes - ledger.running_bytes,
             kv_bytes=ledger.budget_bytes,
             kept=ledger.kept,
-            prompt_tokens=reuse.prompt_tokens,
-            reused_tokens=reuse.reused_tokens,
-            set_aside=reuse.set_aside,
-            drafted_tokens=speculation.counts.drafted,
-            accepted_tokens=speculation.counts.accepted,
-            guesses=tuple(
-                Guesses(source, counts.drafted, counts.accepted) for source, counts in speculation.by_source.items() if counts.drafted
-            ),
-            draft_failed=speculation.failed,
+            prompt_tokens=sum(each.prompt_tokens for each in reuse),
+            reused_tokens=sum(each.reused_tokens for each in reuse),
+            set_aside=sum(each.set_aside for each in reuse),
+            drafted_tokens=sum(desk.speculation.counts.drafted for desk in desks),
+            accepted_tokens=sum(desk.speculation.counts.accepted for desk in desks),
+            guesses=_guesses(desks),
+            draft_failed=current.speculation.failed,
             trouble=trouble,
-            tokens=self._answers.tokens,
-            etas=promises.count,
-            etas_kept=promises.kept,
-            eta_error_s=promises.error_s,
+            tokens=sum(desk.answers.tokens for desk in desks),
+            etas=sum(each.count for each in promises),
+            etas_kept=sum(each.kept for each in promises),
+            eta_error_s=sum(each.error_s for each in promises),
         )
 
     def _engine(self, engine: Engine) -> EngineReport:
-        times = self._times
+        current = self._desks.current
+        times = current.times
         return EngineReport(
             state=engine.state,
             epoch=engine.epoch,
             restarts=engine.restarts,
-            device=self._device,
-            kernels=self._kernels,
-            sweeps=times.sweeps,
+            device=str(current.verdict["device"]),
+            kernels=str(current.verdict["kernels"]),
+            sweeps=sum(desk.times.sweeps for desk in self._desks),
             why=engine.why,
             s_per_sweep=times.s_per_sweep,
             expected_s_per_sweep=times.expected_s_per_sweep,
@@ -104,9 +107,19 @@ class Reporter:
         return [*(StageProcess(name, pid, 0.0) for name, pid in own if pid not in known), *engine.stages]
 
 
-def _model(name: str, verdict: dict[str, Any], tools: ToolUse) -> ModelReport:
+def _guesses(desks: Sequence[Desk]) -> tuple[Guesses, ...]:
+    drafted, accepted = Counter[str](), Counter[str]()
+    for desk in desks:
+        for source, counts in desk.speculation.by_source.items():
+            drafted[source] += counts.drafted
+            accepted[source] += counts.accepted
+    return tuple(Guesses(source, drafted[source], accepted[source]) for source in drafted if drafted[source])
+
+
+def _model(desk: Desk) -> ModelReport:
+    verdict = desk.verdict
     return ModelReport(
-        name=name,
+        name=desk.name,
         architecture=str(verdict["architecture"]),
         dtype=str(verdict["dtype"]),
         layers=int(verdict["layers"]),
@@ -114,7 +127,7 @@ def _model(name: str, verdict: dict[str, Any], tools: ToolUse) -> ModelReport:
         resident_bytes=int(verdict["resident_bytes"]),
         streamed_bytes_per_sweep=int(verdict["load"]["streamed_bytes"]),
         card_bytes=int(verdict["card_bytes"]),
-        tools=tools,
+        tools=desk.admission.tool_use,
     )
 
 

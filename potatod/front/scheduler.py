@@ -70,8 +70,19 @@ class Scheduler:
         return tuple(sequence.id for sequence in self._queue.waiting)
 
     @property
+    def rank(self) -> int | None:
+        """Of whoever goes first; None where nobody runs or waits."""
+        first = (*self._queue.running[:1], *self._queue.waiting[:1])
+        return min((sequence.rank for sequence in first), default=None)
+
+    @property
     def in_flight(self) -> Sweep | None:
         return self._in_flight
+
+    @property
+    def busy(self) -> bool:
+        """Whether a sweep is under way, or the draft model guesses for the next one."""
+        return self._in_flight is not None or self._guessing.busy
 
     def room_for(self, count: int) -> bool:
         """Whether so many sequences more would be taken."""
@@ -136,7 +147,7 @@ class Scheduler:
 
     def compose(self, epoch: int) -> Sweep | None:
         """The next sweep, now under way; None while one is or the draft model is busy, or while there is nothing to compute."""
-        if self._in_flight is not None or self._guessing.busy:
+        if self.busy:
             return None
         self._promote(may_put_aside=True)
         steps = tuple(self._steps())

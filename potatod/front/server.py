@@ -81,15 +81,16 @@ class Server:
         *,
         boot: str,
         daemon: str,
-        model: str,
+        models: tuple[str, ...],
         max_context_tokens: int,
         remote: tuple[str, Path] | None = None,
         vanished_s: float = VANISHED_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``remote``: where clients of other machines connect, and the folder of their keys."""
+        """``models``: the first is meant where a client names none, and has ``max_context_tokens``; ``remote``: where clients of other machines
+        connect, and the folder of their keys."""
         self.boot = boot
-        self._welcome = Welcome(PROTOCOL_VERSION, boot, daemon, model, max_context_tokens)
+        self._welcome = Welcome(PROTOCOL_VERSION, boot, daemon, models[0], max_context_tokens, models)
         self._vanished_s = vanished_s
         self._clock = clock
         self._clients: dict[bytes, Client] = {}

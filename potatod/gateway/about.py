@@ -13,7 +13,7 @@ from potato_client import ClientError
 from . import pages
 from .faults import Fault, Json
 from .metrics import CONTENT_TYPE, Metrics
-from .served import Served
+from .served import Served, ServedModel
 from .upstream import Upstream
 
 
@@ -57,14 +57,13 @@ class About:
         return Response(self._metrics.page(report), headers={"Content-Type": CONTENT_TYPE})
 
     async def models(self, request: Request) -> Response:
-        return Json({"object": "list", "data": [self._model()]})
+        return Json({"object": "list", "data": [self._model(model) for model in self._served]})
 
     async def model(self, request: Request) -> Response:
-        self._served.check(request.path_params["model"])
-        return Json(self._model())
+        return Json(self._model(self._served.model(request.path_params["model"])))
 
     async def embeddings(self, request: Request) -> Response:
         raise Fault(501, "embeddings are not supported: the models that are served here write text", code="unsupported")
 
-    def _model(self) -> pages.Page:
-        return {"id": self._served.model, "object": "model", "created": self._served.since, "owned_by": "potato"}
+    def _model(self, model: ServedModel) -> pages.Page:
+        return {"id": model.name, "object": "model", "created": self._served.since, "owned_by": "potato"}

@@ -41,12 +41,12 @@ class Answering:
         return await self._answer(request, question, pages.Completion(question.before))
 
     async def _answer(self, request: Request, question: asking.Question, shape: pages.Format) -> Response:
-        self._served.check(question.model)
+        model = self._served.model(question.model)
         if question.tools:
-            tools.check((await self._upstream.status()).model.tools, forced=question.forced)
+            tools.check(await self._upstream.tool_use(question.model), forced=question.forced)
         patience = patience_s(request)
         asked = await self._ask(request, question, stays=patience is not None)
-        head = pages.Head(asked.jobs[0], int(time.time()), self._served.model, self._served.fingerprint)
+        head = pages.Head(asked.jobs[0], int(time.time()), model.name, model.fingerprint)
         headers = {"Potato-Job": ", ".join(asked.jobs)}
         prompts = len(question.prompts)
         if question.stream:

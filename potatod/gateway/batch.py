@@ -83,8 +83,8 @@ class Batch:
             self.task.cancel()
 
     async def _answer_all(self) -> None:
-        if self.page.get("model") not in (None, self._served.model):
-            log.event(self._logger, "a batch waits for its model", batch=self._id, model=self.page["model"])
+        if (absent := next((name for name in self._models() if name not in self._served), None)) is not None:
+            log.event(self._logger, "a batch waits for its model", batch=self._id, model=absent)
             return
         lines, wrong = await self._lines()
         if wrong and self.page["status"] == "validating":
@@ -96,7 +96,8 @@ class Batch:
         if self._cancelled:
             await self._end_cancelled()
             return
-        self.page["model"] = self._served.model
+        self.page["models"] = sorted({line.question.model for line in lines})
+        self.page["model"] = self.page["models"][0] if len(self.page["models"]) == 1 else None
         await self._note("in_progress")
         left = iter([line for line in lines if line.custom_id not in self._work.done])
         try:
@@ -108,25 +109,29 @@ class Batch:
         await self._note("finalizing")
         await self._end("completed")
 
+    def _models(self) -> list[str]:
+        """That its lines ask; none before they were understood."""
+        named: list[str] = self.page.get("models") or [self.page.get("model")]
+        return [name for name in named if name is not None]
+
     async def _lines(self) -> tuple[list[Line], list[Wrong]]:
         def read() -> tuple[list[Line], list[Wrong]]:
             try:
                 text = self._store.content(self.page["input_file_id"]).read_bytes()
             except FileNotFoundError:
                 text = b""  # deleted meanwhile: nothing to ask
-            return lines_of(text, self.page["endpoint"], self._served.check)
+            return lines_of(text, self.page["endpoint"], self._served.model)
 
         lines, wrong = await asyncio.to_thread(read)
-        if any(line.question.tools for line in lines):
-            use = await self._tool_use()
-            wrong += [found for line in lines if (found := _of_tools(line, use)) is not None]
+        uses = {model: await self._tool_use(model) for model in {line.question.model for line in lines if line.question.tools}}
+        wrong += [found for line in lines if line.question.tools and (found := _of_tools(line, uses[line.question.model])) is not None]
         return lines, wrong
 
-    async def _tool_use(self) -> ToolUse:
+    async def _tool_use(self, model: str) -> ToolUse:
         """Waits for a front that is away: at a start this one may be there first."""
         while True:
             try:
-                return (await self._upstream.status()).model.tools
+                return await self._upstream.tool_use(model)
             except ClientError:
                 await asyncio.sleep(_AGAIN_S)
 
@@ -145,7 +150,8 @@ class Batch:
                 self._work.asked(asked.jobs)
                 async for _ in streams.merged(asked.answers):
                     pass
-                head = pages.Head(asked.jobs[0], int(time.time()), self._served.model, self._served.fingerprint)
+                model = self._served.model(line.question.model)
+                head = pages.Head(asked.jobs[0], int(time.time()), model.name, model.fingerprint)
                 return answered(line, line.shape(self.page["endpoint"]).whole(head, asked.answers, len(line.question.prompts)))
             except Fault as fault:
                 return failed(line, fault)
@@ -186,11 +192,10 @@ class Batch:
 
 
 def _of_tools(line: Line, use: ToolUse) -> Wrong | None:
-    if line.question.tools:
-        try:
-            tools.check(use, forced=line.question.forced)
-        except Fault as fault:
-            return Wrong(line.number, fault)
+    try:
+        tools.check(use, forced=line.question.forced)
+    except Fault as fault:
+        return Wrong(line.number, fault)
     return None
 
 

@@ -51,7 +51,7 @@ class Wrong:
         return {"code": self.fault.code or "invalid_request", "line": self.line, "message": self.fault.message, "param": self.fault.param}
 
 
-def lines_of(text: bytes, endpoint: str, check: Callable[[str], None]) -> tuple[list[Line], list[Wrong]]:
+def lines_of(text: bytes, endpoint: str, check: Callable[[str], object]) -> tuple[list[Line], list[Wrong]]:
     """All of them are understood before any is asked. ``check`` raises :class:`Fault` where a model is not served."""
     lines: list[Line] = []
     wrong: list[Wrong] = []
@@ -75,7 +75,7 @@ def lines_of(text: bytes, endpoint: str, check: Callable[[str], None]) -> tuple[
     return lines, wrong
 
 
-def _line(number: int, row: bytes, endpoint: str, check: Callable[[str], None]) -> Line:
+def _line(number: int, row: bytes, endpoint: str, check: Callable[[str], object]) -> Line:
     found = body.understood(body.parse(row), _Line, {}, {})
     if (found.method, found.url) != ("POST", endpoint):
         raise Fault(400, f"this batch is of POST {endpoint}, and the line of {found.method[:20]} {found.url[:100]}", code="mismatched_url", param="url")

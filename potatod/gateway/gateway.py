@@ -38,7 +38,7 @@ async def _serve(stage: Stage) -> None:
     settings = stage.boot.settings
     token = bearer_token.read_or_make(Path(settings.gateway.token))
     listening = listener.bind(settings.gateway.listen)
-    served = Served(Path(stage.boot.model).name, str(stage.boot.verdict["checksum"]), int(time.time()))
+    served = Served(stage.boot.models, int(time.time()))
     upstream = Upstream(settings.front.socket)
     store = Store(Path(settings.gateway.path))
     questions = Questions(upstream, store, stage.logger)

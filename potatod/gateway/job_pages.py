@@ -55,12 +55,12 @@ class JobPages:
     async def submit(self, request: Request) -> Response:
         page = await body.read_json(request)
         question = asking.completion(page) if "prompt" in page else asking.chat(page)
-        self._served.check(question.model)
+        self._served.model(question.model)
         if question.stream or question.echo:
             name = "stream" if question.stream else "echo"
             raise unsupported(name, "a job is not read when it is asked for: /jobs/ID has its text, /jobs/ID/events what comes")
         if question.tools:
-            tools.check((await self._upstream.status()).model.tools, forced=question.forced)
+            tools.check(await self._upstream.tool_use(question.model), forced=question.forced)
         asked = await self._questions.ask(question, digest=b"", again=False, idempotency=idempotency_key(request), stays=True)
         self._questions.leave(asked)
         return Json({"jobs": asked.jobs}, 201, {"Location": f"/jobs/{asked.jobs[0]}"})

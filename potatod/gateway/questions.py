@@ -168,7 +168,7 @@ class Questions:
             more = {**options, "choice": choice}
             await self._upstream.follow(
                 lambda client: client.generate(
-                    question.prompts[at], raw=question.raw, key=f"{asked.key}:{at}:{choice}", tools=question.tools, **more
+                    question.prompts[at], raw=question.raw, key=f"{asked.key}:{at}:{choice}", tools=question.tools, model=question.model, **more
                 ),
                 lambda answer: begun.__setitem__(number, answer),
             )

@@ -48,14 +48,14 @@ class Responding:
 
     async def create(self, request: Request) -> Response:
         asked_for = responses.understood(await body.read_json(request))
-        self._served.check(asked_for.model)
+        self._served.model(asked_for.model)
         before = await self._before(asked_for.previous_response_id)
         messages = responses.messages(asked_for, before)
         offer, options = asked_for.offer(), asked_for.options()
         if offer.pages:
             if options.get("json_schema") or options.get("json_object"):
                 raise unsupported("text.format", "beside tools it is not: an answer that keeps to a form can call none")
-            tools.check((await self._upstream.status()).model.tools, forced=offer.forced)
+            tools.check(await self._upstream.tool_use(asked_for.model), forced=offer.forced)
         question = asking.Question(
             asked_for.model, (messages,), False, options | offer.options(), 1, asked_for.stream, False, offer.pages, offer.forced
         )

@@ -14,6 +14,7 @@ from typing import Final
 from potato_client import AsyncAnswer, AsyncClient, ClientError, FollowedAlready, RequestRefused
 from potato_client.job_report import JobReport, JobState
 from potato_client.protocol import MAX_FOLLOWED, Accepted, Described, JobAction, Report
+from potato_client.status import ToolUse
 
 from .faults import Fault
 
@@ -102,6 +103,10 @@ class Upstream:
             if self._status is None or now - self._status[0] > _FRESH_S:
                 self._status = now, await self._any().status()
             return self._status[1]
+
+    async def tool_use(self, model: str) -> ToolUse:
+        """What that model's chat template knows of tools."""
+        return next((served.tools for served in (await self.status()).models if served.name == model), "none")
 
     def done(self, answers: Sequence[AsyncAnswer]) -> None:
         """Nobody listens to these any more; those that are not over go on."""

@@ -329,6 +329,7 @@ def _poller(*sockets: Any) -> zmq.Poller:
 
 
 def _logits_region(fd: int, vocabulary: int) -> torch.Tensor:
-    """(rows, vocabulary) fp32, shared with the front: the rows of sweep n are the front's until it sends sweep n + 1."""
-    region = Pool(fd)
-    return torch.frombuffer(region.view, dtype=torch.float32).view(-1, vocabulary)
+    """(rows, vocabulary) fp32, shared with the front: the rows of sweep n are the front's until it sends sweep n + 1. It is as large as any of the
+    models that are served needs it."""
+    region = torch.frombuffer(Pool(fd).view, dtype=torch.float32)
+    return region[: region.numel() // vocabulary * vocabulary].view(-1, vocabulary)

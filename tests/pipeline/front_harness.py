@@ -28,9 +28,9 @@ from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, At
 from potatod import pool, wire
 from potatod.config import build
 from potatod.kv_layout import KvGroup, KvLayout
-from potatod.messages import Counted, Cut, Draft, Drafted, Drop, Engine, Failed, Fork, LayerDone, Ready, Row, Rows, StageProcess, Stop, Sweep
+from potatod.messages import Counted, Cut, Draft, Drafted, Drop, Engine, Failed, Fork, LayerDone, Ready, Row, Rows, StageProcess, Stop, Sweep, Switch
 from potatod.room import logits_rows
-from potatod.stage import Boot
+from potatod.stage import Boot, BootModel
 
 END = 256
 VOCABULARY = 260
@@ -178,7 +178,7 @@ class Front:
         self.counted: list[Counted] = []
         self.failed: Failed | None = None
         self.worker: Worker | None = None
-        self.epoch = 0
+        self.epoch = self.model = 0
         self._clients: list[Client] = []
         page = directory / "boot.front.json"
         boot.write(page)
@@ -214,20 +214,30 @@ class Front:
                 raise AssertionError(f"the front ended with {self.process.returncode}: {self.log}")
         raise AssertionError("the supervisor waited in vain")
 
-    def tell(self, state: Any, why: str = "") -> None:
+    def tell(self, state: Any, why: str = "", model: int | None = None) -> None:
+        """``model``: which has the engine from now on; None: the same as before."""
+        self.model = self.model if model is None else model
         own = StageProcess("supervisor", os.getpid(), time.time() - 5)
         stages = (
             own,
             StageProcess("front", self.process.pid, time.time() - 4),
             StageProcess("worker", 1 << 30, time.time()),
         )
-        self.control.send(b"front", Engine(self.epoch, state, max(0, self.epoch - 1), why, stages))
+        self.control.send(b"front", Engine(self.epoch, state, max(0, self.epoch - 1), why, stages, self.model))
 
     def engine_up(self, delay_s: float = 0.0, drafter: Callable[[Draft], Drafted] | None = None) -> Worker:
         self.epoch += 1
         self.worker = Worker(self, self.epoch, delay_s, drafter)
         self.tell("up")
         return self.worker
+
+    def switches(self, delay_s: float = 0.0) -> Worker:
+        """Waits until the front wants another model, and gives it the engine."""
+        wanted = self.wait_for(lambda message: isinstance(message, Switch))
+        if self.worker is not None:
+            self.worker.die()
+        self.tell("switching", model=wanted.model)
+        return self.engine_up(delay_s)
 
     def engine_dies(self) -> None:
         assert self.worker is not None
@@ -303,7 +313,7 @@ class Client:
 
     def ask(self, prompt: str | None = None, *, messages: tuple[Any, ...] = (), **options: Any) -> int:
         self._requests += 1
-        about = {name: options.pop(name) for name in ("key", "follow") if name in options}
+        about = {name: options.pop(name) for name in ("key", "follow", "model") if name in options}
         self.send(Generate(self._requests, messages, prompt, Options(**options), **about))
         return self._requests
 
@@ -370,10 +380,12 @@ def front(
     draft: bool = False,
     checksum: str = "c0ffee",
     template: str = "",
+    others: tuple[str, ...] = (),
     jobs: dict[str, Any] | None = None,
     **limits: int,
 ) -> Front:
-    """A started front; it may not be ready. ``limits`` are keys of [front], ``jobs`` of [jobs]."""
+    """A started front; it may not be ready. ``limits`` are keys of [front], ``jobs`` of [jobs]; ``others``: models beside the first, which is called
+    "model"; each has its name as checksum."""
     directory.mkdir(exist_ok=True)
     byte_tokenizer(directory / "model", template)
     values: dict[tuple[str, str], Any] = {("front", key): value for key, value in limits.items()}
@@ -384,7 +396,11 @@ def front(
     values["front", "socket"] = socket or f"ipc://{directory}/front.sock"
     verdict = {**VERDICT, "max_context": max_context, "prefill_chunk": prefill_chunk, "kv_bytes": kv_bytes, "draft": {} if draft else None}
     verdict["checksum"] = checksum
-    boot = Boot(1, str(directory), str(directory / "model"), build(values), None, verdict)
+    settings = build(values)
+    for other in others:
+        byte_tokenizer(directory / other, template)
+    pages = tuple(BootModel(str(directory / other), settings, verdict | {"checksum": other}) for other in others)
+    boot = Boot(1, str(directory), str(directory / "model"), settings, None, verdict, pages)
     return Front(directory, boot, program)
 
 

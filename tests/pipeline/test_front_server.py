@@ -41,7 +41,7 @@ class World:
             self.endpoint,
             boot="b",
             daemon="d",
-            model="m",
+            models=("m",),
             max_context_tokens=9,
             vanished_s=30.0,
             clock=lambda: self.now,

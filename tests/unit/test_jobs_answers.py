@@ -310,18 +310,18 @@ def test_progress_is_said_at_once_when_a_place_or_state_changes_and_now_and_then
     world.ask(b"first", prompt=9)
     world.ask(b"me")
     for _ in range(3):
-        world.answers.say_progress(UP)
+        world.answers.say_progress(UP, world.answers.places())
     assert [(p.state, p.place) for p in world.of(Progress)] == [("queued", 1)], "nothing changed, nothing is said"
     world.sweep()
-    world.answers.say_progress(UP)
+    world.answers.say_progress(UP, world.answers.places())
     world.now += 0.1
-    world.answers.say_progress(EngineNow(up=True, layers_done=1, layers=4, under_way_s=0.5))
+    world.answers.say_progress(EngineNow(up=True, layers_done=1, layers=4, under_way_s=0.5), world.answers.places())
     world.now += 0.6
-    world.answers.say_progress(EngineNow(up=True, layers_done=2, layers=4, under_way_s=0.5))
+    world.answers.say_progress(EngineNow(up=True, layers_done=2, layers=4, under_way_s=0.5), world.answers.places())
     prefill = [p for p in world.of(Progress, b"first") if p.state == "prefill"]
     assert [(p.layers_done, p.prefilled_tokens, p.eta_s) for p in prefill] == [(0, 4, 4.0), (2, 4, 3.5)]
     world.scheduler.restarted()
-    world.answers.say_progress(EngineNow(up=False, layers_done=0, layers=4, under_way_s=0.0))
+    world.answers.say_progress(EngineNow(up=False, layers_done=0, layers=4, under_way_s=0.0), world.answers.places())
     assert world.of(Progress, b"first")[-1].state == "restarting"
 
 
@@ -330,10 +330,10 @@ def test_an_answer_that_is_prefilled_again_after_a_restart_says_so() -> None:
     world.ask(limit=50)
     for _ in range(4):
         world.sweep()
-    world.answers.say_progress(UP)
+    world.answers.say_progress(UP, world.answers.places())
     assert world.of(Progress)[-1].state == "decode"
     world.scheduler.restarted()
-    world.answers.say_progress(UP)
+    world.answers.say_progress(UP, world.answers.places())
     assert world.of(Progress)[-1].state == "prefill"
 
 

@@ -86,7 +86,7 @@ def test_the_supervisor_refuses_a_config_that_is_none_before_it_asks_anybody(har
     HARM[harm](tmp_path / "config.json")
     manifest: Any = SimpleNamespace(fingerprint="f", shards=())
     with pytest.raises(ModelDataError, match=r"config\.json"):
-        verdict.probe(build({}), tmp_path, manifest, tmp_path, lambda: False)
+        verdict.probe(build({}), tmp_path, manifest, tmp_path, 0, lambda: False)
 
 
 @pytest.mark.parametrize("harm", ["a FIFO", "a device without end", "no UTF-8"])

@@ -1,0 +1,91 @@
+"""The models that a daemon serves: of each, before anything starts, what was found out about it and what is planned for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import drafts, identity
+from . import plan as plans
+from .config import Settings
+from .errors import ConfigError
+from .forecast import Load
+from .manifest import Manifest, check_files, check_mirror
+from .manifest import load as load_manifest
+from .room import logits_rows, tokenizer_bytes
+from .sizes import Auto, Percent
+from .stage import BootModel
+from .verdict import Verdict, probe
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One that is to be served; its files are whole."""
+
+    #: of a daemon that serves it alone
+    settings: Settings
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @classmethod
+    def of(cls, settings: Settings) -> Chosen:
+        """Raises what tells what is wrong with it, where that is known before anything takes time."""
+        folder = Path(settings.model.path)
+        manifest = load_manifest(folder)
+        check_files(folder, manifest)
+        for mirror in settings.model.mirrors:
+            check_mirror(folder, Path(mirror))
+        drafts.folder_of(settings, folder)
+        if not isinstance(settings.pool.size, Auto | Percent):
+            plans.enough(manifest, int(settings.pool.size), card=settings.worker.device != "cpu")
+        return cls(settings, folder.resolve(), manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    chosen: Chosen
+    verdict: Verdict
+
+    @property
+    def plan(self) -> plans.Plan:
+        return self.verdict.plan
+
+    @property
+    def load(self) -> Load:
+        return Load.of(self.plan, self.chosen.manifest.layers)
+
+    @property
+    def logits_bytes(self) -> int:
+        """Of the region in which worker and front share rows of logits."""
+        return logits_rows(self.chosen.settings) * self.verdict.vocabulary * 4
+
+    def page(self) -> BootModel:
+        """What stages are told of it."""
+        facts: dict[str, Any] = self.verdict.facts() | {
+            "load": dataclasses.asdict(self.load), "resident_bytes": self.plan.resident_bytes, "card_bytes": self.plan.card_bytes,
+            "checksum": identity.checksum_of(self.chosen.folder, self.chosen.manifest),
+        }  # fmt: skip
+        return BootModel(str(self.chosen.folder), self.chosen.settings, facts)
+
+
+def choose(settings: Settings) -> tuple[Chosen, ...]:
+    """Raises as :meth:`Chosen.of`, and :class:`ConfigError` where two could not be told from each other."""
+    chosen = tuple(Chosen.of(each) for each in settings.each())
+    name, count = Counter(each.name for each in chosen).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"{count} models are called {name}, which is how clients ask for one: their folders need names that differ")
+    return chosen
+
+
+def look_into(chosen: Sequence[Chosen], directory: Path, cancelled: Callable[[], bool]) -> tuple[Served, ...]:
+    """Raises as :func:`verdict.probe`. The front has the tokenizers of all of them, whichever has the memory."""
+    tokenizers = sum(tokenizer_bytes(each.folder) for each in chosen)
+    return tuple(Served(each, probe(each.settings, each.folder, each.manifest, directory, tokenizers, cancelled)) for each in chosen)
