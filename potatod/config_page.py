@@ -30,12 +30,12 @@ _SEVERAL: Final = """\
 # Instead of [model], several models, of which one is in memory at a time: whoever asks for another one waits
 # until the daemon loads it. Each has a path, and may have mirrors, and a draft as in [speculation]. The first is
 # meant where nobody says which.
-#[[models]]
-#path = "/var/lib/potato/model"
+#     [[models]]
+#     path = "/var/lib/potato/model"
 #
-#[[models]]
-#path = "/var/lib/potato/larger"
-#draft = "self:int4"
+#     [[models]]
+#     path = "/var/lib/potato/larger"
+#     draft = "self:int4"
 """
 
 

@@ -60,7 +60,7 @@ def gather(file: Path | None, environment: Mapping[str, str], flags: Mapping[Key
             values[key.section, key.name] = _parsed(key, said)
             given[key.section, key.name] = said
     served, origin = _models_of(page, known), str(file)
-    if _PATH in given:
+    if values.get(_PATH):
         if served and given[_PATH].origin.startswith(str(file)):
             raise ConfigError(f"{given[_PATH].origin}: give [model] path for one model, or [[models]] for several, and not both")
         served = ()  # a flag or a variable says that it is another one

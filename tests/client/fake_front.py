@@ -43,7 +43,7 @@ from potato_client.protocol import (
     Status,
     Welcome,
 )
-from potato_client.status import EngineReport, ModelReport, QueueReport, StageReport
+from potato_client.status import EngineReport, ModelReport, QueueReport, ServedReport, StageReport
 
 Said = Any
 Script = Callable[[Generate, str], Iterator[Said]]
@@ -91,6 +91,7 @@ def report(request: int, boot: str) -> Report:
         engine=EngineReport("up", 1, 0, "cpu", "invariant", 12, "", 0.35, 0.34, 0.12, 4.8e8, 5e8),
         queue=QueueReport(1, 2, 4, 64, 10_000_000, 5_000_000, 100_000_000, 3, 400, 100, 1, 40, 30),
         stages=(StageReport("front", 4242, "up", 90_000_000, 3999.0),),
+        models=(ServedReport("tiny", "up", 1, 2, 2048),),
     )  # fmt: skip
 
 

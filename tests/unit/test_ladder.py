@@ -37,6 +37,7 @@ LADDER = (
         "potatod.service_commands",
     },
     {"potatod.reader", "potatod.worker", "potatod.front", "potatod.gateway"},
+    {"potatod.served"},
     {"potatod.supervisor"},
     {"potatod.cli"},
 )  # fmt: skip
