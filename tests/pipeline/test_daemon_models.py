@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from pathlib import Path
@@ -32,7 +33,7 @@ def test_each_answers_as_it_does_alone_and_an_engine_that_dies_is_made_anew(tiny
         text = daemon.client("status").stdout
         assert "model: not loaded" in text and "other: loaded" in text
         jobs = [daemon.client("submit", "--model", name, *QUESTION).stdout.strip() for name in ("model", "other", "model")]
-        daemon.stages()["worker"].send_signal(signal.SIGKILL)
+        daemon.until(lambda: daemon.stages().get("worker"), "an engine on its way").send_signal(signal.SIGKILL)
         assert [daemon.ask("attach", job)["token_ids"] for job in jobs] == [alone[0], alone[1], alone[0]]
         daemon.stages()["front"].send_signal(signal.SIGKILL)
         assert daemon.ask("--model", "other", *QUESTION)["token_ids"] == alone[1]
@@ -59,5 +60,5 @@ def test_one_that_cannot_be_loaded_is_refused_and_the_other_goes_on(tiny_model: 
         kept = daemon.client("submit", "--model", "damaged", *QUESTION).stdout.strip()
         daemon.until(lambda: "stays down" in daemon.client("--model", "damaged", "x").stderr, "the damaged one is refused")
         assert daemon.ask(*QUESTION)["completion_tokens"] == 12
-        assert "damaged: stays down until the daemon is restarted, 0 running, 1 waiting" in daemon.client("status").stdout
-        assert f"{kept}" in daemon.client("jobs").stdout or kept[:8] in daemon.client("jobs").stdout
+        assert "damaged: stays down until the daemon is restarted, 0 running" in daemon.client("status").stdout
+        assert json.loads(daemon.client("show", kept, "--json").stdout)["state"] == "queued"
