@@ -11,10 +11,10 @@ from typing import Any, Final
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 
-from potatod.errors import ModelDataError, UnsupportedModel, first_line
-from potatod.json_file import read_json
+from potatod.errors import InternalError, ModelDataError, UnsupportedModel, first_line
+from potatod.json_file import parse_json, read_json
 
-from .shard_file import write_text
+from .shard_file import AGAIN, explained, write_text
 
 #: Any of these and transformers can make a tokenizer.json.
 _OTHER_TOKENIZERS: Final = ("tokenizer.model", "vocab.json", "spiece.model", "tiktoken.model", "vocab.txt")
@@ -91,10 +91,16 @@ def _write_gguf_tokenizer(file: Path, out: Path) -> bool:
 
 def _save(tokenizer: PreTrainedTokenizerFast, out: Path) -> dict[str, Any]:
     """Writes tokenizer.json; returns tokenizer_config.json's content."""
-    with tempfile.TemporaryDirectory() as place:
-        tokenizer.save_pretrained(place)
-        write_text(out, "tokenizer.json", (Path(place) / "tokenizer.json").read_text(encoding="utf-8"))
-        settings = read_json(Path(place) / "tokenizer_config.json", _MAX_BYTES)
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            tokenizer.save_pretrained(place)
+            text, page = ((Path(place) / name).read_text(encoding="utf-8") for name in ("tokenizer.json", "tokenizer_config.json"))
+    except OSError as error:
+        raise explained(error, Path(error.filename or tempfile.gettempdir())) from None
+    except Exception as error:  # tokenizers writes by itself, and has no type of its own for a full disk
+        raise InternalError(f"cannot write a tokenizer to {tempfile.gettempdir()}: {first_line(error)}; {AGAIN}") from error
+    write_text(out, "tokenizer.json", text)
+    settings = parse_json(page, out / "tokenizer_config.json")
     return {key: value for key, value in settings.items() if key not in ("is_local", "local_files_only", "name_or_path")}
 
 

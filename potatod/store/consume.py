@@ -16,7 +16,7 @@ from potatod.dtypes import KEEP
 from potatod.errors import ModelDataError, UsageError
 from potatod.sizes import human_size
 
-from . import staging
+from . import shard_file, staging
 from .checkpoint import Lazy, head_of, joined, tensors_in, weight_files
 from .identity import key_of
 from .journal import check_consumed, check_place, finished, note_consumed
@@ -63,7 +63,7 @@ def consume(
             supply = Consumed(folder, opened, {source / name: size for name, size in page["sizes"].items()}, agreed)
             make(opened, out, page["key"], dtype, progress=progress, notice=notice, band_bytes=band_bytes, supply=supply, origin={"consumed": "yes"})
         for name in page["sizes"]:
-            (source / name).unlink(missing_ok=True)
+            shard_file.remove(source / name)
         staging.remove(folder)
     return True
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from potatod.errors import ModelDataError
 
-from . import hub_files, staging
+from . import hub_files, shard_file, staging
 from .checkpoint import head_of
 from .hub_files import HubFile, Repository
 from .hub_source import is_there
@@ -66,8 +66,8 @@ class Fetched(Passing):
         needed = wanted(works)
         weights = frozenset().union(*self._files.values())
         for path in weights - needed:
-            path.unlink(missing_ok=True)
-            hub_files.partial_of(path).unlink(missing_ok=True)
+            shard_file.remove(path)
+            shard_file.remove(hub_files.partial_of(path))
         self._there = {path for path in needed if is_there(self._folder, self._file(path))}
         sizes = {path: self._file(path).size_bytes for path in needed}
         missing = needed - self._there
@@ -108,7 +108,7 @@ class Fetched(Passing):
     def _check_head(self, path: Path) -> None:
         """What was planned with is what came."""
         if list(head_of(path)) != self._heads[path.name]:
-            path.unlink()
+            shard_file.remove(path)
             raise ModelDataError(f"{path.name} of {self._repository.id} has another header than the hub gave before: try again")
 
     def _file(self, path: Path) -> HubFile:

@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -116,7 +116,7 @@ def download(
     path = partial_of(folder / file.name)
     for _ in range(2):
         with _Partial(path) as partial:
-            if partial.size > file.size_bytes:
+            if partial.size > file.size_bytes or (partial.size and not file.sha256):  # nothing would tell whether that is right
                 partial.restart()
             _persistently(repository, file.name, lambda: _fill(repository, file, partial, stopped, arrived), lambda: partial.size)
             found = partial.digest.hexdigest()
@@ -152,7 +152,8 @@ class _Partial:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written is tried once more, and whoever called has been told
+            self._file.close()
 
     def append(self, data: bytes) -> None:
         with self._explained():
@@ -167,11 +168,16 @@ class _Partial:
         self.digest, self.size = hashlib.sha256(), 0
 
     def finish(self, path: Path) -> None:
-        """Under this name from now on."""
+        """Under this name from now on. What cannot be synced is worth nothing: it looks whole for as long as the kernel remembers it."""
         with self._explained():
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    self._file.truncate(0)
+                raise
             self._path.replace(path)
-            shard_file.sync_folder(path.parent)
+        shard_file.sync_folder(path.parent)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

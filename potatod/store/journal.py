@@ -24,9 +24,10 @@ from potatod import manifest as manifests
 from potatod.errors import ModelDataError, TryAgain, UsageError
 from potatod.manifest import Manifest, Shard
 
-from .shard_file import explained, sync_folder
+from .shard_file import explained, remove, sync_folder
 
 _NAME: Final = ".prepare.journal"
+_PARTIAL: Final = f"{_NAME}.partial"
 #: Where the files of a source come and go that is not kept: staging.py.
 STAGING: Final = ".source"
 #: There where files of a source have been removed that is consumed: consume.py.
@@ -55,6 +56,7 @@ def finished(out: Path, key: str, force: bool) -> Manifest | None:
             f"{out} is a model folder made from another source, with other options or by other versions; --force makes it anew, and "
             f"`potatod prepare --upgrade {out}` makes it one of the installed transformers without its source"
         )
+    _end(out, key)
     return found
 
 
@@ -73,7 +75,10 @@ def check_place(out: Path) -> None:
 def note_consumed(out: Path) -> None:
     """From now on what is made in this folder is in no other."""
     if not (path := out / STAGING / _CONSUMED).exists():
-        path.touch()
+        try:
+            path.touch()
+        except OSError as error:
+            raise explained(error, path) from None
         sync_folder(path.parent)
 
 
@@ -120,12 +125,16 @@ class Journal:
         try:
             self._resume()
         except BaseException:
-            self._file.close()
+            self._let_go()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with suppress(OSError):  # what could not be written is tried once more, and whoever called has been told
+            self._file.close()
 
     def has(self, kind: str, layer: int = 0) -> bool:
         return any(shard["kind"] == kind and shard["layer"] == layer for shard in self.shards)
@@ -145,7 +154,7 @@ class Journal:
 
     def close(self) -> None:
         """The manifest is written: nothing is left to resume."""
-        self._path.unlink(missing_ok=True)
+        remove(self._path)
         sync_folder(self._out)
 
     def _resume(self) -> None:
@@ -169,7 +178,7 @@ class Journal:
         pages: list[dict[str, Any]] = [{"key": self._key} | ({"scheme": self.scheme} if self.scheme else {})]
         if self.shards:
             pages.append({"files": self.files, "shards": self.shards})
-        partial = self._path.with_name(f"{_NAME}.partial")
+        partial = self._out / _PARTIAL
         try:
             with open(partial, "wb") as file:
                 _write(file, pages)
@@ -230,14 +239,27 @@ def is_begun(out: Path) -> bool:
 
 def give_up(out: Path) -> None:
     """Nothing has been made: no trace stays of what was begun."""
-    (out / _NAME).unlink(missing_ok=True)
-    with suppress(OSError):  # it has other things in it
+    with suppress(OSError):  # it has other things in it, or cannot be removed: why it was given up says more
+        (out / _PARTIAL).unlink(missing_ok=True)
+        (out / _NAME).unlink(missing_ok=True)  # the last: what else is there is ours for as long as there is this
         out.rmdir()
+
+
+def _end(out: Path, key: str) -> None:
+    """The journal of a run that was ended behind its manifest, as it was about to remove it, is in nobody's way, and says for ever that something is
+    not finished."""
+    try:
+        with open(out / _NAME, "rb") as file:
+            begun = _parsed(file.readline())
+    except FileNotFoundError:
+        return
+    if begun is not None and begun.get("key") == key:
+        remove(out / _NAME)
 
 
 def _clear(out: Path) -> None:
     """Removes a model folder's own files, the manifest first, and nothing else."""
-    (out / manifests.NAME).unlink(missing_ok=True)
+    remove(out / manifests.NAME)
     sync_folder(out)
     for path in [*shard_files(out), *out.glob(".*.partial"), *(out / name for name in _COMPANIONS)]:
-        path.unlink(missing_ok=True)
+        remove(path)

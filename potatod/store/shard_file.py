@@ -9,7 +9,9 @@ import dataclasses
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import xxhash
 
@@ -19,6 +21,9 @@ from potatod.manifest import Part
 from .layout import Layout
 
 Buffer = bytes | memoryview
+
+#: What to do when the disk has room again, or works.
+AGAIN: Final = "run the same command again, it goes on where it stopped"
 
 
 def write(folder: Path, name: str, layout: Layout, values: Iterable[Iterable[Buffer]], *tilings: Sequence[Part]) -> list[tuple[Part, ...]]:
@@ -38,10 +43,11 @@ def write(folder: Path, name: str, layout: Layout, values: Iterable[Iterable[Buf
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, folder / name)
-        sync_folder(folder)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise explained(error, folder / name) from None
+    sync_folder(folder)
     return [checksums.parts() for checksums in sums]
 
 
@@ -54,26 +60,38 @@ def write_text(folder: Path, name: str, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, folder / name)
-        sync_folder(folder)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise explained(error, folder / name) from None
+    sync_folder(folder)
+
+
+def remove(path: Path) -> None:
+    """It need not be there. Raises as :func:`write` does."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise explained(error, path) from None
 
 
 def explained(error: OSError, path: Path) -> DoesNotFit | InternalError:
     """What an error while writing means to a person."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DoesNotFit(f"the disk is full while writing {path}; make room and run the same command again, it goes on where it stopped")
-    return InternalError(f"cannot write {path}: {error.strerror or error}")
+        return DoesNotFit(f"the disk is full while writing {path}; make room and {AGAIN}")
+    return InternalError(f"cannot write {path}: {error.strerror or error}; when that is mended {AGAIN}")
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in it survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Makes renames in it survive a power cut. Raises as :func:`write` does."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise explained(error, folder) from None
 
 
 def _bytes_of(layout: Layout, values: Iterable[Iterable[Buffer]]) -> Iterator[Buffer]:

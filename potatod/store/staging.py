@@ -65,7 +65,10 @@ def remember(folder: Path, page: Mapping[str, Any]) -> None:
 def empty(folder: Path) -> None:
     """Another source is to come."""
     for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        try:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except OSError as error:
+            raise shard_file.explained(error, path) from None
 
 
 def remove(folder: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from . import staging
+from . import shard_file, staging
 from .shards import make_room
 
 #: So many files of a source are there at the same time, unless one shard is made of more.
@@ -98,7 +98,7 @@ class Passing:
             self._there.discard(path)
 
     def _remove(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
+        shard_file.remove(path)
 
 
 def ordered(works: Sequence[Work]) -> list[Work]:
