@@ -2,7 +2,8 @@
 
 The "model" is a function of all tokens so far, so that a token that is fed twice, lost or moved changes the text: a
 prompt ``abc|`` is answered with ``abcabcabc…``, and so is ``abc|whatever|``; ``$`` in it stands for the end of text; a prompt that starts with ``?``
-gives random logits that depend on every token; one that starts with ``!`` gives a row that is not there.
+gives random logits that depend on every token; one that starts with ``!|`` gives a row that is not there. What has no bar, or begins with one, is
+answered with nothing.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def _bytes_to_unicode() -> dict[int, str]:
 
 
 def next_token(tokens: list[int]) -> int:
+    if ord("|") not in tokens[1:] or tokens[0] == ord("|"):
+        return END
     end = tokens.index(ord("|"))
     said = tokens[::-1].index(ord("|"))  # behind the last bar
     token = tokens[said % end]
@@ -151,7 +154,7 @@ class Worker(threading.Thread):
             self.guessed[step.sequence] = known, branches_of(step)
             for path in paths_of(step) if step.want != "nothing" else ():
                 behind = [*held[:known], *path]
-                if held[0] == ord("!"):
+                if held[:2] == [ord("!"), ord("|")]:
                     rows.append(Row(step.sequence, logits_row=1 << 20))
                 elif step.want == "logits":
                     self._logits[index] = logits(behind)
