@@ -27,10 +27,12 @@ check: $(STAMP) ## lint, types and unit tests: what a change must pass before it
 	MYPYPATH=$(VENV)/typed $(BIN)/mypy -p potatod -p potato_client
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit
 
-torture: $(STAMP) ## kills, power cuts and failing disks in full numbers: two hours; what was done is kept in .torture.json and gone on with
+torture: $(STAMP) ## kills, power cuts, failing disks, damaged folders and frames in full numbers: three hours; kills go on where .torture.json is
 	POTATO_KILLS=1000 POTATO_CUTS=10000 POTATO_ENGINE_KILLS=100 POTATO_CONNECTIONS=2000 $(BIN)/python -m pytest -q --timeout 3600 \
 		tests/pipeline/test_front_torture.py tests/faults/test_power_cuts.py tests/faults/test_job_disk.py \
 		tests/faults/test_kills.py::test_kills_of_the_engine_change_no_token tests/pipeline/test_gateway_guard.py
+	POTATO_DAMAGES=2000 POTATO_FRAMES=200000 POTATO_DISK_CALLS=1000000 $(BIN)/python -m pytest -q --timeout 7200 \
+		tests/faults/test_damaged_folders.py tests/pipeline/test_front_frames.py tests/faults/test_store_disk.py
 	$(BIN)/python tests/torture/kills.py --kills 1000 --resume .torture.json
 
 soak: $(STAMP) ## mixed work for five minutes (MINUTES=120 for two hours): memory, descriptors and database stay as they are
