@@ -1,7 +1,7 @@
 """The disk under some folders, whose calls are counted and fail when the test wants it: what our Python opens, writes, syncs, renames, removes.
 
 A call is known by where it is made, so that it is the same one in the next run, whatever other threads do meanwhile. What fails is as bad as it may be:
-half of what was to be written is there, and of what could not be synced the second half is zeros.
+half of what was to be written is there, and of what was not synced before the second half is zeros.
 """
 
 from __future__ import annotations
@@ -58,15 +58,17 @@ class FailingDisk:
         #: whether the fault was met
         self.met = False
         self._fault: Fault | None = None
+        #: by inode, bytes at the last sync
+        self._synced: dict[int, int] = {}
 
     @contextmanager
     def under(self, fault: Fault | None = None) -> Iterator[FailingDisk]:
         self._fault = fault
         real = {(module, name): getattr(module, name) for module, name in _PATCHED}
         patched = {
-            "open": self._open, "fsync": self._of_descriptor("fsync", os.fsync), "ftruncate": self._of_descriptor("truncate", os.ftruncate),
-            "replace": self._of_path("replace", os.replace), "rename": self._of_path("replace", os.rename), "mkdir": self._of_path("mkdir", os.mkdir),
-            "unlink": self._of_path("unlink", os.unlink), "remove": self._of_path("unlink", os.remove), "rmdir": self._of_path("rmdir", os.rmdir),
+            "open": self._open, "fsync": self._fsync(os.fsync), "replace": self._of_path("replace", os.replace),
+            "rename": self._of_path("replace", os.rename), "mkdir": self._of_path("mkdir", os.mkdir), "unlink": self._of_path("unlink", os.unlink),
+            "remove": self._of_path("unlink", os.remove), "rmdir": self._of_path("rmdir", os.rmdir),
         }  # fmt: skip
         for module, name in real:
             setattr(module, name, self._os_open(os.open) if (module, name) == (os, "open") else patched[name])
@@ -101,6 +103,8 @@ class FailingDisk:
         full = _absolute(path)
         self.do("open", full)
         opened = _REAL_OPEN(path, mode, *arguments, **options)
+        if "w" in mode:
+            self._synced.pop(os.fstat(opened.fileno()).st_ino, None)
         return _File(self, full, opened) if full.startswith(self._folders) else opened
 
     def _os_open(self, real: Callable[..., int]) -> Callable[..., int]:
@@ -118,13 +122,14 @@ class FailingDisk:
 
         return call
 
-    def _of_descriptor(self, what: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(descriptor: Any, *arguments: Any) -> Any:
-            path = os.readlink(f"/proc/self/fd/{descriptor if isinstance(descriptor, int) else descriptor.fileno()}")
-            if (error := self._asked(what, path)) is not None:
-                _lose_half(path)
+    def _fsync(self, real: Callable[[int], None]) -> Callable[[int], None]:
+        def call(descriptor: int) -> None:
+            path, state = os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor)
+            if (error := self._asked("fsync", path)) is not None:
+                _lose_half(path, self._synced.get(state.st_ino, 0))
                 raise error
-            return real(descriptor, *arguments)
+            self._synced[state.st_ino] = state.st_size
+            real(descriptor)
 
         return call
 
@@ -175,8 +180,8 @@ class _File:
 
 _REAL_OPEN = builtins.open
 _PATCHED = (
-    (builtins, "open"), (io, "open"), (os, "open"), (os, "fsync"), (os, "ftruncate"), (os, "replace"), (os, "rename"), (os, "mkdir"), (os, "unlink"),
-    (os, "remove"), (os, "rmdir"),
+    (builtins, "open"), (io, "open"), (os, "open"), (os, "fsync"), (os, "replace"), (os, "rename"), (os, "mkdir"), (os, "unlink"), (os, "remove"),
+    (os, "rmdir"),
 )  # fmt: skip
 
 
@@ -196,8 +201,9 @@ def _where() -> str | None:
     return None
 
 
-def _lose_half(path: str) -> None:
+def _lose_half(path: str, synced: int) -> None:
     with suppress(OSError), _REAL_OPEN(path, "r+b") as file:
         size = os.fstat(file.fileno()).st_size
-        file.seek(size // 2)
-        file.write(bytes(size - size // 2))
+        stays = synced + (size - synced) // 2
+        file.seek(stays)
+        file.write(bytes(max(0, size - stays)))
