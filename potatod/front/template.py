@@ -64,7 +64,9 @@ class ChatTemplate:
                 **{**self._special_tokens, **switches}, messages=page, tools=tools, documents=None,
                 add_generation_prompt=add_generation_prompt,
             )  # fmt: skip
-            return "".join(self._environment.budget.passed(pieces))
+            text = "".join(self._environment.budget.passed(pieces))
+            text.encode()  # JSON may spell half a character, in a tool or its arguments, and so may a template: no tokenizer takes it
+            return text
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise Refusal("bad_request", f"the model's chat template refuses this chat: {_sentence(error)}") from None
         except (RecursionError, MemoryError) as error:

@@ -51,8 +51,12 @@ class Tokenizer:
         config = tokenizer_config(folder)
         inner.encode_special_tokens = config.get("split_special_tokens") is True
         special = special_tokens(config)
-        for token in _tokens_to_add(inner, config, special):
-            inner.add_tokens([token])
+        try:
+            for token in _tokens_to_add(inner, config, special):
+                inner.add_tokens([token])
+        except ValueError as error:  # half a character, which JSON may spell, or an id of thousands of digits
+            where = folder / "tokenizer_config.json"
+            raise ModelDataError(f"{where} has a token that is none ({first_line(error)[:300]}); prepare the model again") from None
         return cls(inner, special)
 
     @property

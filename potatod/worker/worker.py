@@ -101,7 +101,7 @@ class Worker:
         self._sweeps = 0
         self._layers_computed = 0
         self._said = 0.0
-        name = config.architectures[0] if config.architectures else config.model_type
+        name = type(skeleton.model).__name__
         products = "compiled here" if arithmetic.product else "torch's"
         kept = f", keys and values rounded to {arithmetic.kv}" if arithmetic.kv else ""
         stage.ready(f"{name} built in {time.monotonic() - began:.1f} s, {torch.get_num_threads()} threads, products {products}{kept}")

@@ -42,7 +42,7 @@ from potatod.front.refusal import Refusal
 from potatod.reader import requests
 from potatod.room import vocabulary_of
 from potatod.store import skeleton as skeletons
-from potatod.worker import weights, worker
+from potatod.worker import selfcheck, weights, worker
 from potatod.worker.attention import PackedAttention
 from potatod.worker.model import conform
 from potatod.worker.probe import kept, max_positions, rope_border, weight_shapes
@@ -64,7 +64,7 @@ def first_tokens(folder: Path) -> str:
     config = skeletons.load_config(folder)  # from here on as the probe does
     conform(skeletons.build(config, dtype), manifest, folder)
     found: list[Any] = [max_positions(config), rope_border(config), weight_shapes(manifest)]
-    found.append(_kept((folder / "config.json").read_text(), manifest.dtype))
+    found.append(_probed((folder / "config.json").read_text(), manifest.dtype))
     identity.checksum_of(folder, manifest)
     admission = Admission(folder, Settings().sampling, CONTEXT, vocabulary_of(manifest, "embed"), vocabulary_of(manifest))
     asks = (Generate(1, prompt="Hello"), Generate(1, messages=(ChatMessage("user", "Hi"),)))
@@ -82,10 +82,11 @@ def first_tokens(folder: Path) -> str:
 
 
 @functools.cache
-def _kept(config: str, dtype: str) -> str:
-    """What a sequence keeps, as the probe finds it: of an undamaged config a child knows it."""
+def _probed(config: str, dtype: str) -> str:
+    """Whether it can be served, and what a sequence keeps, as the probe finds it: of an undamaged config a child knows it."""
     page = skeletons.config_of(json.loads(config), Path("config.json"))
-    return json.dumps(kept(page, getattr(torch, dtype), "reference", "packed", PackedAttention()).to_json())
+    batching, _ = selfcheck.check(page, "reference", PackedAttention())
+    return json.dumps([batching, kept(page, getattr(torch, dtype), "reference", batching, PackedAttention()).to_json()])
 
 
 def blind() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from potato_client.protocol import ChatMessage
+from potato_client.protocol import ChatMessage, ToolCall
 from potatod.errors import ModelDataError
 from potatod.front.budget import Budget
 from potatod.front.refusal import Refusal
@@ -71,6 +71,14 @@ def test_a_templates_own_refusal_becomes_a_sentence() -> None:
     with pytest.raises(Refusal, match=r"refuses this chat: roles must alternate") as caught:
         _render("{{ raise_exception('roles must alternate') }}")
     assert caught.value.code == "bad_request"
+
+
+def test_half_a_character_in_a_tools_arguments_or_in_the_template_is_refused_before_a_tokenizer_sees_it() -> None:
+    called = ChatMessage("assistant", "", tool_calls=(ToolCall("1", "f", '{"city": "\\ud800"}'),))
+    with pytest.raises(Refusal, match=r"refuses this chat.*surrogates"):
+        _render("{{ messages[0].tool_calls[0].function.arguments.city }}", [called])
+    with pytest.raises(Refusal, match=r"refuses this chat.*surrogates"):
+        _render('{{ "\\ud800" }}')
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,9 @@ def test_a_file_that_is_no_tokenizer_is_refused(text: str, tmp_path: Path) -> No
     ("config", "why"),
     [
         ("[]", "must hold a JSON object"), ("{", "cannot read"), ('{"added_tokens_decoder": {"1": "x"}}', "which is no token"),
-        ('{"added_tokens_decoder": {"one": {"content": "x"}}}', "which is no id"),
+        ('{"added_tokens_decoder": {"one": {"content": "x"}}}', "which is no id"), ('{"pad_token": "\\ud800"}', "a token that is none"),
+        ('{"added_tokens_decoder": {"1": {"content": "\\ud800"}}}', "a token that is none"),
+        ('{"added_tokens_decoder": {"%s": {"content": "x"}}}' % ("9" * 5000), "a token that is none"),
     ],
 )  # fmt: skip
 def test_a_config_that_is_damaged_is_refused(config: str, why: str, tmp_path: Path) -> None:
