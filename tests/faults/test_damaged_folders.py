@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-DAMAGES = int(os.environ.get("POTATO_DAMAGES", "40"))
+DAMAGES = int(os.environ.get("POTATO_DAMAGES", "30"))
 SEED = int(os.environ.get("POTATO_SEED", "1"))
 PROGRAM = Path(__file__).parents[1] / "torture" / "damaged.py"
 
