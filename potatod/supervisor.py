@@ -88,6 +88,7 @@ class Supervisor:
         self._gateway: Process | None = None
         self._gateway_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._engine: list[Process] = []
+        self._engine_began = 0.0
         self._swapping = surroundings.Swapping()
         self._systemd = Systemd(chosen[0].name, READY_S + settings.run.restart_window_s)
         #: whether any engine has completed a sweep, or a second model is asked for: a model that fails then is no reason to end
@@ -161,6 +162,7 @@ class Supervisor:
     def _start_engine(self) -> None:
         (self._directory / f"boot.{self._epoch}.json").unlink(missing_ok=True)
         self._epoch += 1
+        self._engine_began = time.monotonic()
         pool_fd = pool.create(self._model.plan.pool_bytes)
         try:
             boot = self._boot_engine()
@@ -306,10 +308,11 @@ class Supervisor:
         self._tell(self._state, self._why)
 
     def _engine_ended(self, code: int, why: str) -> None:
+        lost_s = 0.0 if all(stage.ready for stage in self._engine) else time.monotonic() - self._engine_began
         self._end_engine()
         if code in EXITS_THAT_STAY and not self._settled:
             self._give_up(code, why)
-        elif code in EXITS_THAT_STAY or not self._restarts.died(time.monotonic()):
+        elif code in EXITS_THAT_STAY or not self._restarts.died(time.monotonic(), lost_s):
             self._degrade(why)
         else:
             self._tell("restarting", why)
