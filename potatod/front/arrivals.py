@@ -96,7 +96,7 @@ class Arrivals:
         """It is on disk."""
         self._of_owner[job.owner] -= 1
         self._known.add(job)
-        desk.answers.begin(job, ask, partial(desk.admission.text, ask))
+        desk.begin(job, ask)
         place = self._desks.places().get(job.number, 0)
         log.event(self._logger, "accepted", job=job.id, prompt_tokens=job.prompt_tokens, place=place)
         if message.follow:

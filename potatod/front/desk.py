@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from potatod.jobs.job import Job
+from potatod.jobs.job import Ask, Job
+from potatod.jobs.rows import Answered
 from potatod.kv_layout import KvLayout
 from potatod.messages import Rows
 from potatod.room import logits_rows
@@ -76,6 +78,19 @@ class Desk:
     def title(self) -> str:
         """The model, so that no other is taken for it."""
         return f"{self.name} ({self.checksum[:8]})"
+
+    def begin(self, job: Job, ask: Ask, answered: Answered = Answered()) -> None:  # noqa: B008  frozen
+        """Queues it; ``answered``: what there is of it already."""
+        self.answers.begin(job, ask, partial(self.admission.text, ask), answered)
+
+    def fits(self, job: Job) -> bool:
+        """Whether all that it may say is within the context, as that is now."""
+        return job.prompt_tokens + job.limit_tokens <= self.admission.max_context
+
+    def too_long(self, job: Job) -> str:
+        """What to say of one that does not fit."""
+        tokens, context = job.prompt_tokens + job.limit_tokens, self.admission.max_context
+        return f"job {job.id} may have {tokens} tokens, and the context has only {context} now: raise [front] max_context or [kv] size"
 
     def learn(self, rows: Rows) -> None:
         """What a sweep cost; one that also loads what stays says nothing of those to come."""

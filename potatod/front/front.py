@@ -30,6 +30,7 @@ from .handlers import Handlers
 from .known import Known
 from .refusal import Refusal
 from .report import Reporter
+from .restoring import restore
 from .retention import Retention
 from .server import Server
 
@@ -93,7 +94,7 @@ class Front:
             logger=stage.logger, down=self._refusal,
         )  # fmt: skip
         self._retention = Retention(self._journal, self._known, jobs.keep_s, jobs.size_bytes, stage.logger)
-        restored = self._handlers.restore()
+        restored = restore(self._desks, self._journal, self._known, stage.logger)
         self._reporter = Reporter(boot.settings.front, boot_id, daemon, self._desks)
         for socket in (*self._server.sockets, stage.control.socket, self._journal.fd):
             self._poller.register(socket, zmq.POLLIN)

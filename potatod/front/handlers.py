@@ -33,7 +33,7 @@ from potato_client.protocol import (
 )
 from potatod import log
 from potatod.errors import PotatoError, first_line
-from potatod.jobs.database import Changed, Damaged, Database, Deleted
+from potatod.jobs.database import Changed, Database, Deleted
 from potatod.jobs.job import Ask, Job
 from potatod.jobs.journal import Journal
 from potatod.jobs.report import report_of
@@ -233,8 +233,8 @@ class Handlers:
             if desk is None:
                 asked, verb = f"{job.model_name} ({job.model[:8]})", "is" if len(self._desks) == 1 else "are"
                 raise Refusal("other_model", f"job {job.id} was asked of the model {asked}, and {self._desks.title()} {verb} served")
-            if not _fits(job, desk):
-                raise Refusal("prompt_too_long", _too_long(job, desk))
+            if not desk.fits(job):
+                raise Refusal("prompt_too_long", desk.too_long(job))
         try:
             job.enter(Event(message.action), self._now())
         except NotNow:
@@ -243,7 +243,7 @@ class Handlers:
             assert desk is not None, "it was resumed or retried"
             job.why = ""
             job.sampled_tokens = len(answered.ids)
-            desk.answers.begin(job, ask, partial(desk.admission.text, ask), answered)
+            desk.begin(job, ask, answered)
         elif job.state is State.CANCELLED:
             job.reason = "cancelled"
         if job.state.active:
@@ -297,42 +297,6 @@ class Handlers:
                 continue
             for client in self._followers.forget(number):
                 self._send(client, goes_on(refusal, self._known.id_of(number)).to(job=self._known.id_of(number)))
-
-    # at the beginning
-
-    def restore(self) -> int:
-        """Every job that was not over when the last daemon ended goes on where it was; returns how many. Waits for the disk: for the beginning only.
-
-        Raises what the database raises."""
-        begun: list[tuple[Desk, Job, Ask, Answered]] = []
-
-        def read(database: Database) -> list[Job]:
-            jobs = []
-            for job in database.all():
-                jobs.append(job)
-                if job.state.active and (desk := self._desks.of_model(job.model)) is not None:
-                    begun.append((desk, job, database.ask(job.number), database.answered(job.number)))
-            return jobs
-
-        def found(jobs: list[Job]) -> None:
-            for job in jobs:
-                self._known.add(job)
-                if job.reason == "stop" and (desk := self._desks.of_model(job.model)) is not None:
-                    desk.answers.lengths.add(job.sampled_tokens)
-
-        self._journal.ask(read, found, _damaged)
-        self._journal.wait()
-        for desk, job, ask, answered in begun:
-            job.enter(Event.INTERRUPTED, self._now())
-            job.sampled_tokens = len(answered.ids)
-            if _fits(job, desk):
-                desk.answers.begin(job, ask, partial(desk.admission.text, ask), answered)
-            else:
-                job.enter(Event.PAUSE, self._now())
-                job.why = _too_long(job, desk)
-                self._journal.write(Changed(job.copy()))
-                log.event(self._logger, "paused", level=logging.WARNING, job=job.id, why=job.why)
-        return len(begun)
 
     # means
 
@@ -415,22 +379,8 @@ def goes_on(refusal: Refusal, id: str) -> Refusal:
     return Refusal(refusal.code, f"{refusal.message}; the job goes on when it is back: potato-client attach {id}")
 
 
-def _fits(job: Job, desk: Desk) -> bool:
-    return job.prompt_tokens + job.limit_tokens <= desk.admission.max_context
-
-
-def _too_long(job: Job, desk: Desk) -> str:
-    tokens = job.prompt_tokens + job.limit_tokens
-    context = desk.admission.max_context
-    return f"job {job.id} may have {tokens} tokens, and the context has only {context} now: raise [front] max_context or [kv] size"
-
-
 def _newest(database: Database, states: list[State], before: int, limit: int, owner: str | None) -> list[Job]:
     return database.newest(states, before, limit, owner)
-
-
-def _damaged(why: str) -> None:
-    raise Damaged(why)
 
 
 def _not_now(job: Job, action: str) -> Refusal:
