@@ -1,4 +1,7 @@
-"""The token that HTTP clients show: one line in a file that only its owner may read. `potatod token` prints it."""
+"""The token that HTTP clients show: one line in a file that only its owner may read. `potatod token` prints it.
+
+A service may have it as a credential of systemd's (`LoadCredential=gateway.token:FILE`): then root alone owns the file, and the daemon reads a copy.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,25 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from potato_client.paths import state_directory
+
 from .errors import ConfigError
 
+#: Of the file, and of the credential.
+NAME: Final = "gateway.token"
 _TOKEN: Final = re.compile(r"[!-~]{16,512}")
 _MAX_BYTES: Final = 1024
+
+
+def default_place() -> Path:
+    """Among the credentials of the service that this process is of, where it is there; else in the user's state directory."""
+    credential = credentials() / NAME
+    return credential if credential.is_file() else state_directory() / NAME
+
+
+def credentials() -> Path:
+    """Where systemd puts them; /nowhere outside of a service that has some."""
+    return Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/nowhere")
 
 
 def read_or_make(path: Path) -> str:
@@ -52,6 +70,7 @@ def read(path: Path) -> str:
         raise ConfigError(f"cannot read [gateway] token {path}: {error.strerror}") from None
     if not stat.S_ISREG(mode) or not _TOKEN.fullmatch(text):
         raise ConfigError(f"[gateway] token {path} is no token: one line of 16 to 512 printable characters; move it away and a new one is made")
-    if stat.S_IMODE(mode) & 0o077:
+    # a credential's access control list, which lets the service's user read it, shows where the group's rights do
+    if stat.S_IMODE(mode) & (0o037 if path.parent == credentials() else 0o077):
         raise ConfigError(f"others may read the token {path}: chmod 600 {path}")
     return text

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, cast
 
 from potato_client.paths import default_socket, state_directory
 
+from . import bearer_token
 from .address_keys import HOST_NAMES, ORIGINS, Listen, Remote, Socket
 from .errors import ConfigError
 from .keys import Choice, Device, DraftModel, Duration, File, Folder, Folders, Kind, NotAllowed, Number, Plain, Share, Size, Whole
@@ -214,9 +215,10 @@ class Gateway:
         "", Listen(), "Where HTTP clients connect, as those of OpenAI do: 127.0.0.1:8089 for programs of this machine. Nowhere where it is empty."
     )
     token: str = _key(
-        lambda: str(state_directory() / "gateway.token"), File(),
+        lambda: str(bearer_token.default_place()), File(),
         "The file of the token that HTTP clients must send; made at the first start, and printed by `potatod token`.",
-        unset="gateway.token in the user's state directory, ~/.local/state/potato", example="/var/lib/potato/gateway.token",
+        unset="gateway.token among the service's credentials where it is, else in the user's state directory, ~/.local/state/potato",
+        example="/var/lib/potato/gateway.token",
     )  # fmt: skip
     hosts: tuple[str, ...] = _key(
         (), HOST_NAMES, "Names of this machine under which HTTP clients find it, beside its addresses and localhost. Others are refused.",

@@ -13,7 +13,7 @@ from typing import Final
 import click
 import psutil
 
-from . import config_page, manifest, sources, unit_file
+from . import bearer_token, config_page, manifest, socket_unit, sources, unit_file
 from .config import Settings
 from .errors import UsageError
 from .sizes import Auto, Percent
@@ -21,6 +21,7 @@ from .unit_file import Service
 
 _SYSTEM_UNITS: Final = Path("/etc/systemd/system")
 _NAME: Final = "potatod.service"
+_SOCKET: Final = "potatod.socket"
 #: Where systemd lets no service look that says ProtectHome=yes.
 _HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
 _HERE: Final = Path(__file__).parent
@@ -29,34 +30,39 @@ _HERE: Final = Path(__file__).parent
 @click.command("install-service", short_help="Write a systemd unit for this machine.")
 @click.option("--user", is_flag=True, help="A service of yours alone, which needs no root.")
 @click.option("--model", type=click.Path(path_type=Path), metavar="FOLDER", help="The model folder, where [model] path does not say it.")
+@click.option("--socket-activation", "socket", is_flag=True, help="Let systemd listen at [gateway] listen: no client is refused during a restart.")
 @click.option("--force", is_flag=True, help="Write over a unit that is there and says something else.")
 @click.option("--print", "only_print", is_flag=True, help="Print the unit; write nothing.")
 @click.option("--config", "given", type=click.Path(path_type=Path), metavar="FILE", help="The service's TOML file of settings.")
-def install_service(user: bool, model: Path | None, force: bool, only_print: bool, given: Path | None) -> None:
+def install_service(user: bool, model: Path | None, socket: bool, force: bool, only_print: bool, given: Path | None) -> None:
     """Write the systemd unit that serves a model on this machine, and an empty configuration where there is none; print what to do next.
 
-    The unit opens the network where [gateway] listen or [front] remote is set, and limits the memory where [pool] size is a number of bytes: write it
-    anew when these change. Nothing is started.
+    The unit opens the network where [gateway] listen or [front] remote is set, hands root's token to the gateway, and limits the memory where
+    [pool] size is a number of bytes: write it anew when these change. Nothing is started.
     """
     if not (user or only_print or os.geteuid() == 0):
         raise UsageError("the unit of the system is root's to write: say `sudo potatod install-service`, or --user for a service of yours alone")
     config = (given or (_configs() / "potato" / "potatod.toml" if user else Path(unit_file.SYSTEM_CONFIG))).absolute()
-    settings = sources.gather(config if given or config.exists() else None, {}, {}).settings  # variables of this shell are none of the service's
+    gathered = sources.gather(config if given or config.exists() else None, {}, {})  # variables of this shell are none of the service's
+    settings = gathered.settings
     folder = model.absolute() if model else Path(settings.model.path) if settings.model.path else None
     if folder is not None:
         manifest.load(folder)  # whether it is one
-    page = unit_file.text(_service(user, config, settings, model.absolute() if model else None, folder))
+    service = _service(user, config, gathered, model.absolute() if model else None, folder, socket)
+    pages = {_NAME: unit_file.text(service)} | ({_SOCKET: _socket(settings, user)} if socket else {})
     if only_print:
-        click.echo(page, nl=False)
+        click.echo("\n".join(pages.values()), nl=False)
         return
-    unit = (_configs() / "systemd" / "user" if user else _SYSTEM_UNITS) / _NAME
-    _write_unit(unit, page, force)
+    for name, page in pages.items():
+        _write_unit((_configs() / "systemd" / "user" if user else _SYSTEM_UNITS) / name, page, force)
     if not config.exists():
         _write(config, config_page.commented_file())
     if user:
         for place in _written_to(settings):
             _make(place)
-    click.echo("\n".join(["next:", *(f"  {line}" for line in _next(user, config, folder))]))
+    if service.token:
+        bearer_token.read_or_make(Path(service.token))
+    click.echo("\n".join(["next:", *(f"  {line}" for line in _next(user, config, folder, service))]))
 
 
 def _configs() -> Path:
@@ -67,21 +73,35 @@ def _configs() -> Path:
 # what the unit is made from
 
 
-def _service(user: bool, config: Path, settings: Settings, model: Path | None, folder: Path | None) -> Service:
+def _service(user: bool, config: Path, gathered: sources.Gathered, model: Path | None, folder: Path | None, socket: bool) -> Service:
+    settings = gathered.settings
     words = (_program(), "start", "--config", str(config), *(["--model", str(model)] if model else []))
     reads = [Path(words[0]).resolve(), config, Path(sys.prefix), _HERE, *([folder] if folder else []), *_models(settings)]
     places = _written_to(settings) if user else []
-    if odd := next((word for word in (*words, *map(str, places)) if not word.isprintable()), None):
+    token = "" if user or not settings.gateway.listen else _token(gathered, config)
+    if odd := next((word for word in (*words, *map(str, places), token) if not word.isprintable()), None):
         raise UsageError(f"{odd!r} has a character that no unit can hold: rename it")
     card = settings.worker.device.startswith("cuda") or (settings.worker.device == "auto" and Path("/dev/nvidiactl").exists())
     return Service(
-        words, user, unit_file.hosts_of(settings), card, any(path.is_relative_to(home) for path in reads for home in _HOMES),
-        tuple(map(str, places)), None if card or folder is None else _memory(settings, folder),
+        words, user, unit_file.hosts_of(settings, socket=socket), card, any(path.is_relative_to(home) for path in reads for home in _HOMES),
+        tuple(map(str, places)), None if card or folder is None else _memory(settings, folder), token, socket,
     )  # fmt: skip
 
 
 def _models(settings: Settings) -> list[Path]:
     return [Path(folder) for one in settings.each() for folder in (one.model.path, *one.model.mirrors) if folder]
+
+
+def _socket(settings: Settings, user: bool) -> str:
+    if not settings.gateway.listen:
+        raise UsageError("--socket-activation is for the gateway, and [gateway] listen is empty: set it in the configuration first")
+    return socket_unit.text(settings.gateway.listen, user=user)
+
+
+def _token(gathered: sources.Gathered, config: Path) -> str:
+    """Of the system's service: root's, beside the configuration where that says no other place."""
+    said = gathered.origins["gateway", "token"] != sources.DEFAULT
+    return gathered.settings.gateway.token if said else str(config.parent / bearer_token.NAME)
 
 
 def _program() -> str:
@@ -162,7 +182,7 @@ def _make(place: Path) -> None:
         raise UsageError(f"cannot make {place}, which the service writes to: {error.strerror}") from None
 
 
-def _next(user: bool, config: Path, folder: Path | None) -> Iterator[str]:
+def _next(user: bool, config: Path, folder: Path | None, service: Service) -> Iterator[str]:
     manage = "systemctl --user" if user else "systemctl"
     if folder is None:
         yield f"say [model] path in {config}, or give --model FOLDER here"
@@ -172,6 +192,10 @@ def _next(user: bool, config: Path, folder: Path | None) -> Iterator[str]:
     yield f"{manage} enable --now potatod"
     if user:
         yield "loginctl enable-linger              # it runs on while you are not logged in, and from the machine's start"
+    if service.socket:
+        yield f"{manage} restart potatod            # where it runs already, to be handed the socket"
+    if service.token:
+        yield f"sudo cat {service.token}    # what HTTP clients send"
     yield f"journalctl {'--user ' if user else ''}-u potatod -f"
 
 

@@ -32,7 +32,7 @@ from typing import Any, Final, NoReturn
 import setproctitle
 import zmq
 
-from . import log, pool, process, rates, run_directory, surroundings, wire
+from . import log, pool, process, rates, run_directory, socket_activation, surroundings, wire
 from .config import Settings
 from .errand import Cancelled
 from .errors import (
@@ -62,15 +62,18 @@ _LOGGER: Final = logging.getLogger("potatod.supervisor")
 
 def run(settings: Settings) -> int:
     """The daemon's life, from a complete configuration to its exit code. Raises :class:`PotatoError` where it cannot start."""
+    listening = socket_activation.take(os.environ, os.getpid(), settings.gateway.listen)
     chosen = choose(settings)
     directory = Path(settings.run.directory)
     with run_directory.held(directory):
-        return Supervisor(settings, chosen, directory).run()
+        return Supervisor(settings, chosen, directory, listening).run()
 
 
 class Supervisor:
-    def __init__(self, settings: Settings, chosen: tuple[Chosen, ...], directory: Path) -> None:
+    def __init__(self, settings: Settings, chosen: tuple[Chosen, ...], directory: Path, listening: int | None) -> None:
+        """``listening``: a descriptor that every gateway listens with, None where each has its own."""
         self._settings = settings
+        self._listening = {} if listening is None else {"listen": listening}
         self._chosen = chosen
         self._models: tuple[Served, ...] = ()
         #: which of them has the engine
@@ -157,7 +160,7 @@ class Supervisor:
 
     def _start_gateway(self) -> None:
         if self._settings.gateway.listen:
-            self._gateway = process.start("gateway", self._boot_front(), {})
+            self._gateway = process.start("gateway", self._boot_front(), self._listening)
 
     def _start_engine(self) -> None:
         (self._directory / f"boot.{self._epoch}.json").unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from . import bearer_token
 from .config import Settings
 from .errors import EXITS_THAT_STAY
 
@@ -40,11 +41,15 @@ class Service:
     writable: tuple[str, ...] = ()
     #: of all processes together; None where it is not known
     memory_bytes: int | None = None
+    #: the file of the token of HTTP clients, which systemd reads as root and hands over; empty: the daemon has one of its own
+    token: str = ""
+    #: whether systemd listens for the gateway: potatod.socket
+    socket: bool = False
 
 
-def hosts_of(settings: Settings) -> tuple[str, ...]:
-    """Where HTTP clients and those of other machines connect, without ports."""
-    addresses = (settings.gateway.listen, settings.front.remote.removeprefix("tcp://"))
+def hosts_of(settings: Settings, *, socket: bool = False) -> tuple[str, ...]:
+    """Where the daemon itself listens for HTTP clients and those of other machines, without ports. ``socket``: systemd listens for the former."""
+    addresses = ("" if socket else settings.gateway.listen, settings.front.remote.removeprefix("tcp://"))
     return tuple(address.rpartition(":")[0].strip("[]") for address in addresses if address)
 
 
@@ -79,6 +84,9 @@ def _unit(service: Service) -> Iterator[str]:
     yield "Documentation=man:systemd.exec(5)"
     if not service.user:
         yield "After=network.target local-fs.target" if service.hosts else "After=local-fs.target"
+    if service.socket:
+        yield "# systemd listens for HTTP clients, and hands the socket over. What is said here of the network does not hold for that."
+        yield from ("Requires=potatod.socket", "After=potatod.socket")
     yield "StartLimitIntervalSec=10min"
     yield "StartLimitBurst=5"
     yield ""
@@ -107,6 +115,12 @@ def _start(service: Service) -> Iterator[str]:
 
 def _places(service: Service) -> Iterator[str]:
     yield from (_USER_PLACES if service.user else _SYSTEM_PLACES).splitlines()
+    if service.token:
+        yield "# The token of HTTP clients may be root's alone: the daemon reads a copy that no other process of the machine does."
+        yield f"LoadCredential={bearer_token.NAME}:{service.token.replace('%', '%%')}"
+        yield f"Environment=POTATO_GATEWAY__TOKEN=%d/{bearer_token.NAME}"
+    elif not service.user:
+        yield f"Environment=POTATO_GATEWAY__TOKEN=/var/lib/potato/{bearer_token.NAME}"
     if service.writable:
         yield f"ReadWritePaths={' '.join(map(_word, service.writable))}"
     yield "UMask=0077"
@@ -176,6 +190,8 @@ def _devices(card: bool) -> Iterator[str]:
 def _install(service: Service) -> Iterator[str]:
     yield "[Install]"
     yield f"WantedBy={'default.target' if service.user else 'multi-user.target'}"
+    if service.socket:
+        yield "Also=potatod.socket"
     yield ""
 
 
@@ -226,7 +242,6 @@ Environment=POTATO_FRONT__SOCKET=ipc:///run/potato/front.sock
 Environment=XDG_CACHE_HOME=/var/cache/potato
 Environment=POTATO_JOBS__PATH=/var/lib/potato/jobs.db
 Environment=POTATO_FRONT__KEYS=/var/lib/potato/keys
-Environment=POTATO_GATEWAY__TOKEN=/var/lib/potato/gateway.token
 Environment=POTATO_GATEWAY__PATH=/var/lib/potato/gateway"""
 
 _USER_PLACES: Final = """\

@@ -37,7 +37,7 @@ def work(stage: Stage) -> None:
 async def _serve(stage: Stage) -> None:
     settings = stage.boot.settings
     token = bearer_token.read_or_make(Path(settings.gateway.token))
-    listening = listener.bind(settings.gateway.listen)
+    listening = listener.bind(settings.gateway.listen, stage.fds.get("listen"))
     served = Served(stage.boot.models, int(time.time()))
     upstream = Upstream(settings.front.socket)
     store = Store(Path(settings.gateway.path))

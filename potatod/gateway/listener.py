@@ -35,8 +35,11 @@ ABORT: Final = "potato.abort"
 _GRACE_S: Final = 2
 
 
-def bind(listen: str) -> socket.socket:
-    """``HOST:PORT`` of this machine, listening. Raises :class:`ConfigError`."""
+def bind(listen: str, handed: int | None = None) -> socket.socket:
+    """``HOST:PORT`` of this machine, listening; or ``handed``, a descriptor that listens already, and for the next gateway too. Raises
+    :class:`ConfigError`."""
+    if handed is not None:
+        return socket.socket(fileno=handed)
     host, _, port = listen.rpartition(":")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -49,6 +52,8 @@ def bind(listen: str) -> socket.socket:
 
 
 def url(listening: socket.socket) -> str:
+    if listening.family == socket.AF_UNIX:
+        return f"unix:{listening.getsockname()}"
     host, port = listening.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 

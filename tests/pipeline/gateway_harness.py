@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -42,8 +43,8 @@ TEMPLATE = (
 class Gateway:
     """``python -m potatod.gateway``, with a supervisor of its own."""
 
-    def __init__(self, front: Front, directory: Path, program: str = "", **changes: Any) -> None:
-        """``changes`` are keys of [gateway]; ``program``: Python that is run instead."""
+    def __init__(self, front: Front, directory: Path, program: str = "", handed: socket.socket | None = None, **changes: Any) -> None:
+        """``changes`` are keys of [gateway]; ``program``: Python that is run instead; ``handed``: a socket that listens."""
         directory.mkdir(exist_ok=True)
         boot = Boot.read(front.directory / "boot.front.json")
         values = {"listen": "127.0.0.1:0", "token": str(directory / "token"), "path": str(directory / "kept"), **changes}
@@ -57,8 +58,10 @@ class Gateway:
         replace(boot, settings=settings, directory=str(directory)).write(page)
         self.log_path = directory / "gateway.log"
         started = ["-c", program] if program else ["-m", "potatod.gateway"]
+        fds = [] if handed is None else [handed.fileno()]
+        command = [sys.executable, *started, "--boot", str(page), *(word for fd in fds for word in ("--fd", f"listen={fd}"))]
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, *started, "--boot", str(page)], stdin=subprocess.DEVNULL, stderr=log)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, pass_fds=fds)
 
     @property
     def log(self) -> str:

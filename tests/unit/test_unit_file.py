@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from potatod import cli, service_commands, unit_file
+from potatod import bearer_token, cli, service_commands, socket_activation, socket_unit, unit_file
 from potatod.config import Front, Gateway, Settings
-from potatod.errors import EXITS_THAT_STAY
+from potatod.errors import EXITS_THAT_STAY, UsageError
 from potatod.unit_file import Service, hosts_of, memory_limit, text
 
 #: Runs `potatod install-service …`; gives exit code, stdout and stderr.
@@ -27,6 +27,9 @@ KINDS = {
     "system over HTTP": Service(hosts=("127.0.0.1",)),
     "system for everybody": Service(hosts=("0.0.0.0", "potato.example.org"), memory_bytes=8 << 30),
     "system with a card, at home": Service(card=True, reads_homes=True),
+    "system over HTTP with root's token": Service(hosts=("127.0.0.1",), token="/etc/potato/gateway.token"),
+    "system that is handed its socket": Service(token="/etc/potato/gateway.token", socket=True),
+    "user that is handed its socket": Service(("/home/u/bin/potatod", "start"), user=True, socket=True, writable=("/home/u/.cache/potato",)),
     "user": Service(("/home/u/bin/potatod", "start"), user=True, writable=("/home/u/.cache/potato",)),
     "user over HTTP": Service(("/home/u/bin/potatod", "start"), user=True, hosts=("::1",), writable=("/home/u/a b", "/home/u/c")),
 }
@@ -56,6 +59,8 @@ def test_systemd_calls_it_safe(service: Service, tmp_path: Path) -> None:
     """Exposure from 0 to 10, 2.0 at the most; and systemd reads each line of it."""
     unit = tmp_path / "potatod.service"
     unit.write_text(text(service).replace(service.command[0], "/bin/true"))
+    if service.socket:
+        (tmp_path / "potatod.socket").write_text(socket_unit.text("127.0.0.1:8089", user=service.user))
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(unit)]
     score = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=60).stdout
@@ -64,7 +69,7 @@ def test_systemd_calls_it_safe(service: Service, tmp_path: Path) -> None:
     assert float(exposure[1]) <= 2.0, score
     manager = "--user" if service.user else "--system"
     read = subprocess.run(["systemd-analyze", manager, "verify", str(unit)], capture_output=True, text=True, env=environment, timeout=60, check=False)
-    assert "potatod.service" not in read.stderr, read.stderr
+    assert "potatod.s" not in read.stderr, read.stderr
 
 
 @pytest.mark.parametrize(
@@ -91,13 +96,43 @@ def test_the_network_is_open_just_where_the_configuration_listens(hosts: tuple[s
 def test_where_it_listens_is_what_gateway_and_front_say() -> None:
     listening = Settings(gateway=Gateway(listen="[::1]:8089"), front=dataclasses.replace(Front(), remote="tcp://0.0.0.0:7575"))
     assert hosts_of(listening) == ("::1", "0.0.0.0")
+    assert hosts_of(listening, socket=True) == ("0.0.0.0",)
     assert hosts_of(Settings()) == ()
+
+
+@pytest.mark.parametrize(
+    ("listen", "stream", "allowed"),
+    [
+        ("127.0.0.1:8089", "127.0.0.1:8089", "localhost"), ("localhost:1", "127.0.0.1:1", "localhost"), ("[::1]:8089", "[::1]:8089", "localhost"),
+        ("0.0.0.0:80", "0.0.0.0:80", "any"), ("192.168.0.7:8089", "192.168.0.7:8089", "any"),
+    ],
+)  # fmt: skip
+def test_systemd_listens_where_the_gateway_would_and_calls_the_socket_the_gateways(listen: str, stream: str, allowed: str) -> None:
+    unit = configparser.RawConfigParser(strict=False, interpolation=None, delimiters=("=",))
+    unit.read_string(socket_unit.text(listen, user=False))
+    assert unit["Socket"]["ListenStream"] == stream
+    assert unit["Socket"]["FileDescriptorName"] == socket_activation.NAME
+    assert (unit["Socket"]["IPAddressDeny"], unit["Socket"]["IPAddressAllow"]) == ("any", allowed)
+
+
+@pytest.mark.parametrize("listen", ["potato.example.org:8089", "127.0.0.1:0", "1.2.3:80"])
+def test_where_systemd_cannot_listen_is_a_usage_error(listen: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f'[gateway] listen is "{listen}"')):
+        socket_unit.text(listen, user=False)
 
 
 def test_paths_are_written_as_systemd_reads_them() -> None:
     service = Service(("/home/u/my bin/100%", "start", "--config", '/etc/$a "b"\\c'), user=True, writable=("/home/u/50%", "/home/u/a b"))
     assert said(service, "ExecStart") == ['"/home/u/my bin/100%%" start --config "/etc/$$a \\"b\\"\\\\c"']
     assert said(service, "ReadWritePaths") == ['/home/u/50%% "/home/u/a b"']
+
+
+def test_a_token_that_is_roots_is_handed_over_as_a_credential_and_its_copy_is_what_the_daemon_reads() -> None:
+    service = Service(token="/etc/po tato/50%")
+    assert said(service, "LoadCredential") == ["gateway.token:/etc/po tato/50%%"]
+    assert [line for line in said(service, "Environment") if "TOKEN" in line] == ["POTATO_GATEWAY__TOKEN=%d/gateway.token"]
+    assert said(Service(), "LoadCredential") == []
+    assert "POTATO_GATEWAY__TOKEN=/var/lib/potato/gateway.token" in said(Service(), "Environment")
 
 
 def test_the_memory_is_limited_where_it_is_known_and_the_unit_says_why_not_elsewhere() -> None:
@@ -189,6 +224,49 @@ def test_a_configuration_that_is_there_is_not_touched_and_decides(install: Insta
     assert install()[0] == 0
     assert config.read_text() == '[gateway]\nlisten = "127.0.0.1:8089"\n'
     assert "IPAddressAllow=localhost\n" in (tmp_path / "units/potatod.service").read_text()
+
+
+@pytest.mark.parametrize(("said", "place"), [("", "etc/gateway.token"), ('token = "secrets/token"\n', "etc/secrets/token")])
+def test_the_services_token_is_made_for_root_alone_where_the_configuration_says(install: Install, tmp_path: Path, said: str, place: str) -> None:
+    config = tmp_path / "etc" / "potatod.toml"
+    config.parent.mkdir()
+    config.write_text(f'[gateway]\nlisten = "127.0.0.1:8089"\n{said}')
+    assert install("--print")[0] == 0
+    assert not (tmp_path / place).exists()
+    code, out, _ = install()
+    assert code == 0 and f"cat {tmp_path / place}" in out
+    assert f"LoadCredential=gateway.token:{tmp_path / place}\n" in (tmp_path / "units/potatod.service").read_text()
+    assert (tmp_path / place).stat().st_mode & 0o777 == 0o600
+    made = bearer_token.read(tmp_path / place)
+    assert install()[0] == 0
+    assert bearer_token.read(tmp_path / place) == made
+
+
+def test_a_user_has_a_token_of_its_own_and_needs_no_credential(install: Install, tmp_path: Path) -> None:
+    config = tmp_path / "potatod.toml"
+    config.write_text('[gateway]\nlisten = "127.0.0.1:8089"\n')
+    assert "LoadCredential=" not in install("--user", "--print", "--config", config)[1]
+
+
+@pytest.mark.parametrize("words", [(), ("--user",)])
+def test_a_service_that_is_handed_its_socket_has_no_network_of_its_own(install: Install, tmp_path: Path, words: tuple[str, ...]) -> None:
+    config = tmp_path / "potatod.toml"
+    config.write_text('[gateway]\nlisten = "127.0.0.1:8089"\n')
+    assert install("--socket-activation", "--config", config, *words)[0] == 0
+    units = tmp_path / ("config/systemd/user" if words else "units")
+    service = (units / "potatod.service").read_text()
+    for line in ("PrivateNetwork=yes", "RestrictAddressFamilies=AF_UNIX", "Requires=potatod.socket", "After=potatod.socket", "Also=potatod.socket"):
+        assert f"\n{line}\n" in service
+    assert "\nListenStream=127.0.0.1:8089\n" in (units / "potatod.socket").read_text()
+    assert "restart potatod" in install("--socket-activation", "--config", config, *words)[1]
+    printed = install("--socket-activation", "--config", config, "--print", *words)[1]
+    assert printed == service + "\n" + (units / "potatod.socket").read_text()
+
+
+def test_without_a_gateway_there_is_no_socket_to_hand_over(install: Install, tmp_path: Path) -> None:
+    code, out, err = install("--socket-activation")
+    assert (code, out) == (64, "") and "[gateway] listen is empty" in err
+    assert not (tmp_path / "units").exists()
 
 
 def test_variables_of_the_shell_are_none_of_the_services(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

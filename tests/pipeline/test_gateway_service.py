@@ -1,0 +1,36 @@
+"""The gateway within a service: a socket that was handed over."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from .front_harness import PATIENCE_S
+from .gateway_harness import House
+
+
+def test_who_connects_between_two_gateways_is_answered_by_the_next(begin: Callable[..., House]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        house = begin(gateway={"handed": listening})
+        assert house.gateway.url == f"http://127.0.0.1:{listening.getsockname()[1]}"
+        assert house.gateway.request("GET", "/v1/models")[0] == 200
+        house.gateway.close()
+        with socket.create_connection(listening.getsockname(), timeout=PATIENCE_S) as client:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            house.gateway_dies()
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert house.gateway.stop() == 0
+        socket.create_connection(listening.getsockname(), timeout=PATIENCE_S).close()  # a gateway's end closes nothing of it
+
+
+def test_a_unix_socket_that_was_handed_over_serves_too(begin: Callable[..., House], tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as client:
+        listening.bind(str(tmp_path / "http"))
+        listening.listen()
+        house = begin(gateway={"handed": listening})
+        assert house.gateway.url == f"unix:{tmp_path}/http"
+        client.settimeout(PATIENCE_S)
+        client.connect(str(tmp_path / "http"))
+        client.sendall(f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {house.gateway.token}\r\n\r\n".encode())
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
