@@ -21,7 +21,7 @@ import click
 from potato_client.paths import SOCKET_VARIABLE
 
 from . import config_page, log, names, places, sources
-from .config import Key, keys
+from .config import Key, Settings, keys
 from .dtypes import AUTO, CHOICES, SCHEMES
 from .errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ConfigError, PotatoError, UsageError, first_line
 from .sizes import parse_size
@@ -145,14 +145,18 @@ def start(file: Path | None, models: tuple[str, ...], **flags: str | None) -> in
     Every flag is also a key of the configuration file and a variable POTATO_SECTION__KEY; `potatod config --default`
     describes them all.
     """
-    settings = _gather(file, models, flags).settings
+
+    def read() -> Settings:
+        return _gather(file, models, flags).settings
+
+    settings = read()
     if not (settings.model.path or settings.models):
         raise ConfigError("no model is given: `potatod start FOLDER`, or [model] path in the file of --config")
     places.check(settings)
     log.configure("supervisor", settings.log.level, settings.log.format)
     from . import supervisor  # loads ZeroMQ, which `config` does without
 
-    return supervisor.run(settings)
+    return supervisor.run(settings, read)
 
 
 @potatod.command(short_help="Print the settings that hold, and from where.")

@@ -258,6 +258,14 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class Reload:
+    """supervisor → stages: these settings hold from now on. They differ from a stage's only where reload.LIVE lets them."""
+
+    #: Settings.to_json
+    settings: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """supervisor → stages: end now, in order."""
 
@@ -363,4 +371,4 @@ class Traced:
 
 BYTES_WIRE = (Loaded, Passed, Freed)
 SWEEPS_WIRE = (Sweep, Drop, Fork, Cut, Draft, Drafted, Rows, LayerDone)
-CONTROL_WIRE = (Engine, Stop, Ready, Failed, Counted, Queued, Parted, Poisoned, Switch, Trace, Traced)
+CONTROL_WIRE = (Engine, Reload, Stop, Ready, Failed, Counted, Queued, Parted, Poisoned, Switch, Trace, Traced)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from .messages import Counted, Queued, State
@@ -47,7 +49,7 @@ def status_line(model: str, state: State, why: str, queued: Queued | None) -> st
 
 
 class Systemd:
-    """All that it is told over the daemon's life: READY once, STATUS now and then, WATCHDOG where all is well, STOPPING."""
+    """All that it is told over the daemon's life: READY once and after each RELOADING, STATUS now and then, WATCHDOG where all is well, STOPPING."""
 
     def __init__(self, model: str, away_s: float) -> None:
         """``away_s``: as in watchdog.py."""
@@ -76,6 +78,17 @@ class Systemd:
             notify(STATUS=line)
         if self._watchdog is not None and self._watchdog.due(now, state, pids):
             notify(WATCHDOG="1")
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Around what changes while it goes on serving. Before it is ready for the first time there is nothing to tell."""
+        if self._ready:
+            notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+        try:
+            yield
+        finally:
+            if self._ready:
+                notify(READY="1")
 
     def stopping(self) -> None:
         notify(STOPPING="1", STATUS=f"stopping: {self.model}")

@@ -33,7 +33,7 @@ import zmq
 from . import log, wire
 from .config import Settings
 from .errors import EXIT_INTERNAL, EXIT_OK, PotatoError, first_line
-from .messages import Counted, Failed, Ready, Span, Stop, Trace, Traced
+from .messages import Counted, Failed, Ready, Reload, Span, Stop, Trace, Traced
 from .plan import Placed, Plan
 from .process import PARENT_VARIABLE
 from .spans import Spans
@@ -155,11 +155,15 @@ class Stage:
         self.stopping = True
 
     def orders(self) -> list[Any]:
-        """What the supervisor has said since the last call, without waiting; ``Stop`` is recorded here."""
+        """What the supervisor has said since the last call, without waiting; ``Stop`` is recorded here, and ``boot`` has the settings of ``Reload``."""
         said = []
         while (message := self.control.receive()) is not None:
             if isinstance(message, Stop):
                 self.stopping = True
+            elif isinstance(message, Reload):
+                settings = Settings.from_json(message.settings)
+                self.boot = dataclasses.replace(self.boot, settings=settings)
+                log.configure(self.name, settings.log.level, settings.log.format)
             elif isinstance(message, Trace):
                 self.spans.begin(time.monotonic() + message.seconds)
             said.append(message)

@@ -24,7 +24,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -43,9 +43,10 @@ from .errors import (
 )
 from .forecast import forecast
 from .manifest import stored_as
-from .messages import Counted, Engine, Failed, Parted, Poisoned, Queued, Ready, StageProcess, State, Stop, Switch, Trace, Traced
+from .messages import Counted, Engine, Failed, Parted, Poisoned, Queued, Ready, Reload, StageProcess, State, Stop, Switch, Trace, Traced
 from .notify import Systemd
 from .process import Process
+from .reload import Reloader
 from .restarts import Restarts
 from .served import Chosen, Served, choose, look_into
 from .stage import Boot
@@ -60,19 +61,25 @@ GRACE_S: Final = 5.0
 _LOGGER: Final = logging.getLogger("potatod.supervisor")
 
 
-def run(settings: Settings) -> int:
-    """The daemon's life, from a complete configuration to its exit code. Raises :class:`PotatoError` where it cannot start."""
+def run(settings: Settings, read: Callable[[], Settings]) -> int:
+    """The daemon's life, from a complete configuration to its exit code; ``read`` reads that again.
+
+    Raises :class:`PotatoError` where it cannot start.
+    """
     listening = socket_activation.take(os.environ, os.getpid(), settings.gateway.listen)
     chosen = choose(settings)
     directory = Path(settings.run.directory)
     with run_directory.held(directory):
-        return Supervisor(settings, chosen, directory, listening).run()
+        return Supervisor(settings, chosen, directory, read, listening).run()
 
 
 class Supervisor:
-    def __init__(self, settings: Settings, chosen: tuple[Chosen, ...], directory: Path, listening: int | None) -> None:
-        """``listening``: a descriptor that every gateway listens with, None where each has its own."""
+    def __init__(
+        self, settings: Settings, chosen: tuple[Chosen, ...], directory: Path, read: Callable[[], Settings], listening: int | None
+    ) -> None:
+        """``read``: reads the configuration again; ``listening``: a descriptor that every gateway listens with, None where each has its own."""
         self._settings = settings
+        self._reloader = Reloader(read)
         self._listening = {} if listening is None else {"listen": listening}
         self._chosen = chosen
         self._models: tuple[Served, ...] = ()
@@ -134,6 +141,7 @@ class Supervisor:
         """Handlers only record. Waking up needs no more: signals interrupt the poll."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._record_signal)
+        signal.signal(signal.SIGHUP, self._record_hangup)
 
     def _record_signal(self, _number: int, _frame: object) -> None:
         self._signals += 1
@@ -141,6 +149,10 @@ class Supervisor:
             for stage in self._stages():
                 stage.signal(signal.SIGKILL)
             os._exit(130)
+
+    def _record_hangup(self, _number: int, _frame: object) -> None:
+        if self._reloader.hung_up():
+            self._signals = self._signals or 1  # a shell may send it beside the kernel
 
     def _boot_engine(self) -> Path:
         own = self._model.page()
@@ -194,6 +206,9 @@ class Supervisor:
             if self._state == "stopping":
                 return
             self._check_deadlines()
+            if (settings := self._reloader.look(self._settings, self._systemd)) is not None:
+                self._settings = settings
+                self._tell_settings(self._stages())
             self._systemd.look(time.monotonic(), self._state, self._why, {stage.pid for stage in self._stages()})
             if (sentence := self._swapping.look(time.monotonic())) is not None:
                 log.event(_LOGGER, sentence, level=logging.WARNING)
@@ -219,6 +234,8 @@ class Supervisor:
         stage.heard = time.monotonic()
         if isinstance(message, Ready):
             stage.ready = True
+            if self._reloader.done:
+                self._tell_settings([stage])  # it may have been started before
             log.event(_LOGGER, f"{stage.name} is ready", pid=stage.pid, note=message.note)
             awaited = self._stages() if self._state == "starting" else [s for s in self._stages() if s is not self._gateway]
             if all(s.ready for s in awaited) and self._state in ("starting", "restarting", "switching"):
@@ -245,6 +262,10 @@ class Supervisor:
                 self._settled = True
                 self._restarts.swept()
                 self._front_restarts.swept()
+
+    def _tell_settings(self, stages: list[Process]) -> None:
+        for stage in stages:
+            self._control.send(stage.name.encode(), Reload(self._settings.to_json()))
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()

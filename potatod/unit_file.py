@@ -97,6 +97,8 @@ def _start(service: Service) -> Iterator[str]:
     yield "Type=notify"
     yield "NotifyAccess=main"
     yield f"ExecStart={_command(service.command)}"
+    yield "# It reads its configuration again; `journalctl` shows what of it changed, and what waits for a restart."
+    yield "ExecReload=kill -HUP $MAINPID"
     if not service.user:
         yield "User=potato"
     yield "# Importing torch and checking the model's architecture come before readiness."

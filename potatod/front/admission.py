@@ -54,7 +54,7 @@ class Admission:
         self.max_context = max_context
         self._vocabulary = vocabulary
         self._embed_rows = embed_rows
-        self._defaults = defaults
+        self.defaults = defaults
         self._generation_config = generation.generation_config(folder)
         of_model(self._generation_config)  # what is wrong with it is told now, not to the first client
         self._tokenizer = Tokenizer.load(folder)
@@ -116,7 +116,7 @@ class Admission:
         if beyond:
             why = f"logit_bias names the token {beyond[0]}, and the model's vocabulary has {self._vocabulary}: ids are 0 to {self._vocabulary - 1}"
             raise Refusal("bad_request", why)
-        sampling = resolve(ask.options, self._defaults, self._generation_config, drawn_seed=secrets.randbits(63))
+        sampling = resolve(ask.options, self.defaults, self._generation_config, drawn_seed=secrets.randbits(63))
         if sampling.json_schema is not None:
             self._grammars.check(sampling.json_schema)
         return sampling

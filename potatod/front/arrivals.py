@@ -38,7 +38,7 @@ class Arrivals:
         self._journal = journal
         self._known = known
         self._followers = followers
-        self._limits = limits
+        self.limits = limits
         self._send = send
         self._logger = logger
         self._full = full
@@ -72,8 +72,8 @@ class Arrivals:
             raise Refusal("storage", "jobs that are not over take all that [jobs] size allows; wait for one to end, or cancel and delete some")
         if not desk.scheduler.room_for(1 + self._of_owner.total()):
             raise Refusal("queue_full", f"the queue is full: {len(desk.scheduler.waiting)} answers wait; ask again later")
-        if self._known.open_of(owner) + self._of_owner[owner] >= self._limits.per_user:
-            raise Refusal("queue_full", f"{self._limits.per_user} of your jobs are not over ([jobs] per_user); wait for one to end, or cancel one")
+        if self._known.open_of(owner) + self._of_owner[owner] >= self.limits.per_user:
+            raise Refusal("queue_full", f"{self.limits.per_user} of your jobs are not over ([jobs] per_user); wait for one to end, or cancel one")
 
     def _job(self, owner: str, message: Generate, desk: Desk, admitted: Admitted) -> Job:
         return Job(

@@ -15,7 +15,7 @@ import zmq
 
 from potato_client.protocol import VANISHED_S, Attach, Detach, Generate, List, Manage, Show, Status
 from potatod.jobs.journal import Journal
-from potatod.messages import Drafted, Engine, LayerDone, Parted, Poisoned, Queued, Switch
+from potatod.messages import Drafted, Engine, LayerDone, Parted, Poisoned, Queued, Reload, Switch
 from potatod.sizes import human_size
 from potatod.stage import Stage
 
@@ -85,7 +85,7 @@ class Front:
             limits.max_sequences,
             limits.switch_after_s,
         )
-        arrivals = Arrivals(
+        self._arrivals = arrivals = Arrivals(
             desks=self._desks, journal=self._journal, known=self._known, followers=self._followers, limits=jobs, send=self._server.send,
             logger=stage.logger, full=lambda: self._retention.full,
         )  # fmt: skip
@@ -109,6 +109,8 @@ class Front:
             for order in self._stage.orders():
                 if isinstance(order, Engine):
                     self._engine_is(order)
+                elif isinstance(order, Reload):
+                    self._reload()
             self._hear_engine()
             self._send_sweep()
             self._hear_clients()
@@ -119,6 +121,14 @@ class Front:
         self._handlers.part(Refusal("stopping", "the daemon is stopping"), None)
         self._engine.close()
         self._server.close(_LINGER_MS)
+
+    def _reload(self) -> None:
+        """What was read again holds for who asks from now on."""
+        settings = self._stage.boot.settings
+        for desk in self._desks:
+            desk.admission.defaults = settings.sampling
+        self._arrivals.limits = settings.jobs
+        self._retention.limit(settings.jobs.keep_s, settings.jobs.size_bytes)
 
     # the engine's side
 

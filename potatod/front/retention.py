@@ -50,6 +50,10 @@ class Retention:
         #: whether jobs that are not over take all that there may be
         self.full = False
 
+    def limit(self, keep_s: float, size_bytes: int) -> None:
+        """Other limits from now on."""
+        self._keep_s, self._size_bytes, self._next = keep_s, size_bytes, 0.0
+
     def look(self) -> None:
         """Called now and then; does something now and then."""
         if self._clock() >= self._next and not self._journal.trouble:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h11
@@ -35,6 +35,21 @@ def make_app(
         middleware.insert(1, cors)
     handlers: dict[Any, Any] = {Fault: _fault, ClientError: _client_error, HTTPException: _http_error, ClientDisconnect: _left}
     return Starlette(routes=list(routes), middleware=middleware, exception_handlers=handlers)
+
+
+class Door:
+    """The application as it is now, also for connections that are open; ``make`` makes it with what holds now."""
+
+    def __init__(self, make: Callable[[], ASGIApp]) -> None:
+        self._make = make
+        self._app = make()
+
+    def anew(self) -> None:
+        """For the next requests; those under way go on as they began."""
+        self._app = self._make()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 class Top:

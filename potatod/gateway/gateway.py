@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Final
 
 from sse_starlette.sse import AppStatus
+from starlette.applications import Starlette
 
 from potatod import bearer_token
+from potatod.messages import Reload
 from potatod.stage import Stage
 
 from . import listener
 from .about import About
 from .answering import Answering
-from .app import make_app
+from .app import Door, make_app
 from .batching import Batches
 from .filing import Files
 from .job_pages import JobPages
@@ -48,10 +50,13 @@ async def _serve(stage: Stage) -> None:
     about, answering, jobs = About(served, upstream, metrics), Answering(served, upstream, questions), JobPages(served, upstream, questions)
     parts = about, answering, Responding(served, upstream, questions, store), files, batches, jobs
     routes = [route for part in parts for route in part.routes()]
-    app = make_app(
-        routes, token=token, hosts=settings.gateway.hosts, origins=settings.gateway.origins, metrics=metrics, logger=stage.logger,
-    )  # fmt: skip
-    server = listener.server(app)
+
+    def app() -> Starlette:
+        now = stage.boot.settings.gateway
+        return make_app(routes, token=token, hosts=now.hosts, origins=now.origins, metrics=metrics, logger=stage.logger)
+
+    door = Door(app)
+    server = listener.server(door)
     questions.go_on()
     batches.go_on()
     serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -59,7 +64,8 @@ async def _serve(stage: Stage) -> None:
     try:
         while not (stage.stopping or serving.done()):
             await asyncio.sleep(_LOOK_EVERY_S)
-            stage.orders()
+            if any(isinstance(order, Reload) for order in stage.orders()):
+                door.anew()
             if server.started and not ready:
                 ready = True
                 stage.ready(f"listening at {listener.url(listening)}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ from potato_client.protocol import (
     Status,
     Welcome,
 )
-from potatod.messages import Failed
+from potatod.messages import Failed, Reload
+from potatod.stage import Boot
 
 from .front_harness import Client, Front, Heard, front, start_front
 
@@ -418,6 +421,29 @@ def test_two_fronts_do_not_share_a_database(start: StartFront, tmp_path: Path) -
         second.close()
     assert failed.exit_code == 69
     assert "in use" in failed.why
+
+
+def test_what_was_read_again_holds_for_who_asks_from_then_on(start: StartFront) -> None:
+    front = start()
+    worker = front.engine_up()
+    client = front.client()
+    old = client.answer("abc|", max_tokens=5).of("Accepted")[0].job
+    time.sleep(1.1)
+    holding = Boot.read(front.directory / "boot.front.json").settings
+    jobs, sampling = replace(holding.jobs, keep_s=1.0, per_user=1), replace(holding.sampling, max_tokens=2)
+    read = replace(holding, jobs=jobs, sampling=sampling, log=replace(holding.log, format="json"))
+    front.control.send(b"front", Reload(read.to_json()))
+    deadline = time.monotonic() + 10
+    while old in [report.job for report in listed(client).reports]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(client.answer("abc|").token_ids) == 2
+    worker.hold.set()
+    for _ in range(2):
+        client.ask("abc|", max_tokens=5)
+    refused = client.hear(Heard(), "Refused").last
+    assert (refused.code, "[jobs] per_user" in refused.message) == ("queue_full", True)
+    assert json.loads(front.log.splitlines()[-1])["event"] == "refused"
 
 
 def test_old_jobs_are_deleted(start: StartFront) -> None:

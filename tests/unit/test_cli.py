@@ -41,7 +41,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Settings]:
     """The settings that `start` handed to the supervisor, which does nothing here. Places are the test's own."""
     seen: list[Settings] = []
     supervisor = types.ModuleType("potatod.supervisor")
-    supervisor.run = lambda settings: seen.append(settings) or 0  # type: ignore[attr-defined]
+    supervisor.run = lambda settings, _read: seen.append(settings) or 0  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "potatod.supervisor", supervisor)
     monkeypatch.setattr("potatod.supervisor", supervisor, raising=False)
     monkeypatch.setattr("potatod.log.configure", lambda *_: None)
@@ -77,7 +77,7 @@ def test_start_hands_complete_settings_to_the_supervisor(start: Run, started: li
 
 
 def test_the_exit_code_is_the_supervisors(start: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("potatod.supervisor.run", lambda _settings: 75)
+    monkeypatch.setattr("potatod.supervisor.run", lambda _settings, _read: 75)
     assert start("/m") == (75, "", "")
 
 
@@ -147,7 +147,7 @@ def test_what_is_wrong_with_a_command_line_is_one_sentence(
 def test_every_error_ends_in_a_sentence_and_its_exit_code(
     start: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
 ) -> None:
-    def fail(_settings: Settings) -> int:
+    def fail(_settings: Settings, _read: object) -> int:
         raise error
 
     monkeypatch.setattr("potatod.supervisor.run", fail)

@@ -16,6 +16,7 @@ from potato_client import exit_codes
 from potatod import cli, errors, log, unit_file
 from potatod.config import Key, keys
 from potatod.config_page import default_in_words
+from potatod.reload import LIVE
 from potatod.sources import gather
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +74,12 @@ def test_every_key_stands_in_the_table_as_the_code_declares_it(key: Key) -> None
 
 def test_the_table_has_no_key_that_is_not_there() -> None:
     assert set(re.findall(r"^\| `(\[\w+\] \w+)`", OPERATIONS, re.MULTILINE)) == {key.label for key in keys()}
+
+
+def test_the_keys_that_a_reload_changes_are_listed_and_no_others() -> None:
+    listed = re.search(r"These keys hold at once.*?:\n\n(.*?)\n\n", OPERATIONS, re.DOTALL | re.MULTILINE)
+    assert listed is not None
+    assert set(re.findall(r"`(\[\w+\] \w+)`", listed[1])) == LIVE
 
 
 @pytest.mark.parametrize("error", [found for found in ERRORS if found not in ROOTS], ids=lambda error: error.__name__)
