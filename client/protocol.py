@@ -344,6 +344,8 @@ class Progress:
     s_per_token: float | None = None
     #: seconds until this job's first token, None where nobody knows
     eta_s: float | None = None
+    #: where nothing of any job is computed for now: why
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

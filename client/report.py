@@ -39,6 +39,8 @@ def as_text(report: Report) -> str:
         text += f"  why     {report.engine.why}\n"
     if queue.trouble:
         text += f"  trouble nothing is accepted or computed now: {queue.trouble}\n"
+    if queue.paused:
+        text += f"  paused  no job is computed now: {queue.paused}\n"
     text += _COLUMNS.format("stage", "pid", "state", "memory", "uptime")
     return harmless(text + "".join(map(_stage, report.stages)))
 

@@ -104,6 +104,8 @@ class QueueReport:
     draft_failed: str = ""
     #: why nothing is accepted and computed now: jobs cannot be written; empty where they can
     trouble: str = ""
+    #: why no sweep begins now: the machine is to be left to others; empty where sweeps go on
+    paused: str = ""
     #: said since the front started; by sweeps: tokens a sweep
     tokens: int = 0
     #: jobs that are over since then and of which it was said half-way when they would be; of these the ones that ended within what was said; and the

@@ -30,6 +30,8 @@ def one_line(text: str) -> str:
 def progress(now: Progress) -> str:
     """What is going on while nothing has come yet."""
     said = in_the_queue(now.place) if now.state == "queued" else _STATES[now.state]
+    if now.why:
+        return f"{said}: {now.why}"
     if now.state == "prefill":
         if now.prompt_tokens:
             said += f" {now.prefilled_tokens}/{now.prompt_tokens} tokens,"

@@ -20,7 +20,7 @@ from potato_client.paths import default_socket, state_directory
 from . import bearer_token
 from .address_keys import HOST_NAMES, ORIGINS, Listen, Remote, Socket
 from .errors import ConfigError
-from .keys import Choice, Device, DraftModel, Duration, File, Folder, Folders, Kind, NotAllowed, Number, Plain, Share, Size, Whole
+from .keys import Choice, Device, DraftModel, Duration, File, Folder, Folders, Kind, NotAllowed, Number, Plain, Share, ShareOfTime, Size, Whole
 from .sizes import Auto, Percent
 
 _ROOT: Final = Path("/")
@@ -285,6 +285,18 @@ class Run:
     restart_window_s: float = _key(
         600.0, Duration(1, 86400), "The time in which so many deaths are too many.", name="restart_window"
     )
+    nice: int = _key(0, Whole(0, 19), "How far reader and worker stand back where other processes compute: 0 not at all, 19 as far as can be.")
+    io_priority: Literal["normal", "idle"] = _key(
+        "normal", Choice(("normal", "idle")),
+        "How reader and worker share the disk with other processes. idle: they take what the others leave, where the disk's scheduler heeds that.",
+    )  # fmt: skip
+    pause_on_battery: bool = _key(
+        False, Choice((True, False)), "Whether jobs wait while this machine runs on battery."
+    )
+    pause_on_pressure: Percent | Literal["off"] = _key(  # noqa: RUF009  as above
+        "off", ShareOfTime(),
+        "Jobs wait while processes of this machine stand still for want of memory for so much of the time (PSI), until it is less than half of that.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

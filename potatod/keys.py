@@ -11,7 +11,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol, cast
 
 from .sizes import (
     Auto,
@@ -198,6 +198,25 @@ class Share(Text):
     def plain(self, value: object) -> Plain:
         assert isinstance(value, int | Percent | Auto)
         return format_amount(value)
+
+
+@dataclass(frozen=True, slots=True)
+class ShareOfTime(Text):
+    """``"off"``, or a share of the time."""
+
+    @property
+    def allowed(self) -> str:
+        return '"off", or a share of the time such as "20%"'
+
+    def parse(self, value: object, base: Path) -> Percent | Literal["off"]:
+        if value == "off":
+            return "off"
+        if not isinstance(value, str) or not isinstance(amount := parse_amount(value), Percent):
+            raise NotAllowed
+        return amount
+
+    def plain(self, value: object) -> Plain:
+        return "off" if value == "off" else format_amount(cast(Percent, value))
 
 
 @dataclass(frozen=True, slots=True)

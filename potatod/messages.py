@@ -255,6 +255,8 @@ class Engine:
     stages: tuple[StageProcess, ...]
     #: which of the models that are served it has, or is to have
     model: int = 0
+    #: why no sweep begins though it is up, a sentence; empty where sweeps go on. See pausing.py: jobs keep their places
+    paused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +316,8 @@ class Queued:
     held: bool
     #: of late; None before the first sweep
     s_per_token: float | None
+    #: why none of them is computed though it could be, and no sweep is under way: as in Engine
+    paused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Final
 from .messages import Counted, Queued, State
 from .watchdog import Watchdog
 
-#: Its line about us is said anew at most so often, but at once where the engine's state changes.
+#: Its line about us is said anew at most so often, but at once where the engine's state changes, or it is paused or goes on.
 _STATUS_S: Final = 10.0
 
 
@@ -44,6 +44,8 @@ def status_line(model: str, state: State, why: str, queued: Queued | None) -> st
     if queued is None:
         return f"serving {model}"
     doing = f"{queued.running} running, {queued.waiting} waiting" if queued.running or queued.waiting else "nothing to do"
+    if queued.paused:
+        return f"paused: {model}, {queued.paused}: {doing}"
     held = "; jobs cannot be written" if queued.held else ""
     return f"serving {model}: {doing}" + (f", {queued.s_per_token:.3g} s/token" if queued.s_per_token is not None else "") + held
 
@@ -58,7 +60,8 @@ class Systemd:
         self.model = model
         self._queued: Queued | None = None
         self._ready = False
-        self._state: State | None = None
+        #: the engine's state, and whether it is paused
+        self._doing: tuple[State, bool] | None = None
         self._line, self._said = "", 0.0
 
     def heard(self, message: Counted | Queued) -> None:
@@ -73,8 +76,9 @@ class Systemd:
             self._ready = True
             notify(READY="1")
         line = status_line(self.model, state, why, self._queued)
-        if state != self._state or (line != self._line and now - self._said >= _STATUS_S):
-            self._state, self._line, self._said = state, line, now
+        doing = state, self._queued is not None and bool(self._queued.paused)
+        if doing != self._doing or (line != self._line and now - self._said >= _STATUS_S):
+            self._doing, self._line, self._said = doing, line, now
             notify(STATUS=line)
         if self._watchdog is not None and self._watchdog.due(now, state, pids):
             notify(WATCHDOG="1")

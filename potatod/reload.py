@@ -24,6 +24,7 @@ LIVE: Final = frozenset({
     "[jobs] keep", "[jobs] size", "[jobs] per_user",
     "[gateway] hosts", "[gateway] origins",
     "[log] level", "[log] format",
+    "[run] pause_on_battery", "[run] pause_on_pressure",
     *(key.label for key in keys() if key.section == "sampling"),
 })  # fmt: skip
 

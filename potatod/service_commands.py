@@ -85,6 +85,7 @@ def _service(user: bool, config: Path, gathered: sources.Gathered, model: Path |
     return Service(
         words, user, unit_file.hosts_of(settings, socket=socket), card, any(path.is_relative_to(home) for path in reads for home in _HOMES),
         tuple(map(str, places)), None if card or folder is None else _memory(settings, folder), token, socket,
+        settings.run.nice, settings.run.io_priority == "idle",
     )  # fmt: skip
 
 

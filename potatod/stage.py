@@ -30,7 +30,7 @@ from typing import Any, Final
 import setproctitle
 import zmq
 
-from . import log, wire
+from . import log, priority, wire
 from .config import Settings
 from .errors import EXIT_INTERNAL, EXIT_OK, PotatoError, first_line
 from .messages import Counted, Failed, Ready, Reload, Span, Stop, Trace, Traced
@@ -185,6 +185,9 @@ def run(name: str, work: Callable[[Stage], None], argv: list[str] | None = None)
     stage = Stage(name, boot, fds)
     signal.signal(signal.SIGTERM, stage.stop_signalled)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C goes to the supervisor, which says Stop
+    if boot.plan is not None:
+        for sentence in priority.lower(boot.settings.run):
+            stage.log(sentence, level=logging.WARNING)
     gc.freeze()
     code, why = EXIT_OK, ""
     try:

@@ -45,6 +45,7 @@ from .forecast import forecast
 from .manifest import stored_as
 from .messages import Counted, Engine, Failed, Parted, Poisoned, Queued, Ready, Reload, StageProcess, State, Stop, Switch, Trace, Traced
 from .notify import Systemd
+from .pausing import Pausing
 from .process import Process
 from .reload import Reloader
 from .restarts import Restarts
@@ -99,7 +100,7 @@ class Supervisor:
         self._gateway_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._engine: list[Process] = []
         self._engine_began = 0.0
-        self._swapping = surroundings.Swapping()
+        self._swapping, self._pausing = surroundings.Swapping(), Pausing(settings.run)
         self._systemd = Systemd(chosen[0].name, READY_S + settings.run.restart_window_s)
         #: whether any engine has completed a sweep, or a second model is asked for: a model that fails then is no reason to end
         self._settled = False
@@ -209,6 +210,9 @@ class Supervisor:
             if (settings := self._reloader.look(self._settings, self._systemd)) is not None:
                 self._settings = settings
                 self._tell_settings(self._stages())
+                self._pausing.heed(settings.run)
+            if self._pausing.look(time.monotonic()):
+                self._tell(self._state, self._why)
             self._systemd.look(time.monotonic(), self._state, self._why, {stage.pid for stage in self._stages()})
             if (sentence := self._swapping.look(time.monotonic())) is not None:
                 log.event(_LOGGER, sentence, level=logging.WARNING)
@@ -377,7 +381,7 @@ class Supervisor:
         stages = (StageProcess("supervisor", os.getpid(), _STARTED), *stages)
         with suppress(zmq.ZMQError):  # a front that is not there yet is told when it says Ready
             restarts = self._restarts.total + self._front_restarts.total
-            self._control.send(b"front", Engine(self._epoch, state, restarts, why, stages, self._at))
+            self._control.send(b"front", Engine(self._epoch, state, restarts, why, stages, self._at, self._pausing.why))
 
     # ending
 

@@ -45,6 +45,9 @@ class Service:
     token: str = ""
     #: whether systemd listens for the gateway: potatod.socket
     socket: bool = False
+    #: [run] nice, and whether [run] io_priority is "idle"
+    nice: int = 0
+    io_idle: bool = False
 
 
 def hosts_of(settings: Settings, *, socket: bool = False) -> tuple[str, ...]:
@@ -133,6 +136,12 @@ def _limits(service: Service) -> Iterator[str]:
     yield "# The pool may be page-locked. Under pressure the kernel takes the worker before anything else of the machine."
     yield "LimitMEMLOCK=infinity"
     yield "OOMPolicy=continue"
+    if service.nice or service.io_idle:
+        yield "# [run] nice and io_priority, here of all processes: none of them may change its own."
+    if service.nice:
+        yield f"Nice={service.nice}"
+    if service.io_idle:
+        yield "IOSchedulingClass=idle"
     if service.memory_bytes is None:
         yield "# No MemoryMax=: [pool] size is not a number of bytes, or a card computes. What is free at each start decides what the pool takes."
     else:

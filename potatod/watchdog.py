@@ -11,9 +11,9 @@ is well only where that was seen since it was told the last time:
     degraded               the front has said something: it answers from what is stored
     stopping               never: systemd has another deadline for that
 
-Nothing is to be computed where the front says so: no job runs or waits, or none can be computed since jobs cannot be written. A disk that is full is
-mended by no restart. Nor is this for what the supervisor mends itself: a stage that is silent is killed after supervisor.SILENT_S, far earlier than
-WatchdogSec= of the unit.
+Nothing is to be computed where the front says so: no job runs or waits, or none can be computed since jobs cannot be written, or none is to be while
+this machine runs on battery or is short of memory (pausing.py). None of that is mended by a restart. Nor is this for what the supervisor mends
+itself: a stage that is silent is killed after supervisor.SILENT_S, far earlier than WatchdogSec= of the unit.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Watchdog:
     def heard(self, message: Counted | Queued) -> None:
         self._heard.add(message.pid)
         if isinstance(message, Queued):
-            self._idle = message.held or not (message.running or message.waiting)
+            self._idle = message.held or bool(message.paused) or not (message.running or message.waiting)
             return
         counts = (message.sweeps, message.layers, message.read_bytes)
         before = self._counts.get(message.pid, (0, 0, 0))

@@ -70,6 +70,8 @@ class EngineNow:
     under_way_s: float = 0.0
     #: it is not there yet, and not because one has died
     loading: bool = False
+    #: why no sweep begins; empty where one may
+    paused: str = ""
 
 
 class Answers:
@@ -392,6 +394,8 @@ class Answers:
     def _progress(self, answer: Answer, place: int, engine: EngineNow) -> Progress:
         job = answer.job
         about: dict[str, Any] = {"prompt_tokens": job.prompt_tokens, "s_per_token": self._times.s_per_sweep}
+        if engine.up and engine.paused:
+            return Progress(job.id, "paused", place, why=engine.paused, **about)
         if job.state is State.QUEUED or place:
             return Progress(job.id, "queued", place, **about)
         about["prefilled_tokens"] = min(answer.sequence.held, job.prompt_tokens)

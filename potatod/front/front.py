@@ -199,6 +199,8 @@ class Front:
     def _send_sweep(self) -> None:
         """Nothing is computed that cannot be kept."""
         self._journal.settle()
+        if self._engine.engine.paused:
+            return
         self._change_model()
         if not self._engine.up or self._journal.trouble or self._awaited is not None:
             return
@@ -215,7 +217,7 @@ class Front:
 
     def _now(self) -> EngineNow:
         loading = self._engine.engine.state in ("starting", "switching")
-        return EngineNow(self._engine.up, self._layers_done, self._desk.layers, self._engine.under_way_s, loading)
+        return EngineNow(self._engine.up, self._layers_done, self._desk.layers, self._engine.under_way_s, loading, self._engine.engine.paused)
 
     def _look_around(self) -> None:
         """What need not be done at once. However long the queue, a twentieth of the time goes into it at most."""
@@ -227,13 +229,15 @@ class Front:
         self._retention.look()
         self._say_trouble()
         places = self._desks.places()
+        paused = self._engine.engine.paused if self._engine.up else ""
         for desk in self._desks:
-            desk.answers.say_progress(self._now() if desk is self._desk else EngineNow(), places)
+            desk.answers.say_progress(self._now() if desk is self._desk else EngineNow(up=bool(paused), paused=paused), places)
         sweeps, read_bytes = sum(desk.times.sweeps for desk in self._desks), sum(desk.times.read_bytes for desk in self._desks)
         if self._stage.beat(sweeps=sweeps, read_bytes=read_bytes):
             running, held = len(self._desk.scheduler.running), bool(self._journal.trouble)
             waiting = sum(len(desk.answers) for desk in self._desks) - running
-            self._stage.control.send(Queued(os.getpid(), running, waiting, held, self._desk.times.s_per_sweep))
+            resting = paused if self._desk.scheduler.in_flight is None else ""
+            self._stage.control.send(Queued(os.getpid(), running, waiting, held, self._desk.times.s_per_sweep, resting))
         if (minute := self._desk.beside.look(began)) is not None:
             self._tell(minute)
             if minute.parted:

@@ -35,7 +35,7 @@ class Reporter:
             uptime_s=time.time() - self._started,
             model=_model(self._desks.current),
             engine=self._engine(engine),
-            queue=self._queue(trouble),
+            queue=self._queue(trouble, engine.paused),
             stages=tuple(_stage(process) for process in self._processes(engine)),
             models=tuple(self._served(desk, engine) for desk in self._desks),
         )
@@ -53,7 +53,7 @@ class Reporter:
             why=desk.why,
         )
 
-    def _queue(self, trouble: str) -> QueueReport:
+    def _queue(self, trouble: str, paused: str) -> QueueReport:
         """Memory is the engine's; what is counted is counted over all models."""
         current, desks = self._desks.current, tuple(self._desks)
         ledger, running = current.scheduler.ledger, len(current.scheduler.running)
@@ -76,6 +76,7 @@ class Reporter:
             guesses=_guesses(desks),
             draft_failed=current.speculation.failed,
             trouble=trouble,
+            paused=paused,
             tokens=sum(desk.answers.tokens for desk in desks),
             etas=sum(each.count for each in promises),
             etas_kept=sum(each.kept for each in promises),

@@ -73,6 +73,7 @@ def _gauges(report: Report) -> Iterator[tuple[str, str, float | None]]:
     yield "kv_running_bytes", "KV of texts that run.", queue.kv_running_bytes
     yield "kv_kept_bytes", "KV that is kept for others to go on from.", queue.kv_kept_bytes
     yield "kv_bytes", "Memory for KV.", queue.kv_bytes
+    yield "paused", "Whether no sweep begins now, for the machine's sake.", float(bool(queue.paused))
     yield "storage_trouble", "Whether jobs cannot be written now.", float(bool(queue.trouble))
 
 

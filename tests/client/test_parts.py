@@ -255,6 +255,8 @@ def test_every_state_has_words() -> None:
         ),
         (Progress("a", "decode", s_per_token=2.0), "decoding · 2 s/token"),
         (Progress("a", "restarting"), "engine restarting"),
+        (Progress("a", "paused"), "paused"),
+        (Progress("a", "paused", place=2, s_per_token=2.0, why="this machine runs on battery"), "paused: this machine runs on battery"),
     ],
 )  # fmt: skip
 def test_progress_is_said_in_a_line(progress: Progress, said: str) -> None:

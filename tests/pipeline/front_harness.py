@@ -217,7 +217,7 @@ class Front:
                 raise AssertionError(f"the front ended with {self.process.returncode}: {self.log}")
         raise AssertionError("the supervisor waited in vain")
 
-    def tell(self, state: Any, why: str = "", model: int | None = None) -> None:
+    def tell(self, state: Any, why: str = "", model: int | None = None, paused: str = "") -> None:
         """``model``: which has the engine from now on; None: the same as before."""
         self.model = self.model if model is None else model
         own = StageProcess("supervisor", os.getpid(), time.time() - 5)
@@ -226,7 +226,7 @@ class Front:
             StageProcess("front", self.process.pid, time.time() - 4),
             StageProcess("worker", 1 << 30, time.time()),
         )
-        self.control.send(b"front", Engine(self.epoch, state, max(0, self.epoch - 1), why, stages, self.model))
+        self.control.send(b"front", Engine(self.epoch, state, max(0, self.epoch - 1), why, stages, self.model, paused))
 
     def engine_up(self, delay_s: float = 0.0, drafter: Callable[[Draft], Drafted] | None = None) -> Worker:
         self.epoch += 1

@@ -406,6 +406,30 @@ def test_the_supervisor_is_told_what_is_to_be_computed_and_when_that_is_nothing(
     assert (told.pid, told.waiting, told.s_per_token > 0) == (front.process.pid, 0, True)
 
 
+def test_no_sweep_begins_while_the_machine_is_left_to_others_and_afterwards_all_goes_on(start: StartFront) -> None:
+    front = start(max_sequences=1)
+    worker = front.engine_up()
+    worker.hold.set()
+    client, why = front.client(), "this machine runs on battery"
+    for _ in range(2):
+        client.ask("abc|", max_tokens=40)
+    front.wait_for(lambda message: isinstance(message, Queued) and message.running)
+    front.tell("up", paused=why)
+    told = front.wait_for(lambda message: isinstance(message, Queued))
+    assert (told.running, told.paused) == (1, ""), "a sweep that has begun comes to its end"
+    worker.hold.clear()
+    told = front.wait_for(lambda message: isinstance(message, Queued) and message.paused)
+    assert (told.running, told.waiting, told.paused) == (1, 1, why)
+    sweeps = len(worker.sweeps)
+    assert front.client().request(Status).queue.paused == why
+    front.wait_for(lambda message: isinstance(message, Queued))
+    assert len(worker.sweeps) == sweeps
+    front.tell("up")
+    heard = client.hear(Heard(), "Finished", 2)
+    assert len(heard.token_ids) == 80
+    assert {(progress.place, progress.why) for progress in heard.of("Progress") if progress.state == "paused"} == {(0, why), (1, why)}
+
+
 def test_a_front_that_stops_says_so_to_whoever_waits_and_leaves_no_file(start: StartFront) -> None:
     front = start()
     front.engine_up(delay_s=0.01)

@@ -152,3 +152,63 @@ def test_it_is_not_well_while_a_sweep_stands_still_though_all_its_other_processe
         daemon.until(lambda: systemd.told("WATCHDOG=1", continued), "WATCHDOG after it went on", WATCHDOG_S)
         for job in asked:
             assert daemon.client("attach", job).returncode == 0
+
+
+# what it is told
+
+#: As systemd starts it where a .socket unit listens for the gateway; and a machine that runs on battery while a file is there.
+HANDED = """
+import os, socket, sys
+from potatod import pausing
+from potatod.cli import main
+handed = socket.create_server(("127.0.0.1", 0)).detach()
+os.dup2(handed, 3)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "gateway"}
+pausing.EVERY_S = 0.2
+pausing._supplies = lambda root: [pausing.Supply("Battery", status="Discharging")] if os.path.exists(os.environ["UNPLUGGED"]) else []
+sys.exit(main())
+"""
+
+
+def test_it_stands_back_reads_its_configuration_again_pauses_and_keeps_the_socket_that_it_was_handed(
+    systemd: Systemd, tiny_model: Path, probe_cache: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    unplugged = tmp_path / "unplugged"
+    environment = {**systemd.environment, "UNPLUGGED": str(unplugged)}
+    flags = (*SMALL, "--gateway-listen", "127.0.0.1:1", "--run-nice", "1")
+    with Daemon(tiny_model, probe_cache, *flags, env=environment, program=HANDED) as daemon:
+        daemon.until(lambda: systemd.told("READY=1"), "READY")
+        own = psutil.Process().nice()
+        assert {name: stage.nice() for name, stage in daemon.stages().items()} == {
+            "reader": max(own, 1), "worker": max(own, 1), "front": own, "gateway": own,
+        }  # fmt: skip
+        (port,) = map(int, re.findall(r"listening at http://127.0.0.1:(\d+)", daemon.text()))
+
+        def health(host: str) -> str:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                return connection.recv(1 << 16).decode().split()[1]
+
+        def reloaded(config: str, says: str) -> None:
+            before = len(systemd.told("RELOADING=1"))
+            (daemon.place / "potatod.toml").write_text(config)
+            assert daemon.process is not None
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.until(lambda: says in daemon.text(), says)
+            daemon.until(lambda: len(systemd.told("RELOADING=1")) == before + 1 and len(systemd.told("READY=1")) == before + 2, "READY again")
+
+        daemon.stages()["gateway"].send_signal(signal.SIGKILL)
+        assert health("localhost") == "200"
+        assert health("potato.example.org") == "421"
+        reloaded('[log]\nlevel = "loud"\n', "[log] level must be")
+        changed = '[log]\nlevel = "debug"\n[gateway]\nhosts = ["potato.example.org"]\n[kv]\ndtype = "float8"\n'
+        reloaded(changed, 'changed="[gateway] hosts, [log] level" waits_for_a_restart="[kv] dtype"')
+        daemon.until(lambda: health("potato.example.org") == "200", "the new name")
+        unplugged.touch()
+        reloaded(changed + "[run]\npause_on_battery = true\n", 'changed="[run] pause_on_battery" waits_for_a_restart="[kv] dtype"')
+        daemon.until(lambda: systemd.told("STATUS=paused: model, this machine runs on battery"), "STATUS of the pause")
+        job = daemon.client("submit", "hello", "--max-tokens", "3").stdout.strip()
+        assert "no job is computed now: this machine runs on battery" in daemon.client("status").stdout
+        unplugged.unlink()
+        assert daemon.client("attach", job).returncode == 0
+        assert daemon.stop() == 0

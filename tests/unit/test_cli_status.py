@@ -93,3 +93,9 @@ def test_jobs_that_cannot_be_written_are_said() -> None:
     queue = dataclasses.replace(REPORT.queue, trouble="the disk is full")
     assert "nothing is accepted or computed now: the disk is full" in status.as_text(dataclasses.replace(REPORT, queue=queue))
     assert "trouble" not in status.as_text(REPORT)
+
+
+def test_that_no_job_is_computed_for_the_machines_sake_is_said() -> None:
+    queue = dataclasses.replace(REPORT.queue, paused="this machine runs on battery")
+    assert "no job is computed now: this machine runs on battery" in status.as_text(dataclasses.replace(REPORT, queue=queue))
+    assert "paused" not in status.as_text(REPORT)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from potato_client.protocol import Options
 from potatod.config import Key, OneOfModels, Settings, build, keys
 from potatod.errors import ConfigError
-from potatod.keys import Choice, Duration, Number, Plain, Share, Size, Whole
+from potatod.keys import Choice, Duration, Number, Plain, Share, ShareOfTime, Size, Whole
 from potatod.sizes import Auto, Percent
 
 KEYS = {f"{key.section}.{key.name}": key for key in keys()}
@@ -35,6 +35,8 @@ def _values_of(key: Key) -> st.SearchStrategy[Plain]:
         return st.integers(kind.low // kind.multiple, kind.high // kind.multiple).map(lambda n: n * kind.multiple)
     if isinstance(kind, Share):
         return st.one_of(st.just("auto"), st.integers(1, 1 << 59), st.integers(1, 100).map(lambda n: f"{n}%"))
+    if isinstance(kind, ShareOfTime):
+        return st.one_of(st.just("off"), st.integers(1, 100).map(lambda n: f"{n}%"))
     if isinstance(kind, Duration):
         return st.floats(kind.low_s, kind.high_s)
     names = st.text("abcdefghi-_é", min_size=1, max_size=12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -323,6 +323,20 @@ def test_progress_is_said_at_once_when_a_place_or_state_changes_and_now_and_then
     world.scheduler.restarted()
     world.answers.say_progress(EngineNow(up=False, layers_done=0, layers=4, under_way_s=0.0), world.answers.places())
     assert world.of(Progress, b"first")[-1].state == "restarting"
+
+
+def test_while_no_sweep_begins_each_job_says_why_and_keeps_its_place() -> None:
+    world = World(running=1)
+    world.ask(b"first", prompt=9)
+    world.ask(b"me")
+    world.sweep()
+    world.answers.say_progress(replace(UP, paused="on battery"), world.answers.places())
+    said = [(p.state, p.place, p.why) for client in (b"first", b"me") for p in world.of(Progress, client)]
+    assert said == [("paused", 0, "on battery"), ("paused", 1, "on battery")]
+    world.answers.say_progress(replace(UP, up=False, paused="on battery"), world.answers.places())
+    assert world.of(Progress, b"first")[-1].state == "restarting"
+    world.answers.say_progress(UP, world.answers.places())
+    assert [world.of(Progress, client)[-1].state for client in (b"first", b"me")] == ["prefill", "queued"]
 
 
 def test_an_answer_that_is_prefilled_again_after_a_restart_says_so() -> None:

@@ -29,7 +29,7 @@ LADDER = (
         "potatod.trees", "potatod.identity", "potatod.jobs", "potatod.remote_keys", "potatod.keys_commands",
         "potatod.address_keys", "potatod.tool_calls", "potatod.bearer_token", "potatod.gateway_commands", "potatod.unit_file",
         "potatod.watchdog", "potatod.man_page", "potatod.completion_commands", "potatod.names",
-        "potatod.reload", "potatod.socket_activation", "potatod.socket_unit",
+        "potatod.priority", "potatod.pausing", "potatod.reload", "potatod.socket_activation", "potatod.socket_unit",
     },
     {"potatod.plan", "potatod.forecast", "potatod.draft_forecast", "potatod.spans", "potatod.pool", "potatod.wire", "potatod.schemes"},
     {

@@ -45,10 +45,10 @@ def test_what_holds_at_once_are_keys_that_there_are() -> None:
 
 def test_of_what_differs_the_live_keys_change_and_the_others_wait() -> None:
     holding = build({("pool", "size"): 1 << 30, ("log", "level"): "info", ("jobs", "keep"): 5.0})
-    read = build({("pool", "size"): 2 << 30, ("log", "level"): "debug", ("jobs", "keep"): 5.0, ("run", "restarts"): 3})
+    read = build({("pool", "size"): 2 << 30, ("log", "level"): "debug", ("jobs", "keep"): 5.0, ("run", "nice"): 3})
     merged = merge(holding, read)
     assert merged.changed == ("[log] level",)
-    assert merged.waiting == ("[pool] size", "[run] restarts")
+    assert merged.waiting == ("[pool] size", "[run] nice")
     assert merged.settings == build({("pool", "size"): 1 << 30, ("log", "level"): "debug", ("jobs", "keep"): 5.0})
 
 

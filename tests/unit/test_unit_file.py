@@ -26,6 +26,7 @@ KINDS = {
     "system": Service(),
     "system over HTTP": Service(hosts=("127.0.0.1",)),
     "system for everybody": Service(hosts=("0.0.0.0", "potato.example.org"), memory_bytes=8 << 30),
+    "system that stands back": Service(nice=10, io_idle=True),
     "system with a card, at home": Service(card=True, reads_homes=True),
     "system over HTTP with root's token": Service(hosts=("127.0.0.1",), token="/etc/potato/gateway.token"),
     "system that is handed its socket": Service(token="/etc/potato/gateway.token", socket=True),
@@ -139,6 +140,14 @@ def test_the_memory_is_limited_where_it_is_known_and_the_unit_says_why_not_elsew
     assert said(Service(memory_bytes=3 << 30), "MemoryMax") == ["3072M"]
     assert said(Service(), "MemoryMax") == []
     assert "# No MemoryMax=" in text(Service())
+
+
+def test_a_service_stands_back_as_a_whole_where_the_configuration_says_so(install: Install, tmp_path: Path) -> None:
+    config = tmp_path / "potatod.toml"
+    for line in ("", "Nice=10", "IOSchedulingClass=idle"):
+        config.write_text({"": "", "Nice=10": "[run]\nnice = 10\n"}.get(line, '[run]\nio_priority = "idle"\n'))
+        unit = install("--print", "--config", config)[1]
+        assert re.findall(r"^(?:Nice|IOSchedulingClass)=.*$", unit, re.MULTILINE) == [line][: bool(line)]
 
 
 def test_the_limit_is_above_what_is_planned_and_counts_http() -> None:

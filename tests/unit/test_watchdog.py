@@ -110,6 +110,14 @@ def test_jobs_that_cannot_be_written_are_nothing_to_be_done() -> None:
     assert told.after(2)
 
 
+def test_jobs_that_are_to_wait_for_the_machines_sake_are_nothing_to_be_done() -> None:
+    told = Told()
+    told.hear(Queued(FRONT, 1, 3, False, 0.5, "this machine runs on battery"), counted(WORKER), counted(READER))
+    assert told.after(2)
+    told.hear(Queued(FRONT, 1, 3, False, 0.5), counted(WORKER), counted(READER))
+    assert not told.after(2)
+
+
 def test_a_silent_stage_is_not_idle() -> None:
     told = Told()
     told.hear(IDLE, counted(READER))
@@ -178,8 +186,22 @@ def test_the_line_follows_what_is_done_but_not_every_second(listening: Callable[
     assert said == [f"STATUS=serving llama: 1 running, {second} waiting, 0.123 s/token" for second in (0, 10, 20, 30)]
 
 
+def test_a_pause_and_its_end_are_said_at_once(listening: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    systemd = notify.Systemd("llama", 100.0)
+    for second, why in enumerate(("", "on battery", "on battery", "")):
+        systemd.heard(Queued(FRONT, 1, 0, False, None, why))
+        systemd.look(float(second), "up", "", EVERYBODY)
+    assert listening() == [
+        "READY=1", "STATUS=serving llama: 1 running, 0 waiting", "STATUS=paused: llama, on battery: 1 running, 0 waiting",
+        "STATUS=serving llama: 1 running, 0 waiting",
+    ]  # fmt: skip
+
+
 def test_the_line_says_what_matters() -> None:
     assert notify.status_line("llama", "up", "", IDLE) == "serving llama: nothing to do, 0.5 s/token"
+    paused = Queued(FRONT, 1, 2, False, 0.5, "this machine runs on battery")
+    assert notify.status_line("llama", "up", "", paused) == "paused: llama, this machine runs on battery: 1 running, 2 waiting"
     assert notify.status_line("llama", "up", "", Queued(FRONT, 0, 2, True, None)) == "serving llama: 0 running, 2 waiting; jobs cannot be written"
 
 
