@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pwd
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import click
 import psutil
 
-from . import bearer_token, config_page, manifest, socket_unit, sources, unit_file
-from .config import Settings
+from . import bearer_token, config_page, manifest, names, socket_unit, sources, unit_file
+from .config import OneOfModels, Settings
 from .errors import UsageError
 from .sizes import Auto, Percent
 from .unit_file import Service
@@ -29,13 +30,15 @@ _HERE: Final = Path(__file__).parent
 
 @click.command("install-service", short_help="Write a systemd unit for this machine.")
 @click.option("--user", is_flag=True, help="A service of yours alone, which needs no root.")
-@click.option("--model", type=click.Path(path_type=Path), metavar="FOLDER", help="The model folder, where [model] path does not say it.")
+@click.option(
+    "--model", "named", multiple=True, metavar="MODEL", help="The model's folder or name, where the configuration does not say it; or several of them.",
+)  # fmt: skip
 @click.option("--socket-activation", "socket", is_flag=True, help="Let systemd listen at [gateway] listen: no client is refused during a restart.")
 @click.option("--force", is_flag=True, help="Write over a unit that is there and says something else.")
 @click.option("--print", "only_print", is_flag=True, help="Print the unit; write nothing.")
 @click.option("--config", "given", type=click.Path(path_type=Path), metavar="FILE", help="The service's TOML file of settings.")
-def install_service(user: bool, model: Path | None, socket: bool, force: bool, only_print: bool, given: Path | None) -> None:
-    """Write the systemd unit that serves a model on this machine, and an empty configuration where there is none; print what to do next.
+def install_service(user: bool, named: tuple[str, ...], socket: bool, force: bool, only_print: bool, given: Path | None) -> None:
+    """Write the systemd unit that serves models on this machine, and an empty configuration where there is none; print what to do next.
 
     The unit opens the network where [gateway] listen or [front] remote is set, hands root's token to the gateway, and limits the memory where
     [pool] size is a number of bytes: write it anew when these change. Nothing is started.
@@ -45,10 +48,12 @@ def install_service(user: bool, model: Path | None, socket: bool, force: bool, o
     config = (given or (_configs() / "potato" / "potatod.toml" if user else Path(unit_file.SYSTEM_CONFIG))).absolute()
     gathered = sources.gather(config if given or config.exists() else None, {}, {})  # variables of this shell are none of the service's
     settings = gathered.settings
-    folder = model.absolute() if model else Path(settings.model.path) if settings.model.path else None
-    if folder is not None:
-        manifest.load(folder)  # whether it is one
-    service = _service(user, config, gathered, model.absolute() if model else None, folder, socket)
+    models = [Path(names.folder_of(each, os.environ)).absolute() for each in named]
+    served = dataclasses.replace(settings, models=tuple(OneOfModels(str(each)) for each in models)) if models else settings
+    for each in served.each():
+        if each.model.path:
+            manifest.load(Path(each.model.path))  # whether it is one
+    service = _service(user, config, dataclasses.replace(gathered, settings=served), models, socket)
     pages = {_NAME: unit_file.text(service)} | ({_SOCKET: _socket(settings, user)} if socket else {})
     if only_print:
         click.echo("\n".join(pages.values()), nl=False)
@@ -62,7 +67,7 @@ def install_service(user: bool, model: Path | None, socket: bool, force: bool, o
             _make(place)
     if service.token:
         bearer_token.read_or_make(Path(service.token))
-    click.echo("\n".join(["next:", *(f"  {line}" for line in _next(user, config, folder, service))]))
+    click.echo("\n".join(["next:", *(f"  {line}" for line in _next(user, config, served, service))]))
 
 
 def _configs() -> Path:
@@ -73,10 +78,11 @@ def _configs() -> Path:
 # what the unit is made from
 
 
-def _service(user: bool, config: Path, gathered: sources.Gathered, model: Path | None, folder: Path | None, socket: bool) -> Service:
+def _service(user: bool, config: Path, gathered: sources.Gathered, models: Sequence[Path], socket: bool) -> Service:
+    """``models``: those that the configuration does not say."""
     settings = gathered.settings
-    words = (_program(), "start", "--config", str(config), *(["--model", str(model)] if model else []))
-    reads = [Path(words[0]).resolve(), config, Path(sys.prefix), _HERE, *([folder] if folder else []), *_models(settings)]
+    words = (_program(), "start", "--config", str(config), *map(str, models))
+    reads = [Path(words[0]).resolve(), config, Path(sys.prefix), _HERE, *_folders(settings)]
     places = _written_to(settings) if user else []
     token = "" if user or not settings.gateway.listen else _token(gathered, config)
     if odd := next((word for word in (*words, *map(str, places), token) if not word.isprintable()), None):
@@ -84,12 +90,12 @@ def _service(user: bool, config: Path, gathered: sources.Gathered, model: Path |
     card = settings.worker.device.startswith("cuda") or (settings.worker.device == "auto" and Path("/dev/nvidiactl").exists())
     return Service(
         words, user, unit_file.hosts_of(settings, socket=socket), card, any(path.is_relative_to(home) for path in reads for home in _HOMES),
-        tuple(map(str, places)), None if card or folder is None else _memory(settings, folder), token, socket,
+        tuple(map(str, places)), None if card else _memory(settings), token, socket,
         settings.run.nice, settings.run.io_priority == "idle",
     )  # fmt: skip
 
 
-def _models(settings: Settings) -> list[Path]:
+def _folders(settings: Settings) -> list[Path]:
     return [Path(folder) for one in settings.each() for folder in (one.model.path, *one.model.mirrors) if folder]
 
 
@@ -125,14 +131,20 @@ def _written_to(settings: Settings) -> list[Path]:
     return sorted(place for place in places if places.isdisjoint(place.parents))
 
 
-def _memory(settings: Settings, folder: Path) -> int | None:
-    """None where the pool is as large as what is free at a start."""
+def _memory(settings: Settings) -> int | None:
+    """What the largest of the models takes; None where the pool is as large as what is free at a start, or nobody has said which model."""
     if isinstance(settings.pool.size, Auto | Percent):
         return None
+    limits = [_memory_of(each) if each.model.path else None for each in settings.each()]
+    known = [limit for limit in limits if limit is not None]
+    return max(known) if len(known) == len(limits) else None
+
+
+def _memory_of(settings: Settings) -> int | None:
     from . import planning  # takes a while to find out
 
     machine = planning.Machine(ram=psutil.virtual_memory().total)  # what runs now, such as the daemon itself, does not count
-    planned = planning.make(str(folder), settings, machine, notice=lambda sentence: click.echo(sentence, err=True))
+    planned = planning.make(settings.model.path, settings, machine, notice=lambda sentence: click.echo(sentence, err=True))
     if planned.vram is not None:
         return None
     room = planned.room
@@ -183,10 +195,10 @@ def _make(place: Path) -> None:
         raise UsageError(f"cannot make {place}, which the service writes to: {error.strerror}") from None
 
 
-def _next(user: bool, config: Path, folder: Path | None, service: Service) -> Iterator[str]:
+def _next(user: bool, config: Path, served: Settings, service: Service) -> Iterator[str]:
     manage = "systemctl --user" if user else "systemctl"
-    if folder is None:
-        yield f"say [model] path in {config}, or give --model FOLDER here"
+    if not served.each()[0].model.path:
+        yield f"say [model] path in {config}, or give --model MODEL here"
     if not user:
         yield from _users()
     yield f"{manage} daemon-reload"
