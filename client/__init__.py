@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .aio import AsyncAnswer, AsyncClient
     from .client import Answer, Client
     from .errors import BadKey, BadRequest, BadSocket, ClientError, DaemonLost, FollowedAlready, NoDaemon, NotUnderstood, RequestRefused
-    from .protocol import ChatMessage
+    from .question import ChatMessage
 
 __all__ = [
     "Answer", "AsyncAnswer", "AsyncClient", "BadKey", "BadRequest", "BadSocket", "ChatMessage", "Client", "ClientError",

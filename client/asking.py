@@ -11,7 +11,8 @@ from typing import Any, Final, Literal, TypedDict
 
 from .errors import BadRequest
 from .job_report import JOB_STATES, JobState
-from .protocol import MAX_FOLLOWED, MAX_LISTED, ChatMessage, Generate, List, Options, ToolCall
+from .protocol import MAX_FOLLOWED, MAX_LISTED, Generate, List
+from .question import ChatMessage, Options, ToolCall
 
 Prompt = str | Sequence[ChatMessage | Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
@@ -20,7 +21,7 @@ Tools = Sequence[Mapping[str, Any]]
 class AnswerOptions(TypedDict, total=False):
     """The keyword arguments of ``generate``; what is left out or None is left to the daemon.
 
-    Ranges and meanings: :class:`potato_client.protocol.Options`.
+    Ranges and meanings: :class:`potato_client.question.Options`.
     """
 
     max_tokens: int | None

@@ -22,7 +22,7 @@ from .client import Client
 from .errors import ClientError
 from .exit_codes import EXIT_OK
 from .paths import state_directory
-from .protocol import ChatMessage
+from .question import ChatMessage
 from .screen import Screen
 from .turn import Outcome, follow, generate, say_detached
 from .words import one_line

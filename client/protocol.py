@@ -31,9 +31,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from .bounds import whole
 from .codec import Codec
 from .exit_codes import EXIT_INTERNAL, EXIT_NO_INPUT, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE, EXIT_USAGE
 from .job_report import JobReport, JobState
+from .question import ChatMessage, Options
 from .status import EngineReport, Guesses, ModelReport, QueueReport, ServedReport, StageReport
 
 #: Raised by one whenever an old peer could misunderstand a new one. The front refuses what it does not speak.
@@ -56,137 +58,12 @@ MAX_UNREAD: Final = 1024
 #: Progress that says nothing but other figures comes no more often.
 PROGRESS_EVERY_S: Final = 0.5
 
-MAX_STOPS: Final = 16
-MAX_STOP_CHARS: Final = 256
-MAX_BIASES: Final = 300
-MAX_TOP_LOGPROBS: Final = 20
-MAX_SCHEMA_CHARS: Final = 65_536
 MAX_MESSAGES: Final = 10_000
 MAX_TOOLS: Final = 128
 MAX_KEY_CHARS: Final = 128
 MAX_MODEL_CHARS: Final = 255
 #: In one Listed.
 MAX_LISTED: Final = 1000
-
-#: In the order in which their requests are served.
-PRIORITIES: Final = ("interactive", "batch")
-
-
-def _whole(name: str, value: int | None, low: int, high: int, what: str) -> None:
-    if value is not None and not (type(value) is int and low <= value <= high):
-        raise ValueError(f"{name} must be {what}, not {_shown(value)}")
-
-
-def _number(name: str, value: float | None, low: float, high: float, what: str) -> None:
-    """Neither a NaN nor an infinity lies between two numbers."""
-    if value is not None and not (type(value) in (int, float) and low <= value <= high):
-        raise ValueError(f"{name} must be {what}, not {_shown(value)}")
-
-
-def _biases(pairs: tuple[tuple[int, float], ...]) -> None:
-    if type(pairs) is not tuple or len(pairs) > MAX_BIASES or not all(type(pair) is tuple and len(pair) == 2 for pair in pairs):
-        raise ValueError(f"logit_bias must be a tuple of at most {MAX_BIASES} pairs, each a token id and a number")
-    for token, bias in pairs:
-        if type(token) is not int or type(bias) not in (int, float):
-            raise ValueError("logit_bias must be pairs of a token id and a number")
-        _whole("a token id in logit_bias", token, 0, 1 << 31, "a whole number, 0 or more")
-        _number("what logit_bias adds", bias, -100, 100, "between -100 and 100")
-    if len({token for token, _ in pairs}) < len(pairs):
-        raise ValueError("logit_bias must be one number for each token, and names one twice")
-
-
-def _shown(value: object) -> str:
-    """Numbers of thousands of digits exist, and Python refuses to print them."""
-    return "so large a number" if isinstance(value, int) and value.bit_length() > 200 else repr(value)[:100]
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """The assistant has called a tool."""
-
-    #: by which the tool's answer says what it answers
-    id: str
-    name: str
-    #: a JSON object, as text
-    arguments: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
-    role: str
-    content: str
-    #: the assistant's thoughts of an earlier turn, for templates that take them
-    reasoning: str | None = None
-    #: what the assistant called
-    tool_calls: tuple[ToolCall, ...] = ()
-    #: of a message of the role "tool": which call it answers
-    tool_call_id: str = ""
-    #: of that tool, or of whoever speaks; templates that know no names leave it out
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to sample; ``None`` leaves a value to the daemon ([sampling], then generation_config.json, then greedy)."""
-
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    #: drawn by the daemon and reported where None
-    seed: int | None = None
-    #: the answer ends before the first of these; they are not part of it
-    stop: tuple[str, ...] = ()
-    #: passed to templates of models that think
-    thinking: bool | None = None
-    #: which of several answers to the same prompt and seed this is; they share the work of reading the prompt
-    choice: int = 0
-    #: a batch makes place for what is interactive, and goes on when that is done
-    priority: Literal["interactive", "batch"] = "interactive"
-    #: taken off a token's logit for each time that it stands in the answer so far, and once if it stands there at all
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    #: token ids, and what is added to the logit of each
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    #: with each token comes its log probability, and that of so many of the likeliest tokens there; None: without
-    top_logprobs: int | None = None
-    #: the answer is JSON of this JSON Schema, or any JSON object; not its thoughts
-    json_schema: str | None = None
-    json_object: bool = False
-
-    def __post_init__(self) -> None:
-        _whole("max_tokens", self.max_tokens, 1, 1 << 31, "a whole number of 1 or more")
-        _number("temperature", self.temperature, 0, 100, "between 0 and 100")
-        _whole("top_k", self.top_k, 0, 1 << 31, "a whole number, 0 (off) or more")
-        _number("top_p", self.top_p, 0, 1, "greater than 0 and at most 1")
-        _number("min_p", self.min_p, 0, 1, "between 0 and 1")
-        _number("repetition_penalty", self.repetition_penalty, 1e-3, 1e3, "between 0.001 and 1000")
-        _whole("seed", self.seed, 0, (1 << 63) - 1, "a whole number between 0 and 2^63 - 1")
-        if self.top_p == 0:
-            raise ValueError("top_p must be greater than 0 and at most 1, not 0")
-        if type(self.stop) is not tuple or len(self.stop) > MAX_STOPS:
-            raise ValueError(f"stop must be a tuple of at most {MAX_STOPS} strings")
-        for text in self.stop:
-            if not (isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARS):
-                raise ValueError(f"a stop string has 1 to {MAX_STOP_CHARS} characters")
-        if not (self.thinking is None or isinstance(self.thinking, bool)):
-            raise ValueError("thinking must be true or false")
-        _whole("choice", self.choice, 0, 1 << 31, "a whole number, 0 or more")
-        if self.priority not in PRIORITIES:
-            raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {_shown(self.priority)}")
-        _number("frequency_penalty", self.frequency_penalty, -2, 2, "between -2 and 2")
-        _number("presence_penalty", self.presence_penalty, -2, 2, "between -2 and 2")
-        _biases(self.logit_bias)
-        _whole("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS, f"a whole number from 0 to {MAX_TOP_LOGPROBS}")
-        schema = self.json_schema
-        if not (schema is None or (isinstance(schema, str) and 0 < len(schema) <= MAX_SCHEMA_CHARS)):
-            raise ValueError(f"json_schema must be a text of 1 to {MAX_SCHEMA_CHARS} characters")
-        if not isinstance(self.json_object, bool):
-            raise ValueError("json_object must be true or false")
-        if self.json_object and schema is not None:
-            raise ValueError("json_object must be false where there is a json_schema, which says more")
 
 
 # client → front
@@ -207,7 +84,7 @@ class Generate:
     request: int
     messages: tuple[ChatMessage, ...] = ()
     prompt: str | None = None
-    options: Options = Options()
+    options: Options = Options()  # noqa: RUF009  frozen
     #: a name for this request that the client has never used before: asked for a second time, it is the same job
     key: str = ""
     #: whether the client wants to hear of it beyond Accepted
@@ -246,7 +123,7 @@ class Attach:
 
     def __post_init__(self) -> None:
         for name in ("tokens", "text_chars", "reasoning_chars"):
-            _whole(name, getattr(self, name), 0, 1 << 40, "a whole number, 0 or more")
+            whole(name, getattr(self, name), 0, 1 << 40, "a whole number, 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +152,8 @@ class List:
     limit: int = 100
 
     def __post_init__(self) -> None:
-        _whole("before", self.before, 0, 1 << 62, "a whole number, 0 or more")
-        _whole("limit", self.limit, 1, MAX_LISTED, f"a whole number from 1 to {MAX_LISTED}")
+        whole("before", self.before, 0, 1 << 62, "a whole number, 0 or more")
+        whole("limit", self.limit, 1, MAX_LISTED, f"a whole number from 1 to {MAX_LISTED}")
 
 
 @dataclass(frozen=True, slots=True)

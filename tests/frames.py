@@ -10,10 +10,11 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
-from potato_client import protocol
+from potato_client import protocol, question
 from potato_client.codec import Codec
 from potato_client.job_report import JOB_STATES
-from potato_client.protocol import Attach, ChatMessage, Generate, List, Options
+from potato_client.protocol import Attach, Generate, List
+from potato_client.question import ChatMessage, Options
 
 INT = st.integers(-(1 << 63), (1 << 64) - 1)
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
@@ -31,7 +32,7 @@ OPTIONS = st.builds(
     stop=st.lists(st.text(min_size=1, max_size=256), max_size=16).map(tuple),
     thinking=st.none() | st.booleans(),
     choice=st.integers(0, 1 << 31),
-    priority=st.sampled_from(protocol.PRIORITIES),
+    priority=st.sampled_from(question.PRIORITIES),
     frequency_penalty=st.none() | st.floats(-2, 2),
     presence_penalty=st.none() | st.floats(-2, 2),
     json_schema=st.none() | st.text(min_size=1, max_size=50),

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from potato_client.codec import MAX_FRAME_BYTES
-from potato_client.protocol import FROM_CLIENT, PRIORITIES, Generate
+from potato_client.protocol import FROM_CLIENT, Generate
+from potato_client.question import PRIORITIES
 from potato_client.status import ToolUse
 from potatod.config import Sampling as Defaults
 from potatod.jobs.job import Ask

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import jinja2
 
-from potato_client.protocol import ChatMessage, ToolCall
+from potato_client.question import ChatMessage, ToolCall
 from potatod.errors import ModelDataError, NoSuchModel
 from potatod.json_file import read_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from potato_client.protocol import ChatMessage, ToolCall
+from potato_client.question import ChatMessage, ToolCall
 from potato_client.status import ToolUse
 from potatod.tool_calls import Call, read
 

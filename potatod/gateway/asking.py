@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from potato_client.protocol import MAX_FOLLOWED, ChatMessage, ToolCall
+from potato_client.protocol import MAX_FOLLOWED
+from potato_client.question import ChatMessage, ToolCall
 
 from . import body, formats
 from .faults import Fault, unsupported

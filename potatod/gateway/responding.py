@@ -15,7 +15,8 @@ from starlette.routing import Route
 
 from potato_client import AsyncAnswer, ClientError
 from potato_client.job_report import OVER
-from potato_client.protocol import ChatMessage, Finished, Piece, ToolCall
+from potato_client.protocol import Finished, Piece
+from potato_client.question import ChatMessage, ToolCall
 from potatod import tool_calls
 
 from . import asking, body, response_pages, responses, streams, tools

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from potato_client.protocol import ChatMessage, ToolCall
+from potato_client.question import ChatMessage, ToolCall
 
 from . import body, formats
 from .asking import Part, text_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from potato_client.job_report import JobReport
-from potato_client.protocol import PRIORITIES
+from potato_client.question import PRIORITIES
 
 from .job import Job
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from potato_client.protocol import Options
+from potato_client.question import Options
 from potatod.errors import ModelDataError
 
 _GREEDY_BELOW: Final = 1e-6

@@ -25,7 +25,6 @@ from potato_client.protocol import (
     Accepted,
     Alive,
     Attach,
-    ChatMessage,
     Described,
     Detach,
     Finished,
@@ -35,7 +34,6 @@ from potato_client.protocol import (
     Listed,
     Manage,
     Managed,
-    Options,
     Piece,
     Refused,
     Report,
@@ -43,6 +41,7 @@ from potato_client.protocol import (
     Status,
     Welcome,
 )
+from potato_client.question import ChatMessage, Options
 from potato_client.status import EngineReport, ModelReport, QueueReport, ServedReport, StageReport
 
 Said = Any

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from potato_client.protocol import Accepted, ChatMessage, Generate, Manage, Options, Piece
+from potato_client.protocol import Accepted, Generate, Manage, Piece
+from potato_client.question import ChatMessage, Options
 
 from .conftest import StartFront
 from .fake_front import FakeFront, Said, finished, pieces, refused

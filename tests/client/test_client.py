@@ -23,21 +23,8 @@ from potato_client import (
     NotUnderstood,
     RequestRefused,
 )
-from potato_client.protocol import (
-    PROTOCOL_VERSION,
-    Accepted,
-    Alive,
-    Attach,
-    ChatMessage,
-    Generate,
-    Hello,
-    Manage,
-    Options,
-    Piece,
-    Progress,
-    Report,
-    Welcome,
-)
+from potato_client.protocol import PROTOCOL_VERSION, Accepted, Alive, Attach, Generate, Hello, Manage, Piece, Progress, Report, Welcome
+from potato_client.question import ChatMessage, Options
 
 from .conftest import StartFront
 from .fake_front import FakeFront, Said, finished, pieces, refused

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from potato_client.protocol import Accepted, Attach, ChatMessage, Detach, Generate, List, Manage, Show
+from potato_client.protocol import Accepted, Attach, Detach, Generate, List, Manage, Show
+from potato_client.question import ChatMessage
 
 from .conftest import StartFront
 from .fake_front import Said, job_report, pieces, refused

@@ -16,7 +16,8 @@ from potato_client.answer import Collected
 from potato_client.asking import generate_message
 from potato_client.errors import BadKey, BadRequest, BadSocket, DaemonLost, NoDaemon, NotUnderstood
 from potato_client.paths import default_socket, state_directory
-from potato_client.protocol import Accepted, ChatMessage, LikelyToken, Options, Piece, Progress, TokenLogprob
+from potato_client.protocol import Accepted, LikelyToken, Piece, Progress, TokenLogprob
+from potato_client.question import ChatMessage, Options
 from potato_client.session import Event
 
 from .fake_front import finished

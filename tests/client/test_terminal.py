@@ -13,7 +13,8 @@ from typing import Any
 import pexpect
 import pytest
 
-from potato_client.protocol import Accepted, ChatMessage, Generate, Manage, Piece, Progress
+from potato_client.protocol import Accepted, Generate, Manage, Piece, Progress
+from potato_client.question import ChatMessage
 
 from .conftest import StartFront
 from .fake_front import Said, finished, pieces, refused

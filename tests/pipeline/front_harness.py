@@ -25,7 +25,8 @@ import zmq
 from guessing import branches_of, paths_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, Attach, Generate, Hello, Options, Welcome
+from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, Attach, Generate, Hello, Welcome
+from potato_client.question import Options
 from potatod import pool, wire
 from potatod.config import build
 from potatod.kv_layout import KvGroup, KvLayout

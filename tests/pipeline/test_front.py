@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from potato_client.protocol import PROTOCOL_VERSION, Alive, ChatMessage, Hello, Manage, Refused, Report, Status, Welcome
+from potato_client.protocol import PROTOCOL_VERSION, Alive, Hello, Manage, Refused, Report, Status, Welcome
+from potato_client.question import ChatMessage
 from potatod.messages import Counted, Queued
 
 from .front_harness import VOCABULARY, Client, Front, Heard, start_front

@@ -48,8 +48,11 @@ def test_the_memory_that_a_unit_allows_is_more_than_all_processes_take_and_not_m
 def test_models_may_be_named_and_be_several(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "tiny:int4").symlink_to(tiny_model)
-    words = [sys.executable, "-c", PROGRAM, "install-service", "--print", "--user", "--config", os.devnull, "--model", "tiny:int4", "--model", str(tiny_model)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "POTATO_HOME": str(tmp_path)})
+    models = ("--model", "tiny:int4", "--model", str(tiny_model))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "install-service", "--print", "--user", "--config", os.devnull, *models],
+        capture_output=True, text=True, check=True, env={**os.environ, "POTATO_HOME": str(tmp_path)},
+    )  # fmt: skip
     assert f"start --config {os.devnull} {tmp_path}/models/tiny:int4 {tiny_model}\n" in done.stdout
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from potato_client.protocol import ChatMessage, ToolCall
+from potato_client.question import ChatMessage, ToolCall
 from potatod.front import sandbox
 from potatod.front.refusal import Refusal
 from potatod.front.template import ChatTemplate

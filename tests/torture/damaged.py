@@ -32,7 +32,8 @@ import torch
 from damages import DAMAGES, MANIFEST, Damage, damage
 from engine import Engine
 
-from potato_client.protocol import ChatMessage, Generate
+from potato_client.protocol import Generate
+from potato_client.question import ChatMessage
 from potatod import identity
 from potatod import manifest as manifests
 from potatod.config import Settings

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from potato_client import protocol
 from potato_client.codec import MAX_FRAME_BYTES, BadFrame, Codec
-from potato_client.protocol import FROM_CLIENT, FROM_FRONT, ChatMessage, Generate, Hello, Options, Piece, Status
+from potato_client.protocol import FROM_CLIENT, FROM_FRONT, Generate, Hello, Piece, Status
+from potato_client.question import ChatMessage, Options
 
 BOTH = st.sampled_from((FROM_CLIENT, FROM_FRONT))
 MESSAGE = BOTH.flatmap(lambda codec: st.tuples(st.just(codec), of(codec)))

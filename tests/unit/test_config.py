@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potato_client.protocol import Options
+from potato_client.question import Options
 from potatod.config import Key, OneOfModels, Settings, build, keys
 from potatod.errors import ConfigError
 from potatod.keys import Choice, Duration, Number, Plain, Share, ShareOfTime, Size, Whole

@@ -7,22 +7,8 @@ from typing import Any, get_args
 
 import pytest
 
-from potato_client.protocol import (
-    HEARTBEAT_S,
-    MAX_BIASES,
-    MAX_MESSAGES,
-    MAX_SCHEMA_CHARS,
-    MAX_STOP_CHARS,
-    MAX_STOPS,
-    MAX_TOP_LOGPROBS,
-    REFUSAL_EXIT_CODES,
-    SILENCE_S,
-    VANISHED_S,
-    ChatMessage,
-    Generate,
-    Options,
-    RefusalCode,
-)
+from potato_client.protocol import HEARTBEAT_S, MAX_MESSAGES, REFUSAL_EXIT_CODES, SILENCE_S, VANISHED_S, Generate, RefusalCode
+from potato_client.question import MAX_BIASES, MAX_SCHEMA_CHARS, MAX_STOP_CHARS, MAX_STOPS, MAX_TOP_LOGPROBS, ChatMessage, Options
 from potatod import errors
 
 BAD: dict[str, list[Any]] = {

@@ -1,4 +1,4 @@
-"""docs/PROTOCOL.md against protocol.py, status.py and job_report.py: every message, field, type, default, code and limit, and nothing else."""
+"""docs/PROTOCOL.md against the modules that declare it: every message, field, type, default, code and limit, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import potatod.front
-from potato_client import address, codec, job_report, protocol, status
+from potato_client import address, codec, job_report, protocol, question, status
 from potatod.front import server
 
 TEXT = (Path(__file__).parents[2] / "docs" / "PROTOCOL.md").read_text()
-RECORDS = {name: cls for name, cls in (vars(protocol) | vars(status) | vars(job_report)).items() if dataclasses.is_dataclass(cls)}
+RECORDS = {name: cls for name, cls in (vars(protocol) | vars(question) | vars(status) | vars(job_report)).items() if dataclasses.is_dataclass(cls)}
 SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL))
 
 
@@ -36,7 +36,7 @@ def spelled(field: dataclasses.Field[Any]) -> str:
 def default_of(field: dataclasses.Field[Any]) -> str:
     if field.default is dataclasses.MISSING:
         return "–"
-    return "Options()" if isinstance(field.default, protocol.Options) else repr(field.default)
+    return "Options()" if isinstance(field.default, question.Options) else repr(field.default)
 
 
 def test_every_message_and_record_has_its_section_and_no_other_has() -> None:
@@ -93,7 +93,7 @@ def test_every_refusal_has_its_code_and_exit_code() -> None:
     ],
 )
 def test_every_limit_and_interval_is_given(name: str, said: str) -> None:
-    assert said.format(getattr(protocol, name)) in TEXT
+    assert said.format((vars(protocol) | vars(question))[name]) in TEXT
 
 
 def test_the_limits_of_frames_and_paths_are_given() -> None:
@@ -102,7 +102,7 @@ def test_the_limits_of_frames_and_paths_are_given() -> None:
 
 
 def test_every_constant_of_the_protocol_is_mentioned_and_no_other_is() -> None:
-    known = {name for name in vars(protocol) if re.fullmatch(r"[A-Z][A-Z_]+", name) and not name.startswith("EXIT_")}
+    known = {name for name in vars(protocol) | vars(question) if re.fullmatch(r"[A-Z][A-Z_]+", name) and not name.startswith("EXIT_")}
     told = set(re.findall(r"`([A-Z][A-Z_]+)`", TEXT))
     assert told <= known | {"POTATO_SOCKET", "MAX_FRAME_BYTES"}
     assert known - {"FROM_CLIENT", "FROM_FRONT", "REFUSAL_EXIT_CODES"} <= told

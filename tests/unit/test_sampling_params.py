@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from potato_client.protocol import Options
+from potato_client.question import Options
 from potatod.config import Sampling as Defaults
 from potatod.errors import ModelDataError
 from potatod.sampling.params import ANY_OBJECT, Sampling, of_model, resolve

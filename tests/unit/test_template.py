@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from potato_client.protocol import ChatMessage, ToolCall
+from potato_client.question import ChatMessage, ToolCall
 from potatod.errors import ModelDataError
 from potatod.front.budget import Budget
 from potatod.front.refusal import Refusal
