@@ -1,6 +1,7 @@
 """A whole daemon whose processes are killed at any moment, supervisor and gateway included, while eight jobs run and four clients come and go.
 
-    python tests/torture/kills.py --kills 1000 --resume state.json
+    python tests/torture/kills.py --kills 1000 --resume state.json             one model
+    python tests/torture/kills.py --kills 100 --models 2 --resume other.json   every second job is another model's, whose turn comes every few seconds
 
 Nothing that was accepted may be lost, no token that was seen may change, and every text is that of a daemon that nobody disturbs. Counts are summed in
 the file of --resume, kill by kill, so that it can be ended with Ctrl-C, or by --minutes, and gone on with.
@@ -48,11 +49,15 @@ VICTIMS = {"reader": 4, "worker": 4, "front": 4, "gateway": 3, "supervisor": 2, 
 _BACK_S = 90.0
 
 
-def spec(number: int) -> dict[str, Any]:
+#: Of the two models, where there are two; the first is called so in any case.
+NAMES = ("model", "other")
+
+
+def spec(number: int, models: int) -> dict[str, Any]:
     """What the job of that number asks: eight questions, half of them sampled."""
     number %= JOBS
     sampled = {"temperature": 0.9, "seed": 100 + number} if number % 2 else {"temperature": 0.0}
-    return {"prompt": f"question {number}: once upon a time", "max_tokens": TOKENS - 10 * number, **sampled}
+    return {"prompt": f"question {number}: once upon a time", "max_tokens": TOKENS - 10 * number, "model": NAMES[number // 2 % models], **sampled}
 
 
 @dataclass
@@ -88,8 +93,9 @@ class Tally:
 
 
 class Torture:
-    def __init__(self, daemon: Daemon, expected: list[str], tally: Tally, chance: random.Random) -> None:
+    def __init__(self, daemon: Daemon, models: int, expected: list[str], tally: Tally, chance: random.Random) -> None:
         self.daemon = daemon
+        self.models = models
         self.expected = expected
         self.tally = tally
         self.chance = chance
@@ -128,7 +134,7 @@ class Torture:
         until = time.monotonic() + _BACK_S
         while not self.over.is_set():
             try:
-                self.jobs[client.submit(key=f"{os.getpid()}-{number}", **spec(number))] = number
+                self.jobs[client.submit(key=f"{os.getpid()}-{number}", **spec(number, self.models))] = number
                 return
             except ClientError:
                 if time.monotonic() > until:
@@ -285,11 +291,11 @@ def running(torture: Torture) -> Iterator[None]:
             thread.join(30)
 
 
-def undisturbed(daemon: Daemon) -> list[str]:
+def undisturbed(daemon: Daemon, models: int) -> list[str]:
     with Client(daemon.socket) as client:
         texts = []
         for number in range(JOBS):
-            asked = spec(number)
+            asked = spec(number, models)
             texts.append("".join(piece.text for piece in client.generate(**asked)))
         return texts
 
@@ -298,16 +304,21 @@ def undisturbed(daemon: Daemon) -> list[str]:
 @click.option("--kills", default=1000, show_default=True, help="Over all runs of the same --resume.")
 @click.option("--minutes", default=600.0, help="Ends then, wherever it is.")
 @click.option("--resume", type=click.Path(path_type=Path), help="A file where counts are summed.")
+@click.option("--models", type=click.IntRange(1, 2), default=1, show_default=True, help="That one daemon serves.")
 @click.option("--seed", type=int, help="Of what is killed when; drawn where there is none.")
-def main(kills: int, minutes: float, resume: Path | None, seed: int | None) -> None:
+def main(kills: int, minutes: float, resume: Path | None, models: int, seed: int | None) -> None:
     tally = Tally.load(resume)
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="potato-torture-") as place:
         model, cache = make_model(Path(place)), Path(place) / "cache"
         know_rates(cache)
-        with Daemon(model, cache, *FLAGS) as daemon:
-            expected = undisturbed(daemon)
-            torture = Torture(daemon, expected, tally, chance)
+        others = []
+        if models == 2:
+            (Path(place) / "2").mkdir()
+            others = [str(make_model(Path(place) / "2", family="Qwen2", seed=1).rename(Path(place) / NAMES[1])), "--front-switch-after", "3s"]
+        with Daemon(model, cache, *others, *FLAGS) as daemon:
+            expected = undisturbed(daemon, models)
+            torture = Torture(daemon, models, expected, tally, chance)
             with running(torture):
                 with contextlib.suppress(KeyboardInterrupt):
                     torture.kill(kills, time.monotonic() + 60 * minutes)
