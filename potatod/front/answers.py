@@ -11,15 +11,14 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from potato_client.protocol import PROGRESS_EVERY_S, Progress
+from potato_client.protocol import Progress
 from potato_client.words import disk_share
 from potatod import log
 from potatod.errors import first_line
@@ -32,7 +31,7 @@ from potatod.sampling.params import Sampling
 from potatod.sampling.sampler import needs_logits, sample
 
 from .answer import Answer, Gain
-from .eta import Eta, Lengths, Work, ends, work_of
+from .eta import Lengths
 from .followers import Followers
 from .pieces import pieces
 from .promises import Promises
@@ -47,8 +46,6 @@ ALONE_AFTER: Final = 2
 POISONED_AFTER: Final = 3
 #: Of which text is made at a time.
 _TEXT_TOKENS: Final = 256
-#: Between two looks at when jobs will be over.
-_ETAS_EVERY_S: Final = 1.0
 
 
 class Diary(Protocol):
@@ -56,22 +53,6 @@ class Diary(Protocol):
 
     def write(self, *writes: Write, then: Callable[[], None] | None = None) -> None: ...
     def then(self, do: Callable[[], None]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class EngineNow:
-    """What progress depends on beside the job itself; of another model's engine nothing."""
-
-    up: bool = False
-    #: of the sweep under way
-    layers_done: int = 0
-    layers: int = 0
-    #: seconds since that sweep was sent
-    under_way_s: float = 0.0
-    #: it is not there yet, and not because one has died
-    loading: bool = False
-    #: why no sweep begins; empty where one may
-    paused: str = ""
 
 
 class Answers:
@@ -104,8 +85,6 @@ class Answers:
         self._sequence_ids = itertools.count(1)
         #: of answers that ended by themselves
         self.lengths = Lengths()
-        self._expected: Mapping[int, Eta] = {}
-        self._expected_at = self._promised_at = -_ETAS_EVERY_S
         #: what was said of jobs' ends, and how that was kept
         self.promises = Promises()
         #: sampled since the front began; an end of text is one
@@ -132,9 +111,13 @@ class Answers:
     def __len__(self) -> int:
         return len(self._by_number)
 
-    def in_turn(self) -> list[int]:
-        """Numbers of all jobs here."""
-        return [self._answers[id].job.number for id in (*self._scheduler.running, *self._scheduler.waiting)]
+    def running(self) -> list[Answer]:
+        """Those that take part in sweeps, in turn."""
+        return [self._answers[id] for id in self._scheduler.running]
+
+    def in_turn(self) -> list[Answer]:
+        """All of them."""
+        return self.running() + [self._answers[id] for id in self._scheduler.waiting]
 
     def __iter__(self) -> Iterator[Answer]:
         return iter(tuple(self._by_number.values()))
@@ -142,6 +125,11 @@ class Answers:
     def places(self) -> dict[int, int]:
         """By job number: how many are before it, itself included; only of jobs that wait."""
         return {self._answers[id].job.number: place for place, id in enumerate(self._scheduler.waiting, 1)}
+
+    def set_aside(self, answer: Answer) -> None:
+        """It runs no more, and waits for its turn again."""
+        answer.job.enter(Event.SET_ASIDE, self._now())
+        self._diary.write(Changed(answer.job.copy()))
 
     def make_texts(self, seconds: float) -> bool:
         """Of what jobs said before they were restored, for so long: better while there is no engine than in their first sweep. Whether there is
@@ -162,37 +150,6 @@ class Answers:
         self._logger.exception("job %s failed", answer.job.id)
         self._fail(answer, Refusal("internal", f"this answer failed: {type(error).__name__}: {first_line(error)}"[:500]), gain)
 
-    def etas(self, max_running: int) -> Mapping[int, Eta]:
-        """By job number, as far as anybody knows; a second old at most."""
-        if self._clock() - self._expected_at > _ETAS_EVERY_S:
-            self._expected_at, self._expected = self._clock(), self._ends(max_running)
-        return self._expected
-
-    def _ends_of_running(self) -> Mapping[int, Eta]:
-        s_per_sweep = self._times.s_per_sweep
-        if s_per_sweep is None:
-            return {}
-        chunk = self._scheduler.prefill_tokens()
-        works = [self._work(self._answers[id], True, chunk, s_per_sweep) for id in self._scheduler.running]
-        return {work.number: Eta(work.s, work.least_s, work.most_s) for work in works if work is not None}
-
-    def _ends(self, max_running: int) -> Mapping[int, Eta]:
-        s_per_sweep = self._times.s_per_sweep
-        if s_per_sweep is None:
-            return {}
-        chunk, running = self._scheduler.prefill_tokens(), self._scheduler.running
-        ids = (*running, *self._scheduler.waiting)
-        return ends([self._work(self._answers[id], at < len(running), chunk, s_per_sweep) for at, id in enumerate(ids)], max_running)
-
-    def _work(self, answer: Answer, running: bool, chunk: int, s_per_sweep: float) -> Work | None:
-        job = answer.job
-        left = self.lengths.left(job.sampled_tokens, job.limit_tokens, answer.sampling.max_tokens is not None)
-        if left is None:
-            return None
-        tokens_per_sweep = job.sampled_tokens / max(1, job.sampled_tokens - job.accepted_tokens) if job.sampled_tokens else 1.0
-        prefill_s = -(-max(0, answer.sequence.pending - 1) // chunk) * s_per_sweep
-        return work_of(job.number, running, left, s_per_sweep / max(1.0, tokens_per_sweep), prefill_s)
-
     def cancel(self, answer: Answer) -> None:
         self._end(answer, Event.CANCEL, "cancelled", Gain(answer.job.sampled_tokens))
 
@@ -200,7 +157,7 @@ class Answers:
         """It takes part in no sweep until it is begun again; whoever follows it goes on doing so."""
         job = answer.job
         self._leave(answer, Event.PAUSE)
-        self._diary.write(Changed(job.copy()), then=partial(self._say, job.number, paused(job)))
+        self._diary.write(Changed(job.copy()), then=partial(self.say, job.number, paused(job)))
         log.event(self._logger, "paused", job=job.id, tokens=job.sampled_tokens)
 
     def engine_died(self) -> bool:
@@ -319,10 +276,11 @@ class Answers:
         answer.shown.append(shown.text)
         answer.reasoning.append(shown.reasoning)
         said = [Said(job.number, gain.first, tuple(gain.ids), shown.text, shown.reasoning, tuple(gain.logprobs))] if gain.ids or shown else []
-        then = partial(self._say, job.number, *added) if last is None else partial(self._say_last, job.number, *added, last())
+        then = partial(self.say, job.number, *added) if last is None else partial(self._say_last, job.number, *added, last())
         self._diary.write(*said, Changed(job.copy()), *more, then=then)
 
-    def _say(self, number: int, *messages: object) -> None:
+    def say(self, number: int, *messages: object) -> None:
+        """To whoever follows that job."""
         for client in self._followers.of(number):
             for message in messages:
                 if not self._send(client, message):
@@ -330,7 +288,7 @@ class Answers:
                     break
 
     def _say_last(self, number: int, *messages: object) -> None:
-        self._say(number, *messages)
+        self.say(number, *messages)
         self._followers.forget(number)
 
     def _end(self, answer: Answer, event: Event, reason: Reason, gain: Gain) -> None:
@@ -368,50 +326,6 @@ class Answers:
         self.promises.forget(answer.job.number)
         del self._answers[answer.sequence.id], self._by_number[answer.job.number]
         self._changed(answer.job)
-
-    # progress
-
-    def say_progress(self, engine: EngineNow, places: Mapping[int, int]) -> None:
-        """Tells who follows a job how far it is: what changed since it was last said, now and then. ``places``: of those that wait."""
-        now = self._clock()
-        if engine.up and now - self._promised_at > _ETAS_EVERY_S:
-            self._promised_at = now
-            self.promises.said(self._ends_of_running(), now)
-        for answer in self:
-            place = places.get(answer.job.number, 0)
-            if place and answer.job.state is State.RUNNING:
-                answer.job.enter(Event.SET_ASIDE, self._now())
-                self._diary.write(Changed(answer.job.copy()))
-            if not self._followers.of(answer.job.number):
-                continue
-            before = answer.said
-            progress = self._progress(answer, place, engine)
-            moved = before is None or (progress.state, progress.place) != (before.state, before.place)
-            if progress != before and (moved or now - answer.said_at >= PROGRESS_EVERY_S):
-                answer.said, answer.said_at = progress, now
-                self._say(answer.job.number, progress)
-
-    def _progress(self, answer: Answer, place: int, engine: EngineNow) -> Progress:
-        job = answer.job
-        about: dict[str, Any] = {"prompt_tokens": job.prompt_tokens, "s_per_token": self._times.s_per_sweep}
-        if engine.up and engine.paused:
-            return Progress(job.id, "paused", place, why=engine.paused, **about)
-        if job.state is State.QUEUED or place:
-            return Progress(job.id, "queued", place, **about)
-        about["prefilled_tokens"] = min(answer.sequence.held, job.prompt_tokens)
-        if not engine.up:
-            return Progress(job.id, "loading" if engine.loading else "restarting", **about)
-        about |= {"layers_done": engine.layers_done, "layers": engine.layers}
-        if job.first_token_at is not None and answer.sequence.pending <= 1:
-            return Progress(job.id, "decode", **about)
-        return Progress(job.id, "prefill", eta_s=self._eta_s(answer, engine), **about)
-
-    def _eta_s(self, answer: Answer, engine: EngineNow) -> float | None:
-        """Seconds to the next token of a job that is being prefilled."""
-        if self._times.s_per_sweep is None:
-            return None
-        return max(0.0, self._scheduler.sweeps_to_go(answer.sequence.id) * self._times.s_per_sweep - engine.under_way_s)
-
 
 def paused(job: Job) -> Progress:
     return Progress(job.id, "paused", prompt_tokens=job.prompt_tokens)

@@ -23,6 +23,7 @@ from .beside import Beside, planned
 from .cost import CostModel
 from .followers import Followers
 from .ledger import Ledger
+from .outlook import Outlook
 from .scheduler import Scheduler
 from .sequence import weight_of
 from .speculation import Speculation
@@ -73,6 +74,7 @@ class Desk:
             may_cut=settings.worker.kernels != "reference",  # its bits are those of prompts that are not cut
         )
         self.answers = Answers(self.scheduler, self.times, admission.end_ids, diary, followers, send, logger, changed)
+        self.outlook = Outlook(self.answers, self.scheduler, self.times, followers, settings.front.max_sequences)
 
     @property
     def title(self) -> str:

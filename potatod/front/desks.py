@@ -22,12 +22,11 @@ _CHANGE_S: Final = 10.0
 
 
 class Desks:
-    def __init__(self, desks: Sequence[Desk], max_running: int, patience_s: float) -> None:
-        """``max_running``: places in a sweep; ``patience_s``: so long jobs wait while another model has work."""
+    def __init__(self, desks: Sequence[Desk], patience_s: float) -> None:
+        """``patience_s``: so long jobs wait while another model has work."""
         self._all = tuple(desks)
         self._by_checksum = {desk.checksum: desk for desk in desks}
         self._by_name = {desk.name: desk for desk in desks}
-        self._max_running = max_running
         self._patience_s = patience_s
         self.current = self._all[0]
         self._had_since = 0.0
@@ -73,13 +72,13 @@ class Desks:
         places = self.current.answers.places()
         before = len(self.current.answers)
         for desk in self._waiting_in_turn():
-            places |= {number: before + place for place, number in enumerate(desk.answers.in_turn(), 1)}
+            places |= {answer.job.number: before + place for place, answer in enumerate(desk.answers.in_turn(), 1)}
             before += len(desk.answers)
         return places
 
     def etas(self, now: float) -> Mapping[int, Eta]:
         """By job number, as far as anybody knows. Those of a model that waits begin when those before it are over, or when they have waited enough."""
-        etas = dict(self.current.answers.etas(self._max_running))
+        etas = dict(self.current.outlook.etas())
         before: Eta | None = Eta(0.0, 0.0, 0.0)
         last = self.current
         for desk in self._waiting_in_turn():
@@ -88,14 +87,14 @@ class Desks:
                 break
             bound = max(0.0, self._patience_s - (now - (desk.waits_since or now))) + self._change_s
             begins = replace(before, s=min(before.s, bound), least_s=min(before.least_s, bound))
-            own = desk.answers.etas(self._max_running)
+            own = desk.outlook.etas()
             etas |= {number: Eta(begins.s + eta.s, begins.least_s + eta.least_s, begins.most_s + eta.most_s) for number, eta in own.items()}
             last = desk
         return etas
 
     def _behind(self, desk: Desk, etas: Mapping[int, Eta], begins: Eta) -> Eta | None:
         """When all jobs of ``desk``, which begin then, are over and another model is loaded; None where nobody knows."""
-        numbers = desk.answers.in_turn()
+        numbers = [answer.job.number for answer in desk.answers.in_turn()]
         if not all(number in etas for number in numbers):
             return None
         ends = [etas[number] for number in numbers] or [begins]

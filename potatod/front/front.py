@@ -19,7 +19,6 @@ from potatod.messages import Drafted, Engine, LayerDone, Parted, Poisoned, Queue
 from potatod.sizes import human_size
 from potatod.stage import Stage
 
-from .answers import EngineNow
 from .arrivals import Arrivals
 from .beside import Minute
 from .desk import Desk, admission_of
@@ -28,6 +27,7 @@ from .engine_link import EngineLink
 from .followers import Followers
 from .handlers import Handlers
 from .known import Known
+from .outlook import EngineNow
 from .refusal import Refusal
 from .report import Reporter
 from .restoring import restore
@@ -82,7 +82,6 @@ class Front:
                 Desk(at, model, admission, self._journal, self._followers, self._server.send, stage.logger, self._known.changed, began)
                 for at, (model, admission) in enumerate(zip(boot.models, admissions, strict=True))
             ],
-            limits.max_sequences,
             limits.switch_after_s,
         )
         self._arrivals = arrivals = Arrivals(
@@ -231,7 +230,7 @@ class Front:
         places = self._desks.places()
         paused = self._engine.engine.paused if self._engine.up else ""
         for desk in self._desks:
-            desk.answers.say_progress(self._now() if desk is self._desk else EngineNow(up=bool(paused), paused=paused), places)
+            desk.outlook.say_progress(self._now() if desk is self._desk else EngineNow(up=bool(paused), paused=paused), places)
         sweeps, read_bytes = sum(desk.times.sweeps for desk in self._desks), sum(desk.times.read_bytes for desk in self._desks)
         if self._stage.beat(sweeps=sweeps, read_bytes=read_bytes):
             running, held = len(self._desk.scheduler.running), bool(self._journal.trouble)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from schedulers import scheduler
 
 from potato_client.protocol import Finished, Piece, Progress, Refused
-from potatod.front.answers import POISONED_AFTER, Answers, EngineNow
+from potatod.front.answers import POISONED_AFTER, Answers
 from potatod.front.followers import Followers
+from potatod.front.outlook import EngineNow, Outlook
 from potatod.front.refusal import Refusal
 from potatod.front.sweep_times import SweepTimes
 from potatod.front.text import Shown
@@ -88,6 +89,7 @@ class World:
             self.scheduler, self.times, frozenset({END}), self.paper, self.followers, self._send, logging.getLogger("potatod.test"),
             lambda job: self.changed.append(job.state), clock=lambda: self.now, now=lambda: self.now,
         )  # fmt: skip
+        self.outlook = Outlook(self.answers, self.scheduler, self.times, self.followers, self.running, clock=lambda: self.now)
         self._numbers = itertools.count(1)
 
     def _send(self, owner: bytes, message: object) -> bool:
@@ -310,18 +312,18 @@ def test_progress_is_said_at_once_when_a_place_or_state_changes_and_now_and_then
     world.ask(b"first", prompt=9)
     world.ask(b"me")
     for _ in range(3):
-        world.answers.say_progress(UP, world.answers.places())
+        world.outlook.say_progress(UP, world.answers.places())
     assert [(p.state, p.place) for p in world.of(Progress)] == [("queued", 1)], "nothing changed, nothing is said"
     world.sweep()
-    world.answers.say_progress(UP, world.answers.places())
+    world.outlook.say_progress(UP, world.answers.places())
     world.now += 0.1
-    world.answers.say_progress(EngineNow(up=True, layers_done=1, layers=4, under_way_s=0.5), world.answers.places())
+    world.outlook.say_progress(EngineNow(up=True, layers_done=1, layers=4, under_way_s=0.5), world.answers.places())
     world.now += 0.6
-    world.answers.say_progress(EngineNow(up=True, layers_done=2, layers=4, under_way_s=0.5), world.answers.places())
+    world.outlook.say_progress(EngineNow(up=True, layers_done=2, layers=4, under_way_s=0.5), world.answers.places())
     prefill = [p for p in world.of(Progress, b"first") if p.state == "prefill"]
     assert [(p.layers_done, p.prefilled_tokens, p.eta_s) for p in prefill] == [(0, 4, 4.0), (2, 4, 3.5)]
     world.scheduler.restarted()
-    world.answers.say_progress(EngineNow(up=False, layers_done=0, layers=4, under_way_s=0.0), world.answers.places())
+    world.outlook.say_progress(EngineNow(up=False, layers_done=0, layers=4, under_way_s=0.0), world.answers.places())
     assert world.of(Progress, b"first")[-1].state == "restarting"
 
 
@@ -330,12 +332,12 @@ def test_while_no_sweep_begins_each_job_says_why_and_keeps_its_place() -> None:
     world.ask(b"first", prompt=9)
     world.ask(b"me")
     world.sweep()
-    world.answers.say_progress(replace(UP, paused="on battery"), world.answers.places())
+    world.outlook.say_progress(replace(UP, paused="on battery"), world.answers.places())
     said = [(p.state, p.place, p.why) for client in (b"first", b"me") for p in world.of(Progress, client)]
     assert said == [("paused", 0, "on battery"), ("paused", 1, "on battery")]
-    world.answers.say_progress(replace(UP, up=False, paused="on battery"), world.answers.places())
+    world.outlook.say_progress(replace(UP, up=False, paused="on battery"), world.answers.places())
     assert world.of(Progress, b"first")[-1].state == "restarting"
-    world.answers.say_progress(UP, world.answers.places())
+    world.outlook.say_progress(UP, world.answers.places())
     assert [world.of(Progress, client)[-1].state for client in (b"first", b"me")] == ["prefill", "queued"]
 
 
@@ -344,10 +346,10 @@ def test_an_answer_that_is_prefilled_again_after_a_restart_says_so() -> None:
     world.ask(limit=50)
     for _ in range(4):
         world.sweep()
-    world.answers.say_progress(UP, world.answers.places())
+    world.outlook.say_progress(UP, world.answers.places())
     assert world.of(Progress)[-1].state == "decode"
     world.scheduler.restarted()
-    world.answers.say_progress(UP, world.answers.places())
+    world.outlook.say_progress(UP, world.answers.places())
     assert world.of(Progress)[-1].state == "prefill"
 
 
