@@ -228,8 +228,7 @@ def plan(
         raise UsageError("--grid chooses machines and dtypes itself: it goes with none of --ram, --vram, --disk, --dtype, --draft, --json")
     given = {"[front] max_context": context, "[front] max_sequences": sequences, "[speculation] draft": draft}
     flags = {key: text for key in keys() if (text := given.get(key.label)) is not None}
-    settings = sources.gather(file, os.environ, flags).settings
-
+    settings = sources.gather(file, os.environ, flags).settings.of(Path(source))
 
     def planner(dtype: str, ram: int | None) -> planning.Planner:
         return planning.Planner(
@@ -256,8 +255,8 @@ def measure(model: Path, as_json: bool, file: Path | None) -> None:
     """
     from . import manifest, plan_page, rates
 
-    settings = sources.gather(file, os.environ, {}).settings
     model = Path(names.folder_of(str(model), os.environ))
+    settings = sources.gather(file, os.environ, {}).settings.of(model)
     dtype = manifest.stored_as(manifest.load(model))
     found = rates.of(model, settings, dtype, lambda sentence: click.echo(sentence, err=True), anew=True)
     click.echo((plan_page.rates_json if as_json else plan_page.rates_text)(found, dtype, settings.worker.kernels), nl=False)

@@ -170,7 +170,7 @@ class Front:
     )  # fmt: skip
     max_queue: int = _key(
         1000, Whole(0, 100_000, "requests"),
-        "Requests that may wait. One more is refused at once instead of waiting for days.",
+        "Requests that may wait, for each model. One more is refused at once instead of waiting for days.",
     )  # fmt: skip
 
 
@@ -317,6 +317,10 @@ class Settings:
     run: Run = field(default_factory=Run)
     #: where several are served; [model] says nothing then
     models: tuple[OneOfModels, ...] = ()
+
+    def of(self, folder: Path) -> Settings:
+        """Of a daemon that serves the model in that folder, as this one does where it serves it among others."""
+        return next((each for each in self.each() if each.model.path and Path(each.model.path).resolve() == folder.resolve()), self)
 
     def each(self) -> tuple[Settings, ...]:
         """For each model that is served, the settings of a daemon that serves it alone."""

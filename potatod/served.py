@@ -82,6 +82,11 @@ def choose(settings: Settings) -> tuple[Chosen, ...]:
     name, count = Counter(each.name for each in chosen).most_common(1)[0]
     if count > 1:
         raise ConfigError(f"{count} models are called {name}, which is how clients ask for one: their folders need names that differ")
+    if len(chosen) > 1:
+        first: dict[str, Chosen] = {}
+        for each in chosen:
+            if (other := first.setdefault(identity.checksum_of(each.folder, each.manifest), each)) is not each:
+                raise ConfigError(f"{other.folder} and {each.folder} are the same model, to which its jobs belong: serve one of them")
     return chosen
 
 

@@ -49,7 +49,11 @@ def install_service(user: bool, named: tuple[str, ...], socket: bool, force: boo
     gathered = sources.gather(config if given or config.exists() else None, {}, {})  # variables of this shell are none of the service's
     settings = gathered.settings
     models = [Path(names.folder_of(each, os.environ)).absolute() for each in named]
-    served = dataclasses.replace(settings, models=tuple(OneOfModels(str(each)) for each in models)) if models else settings
+    served = settings
+    if len(models) == 1:  # `potatod start` keeps the mirrors that the configuration says
+        served = dataclasses.replace(settings, model=dataclasses.replace(settings.model, path=str(models[0])), models=())
+    elif models:
+        served = dataclasses.replace(settings, models=tuple(OneOfModels(str(each)) for each in models))
     for each in served.each():
         if each.model.path:
             manifest.load(Path(each.model.path))  # whether it is one

@@ -9,7 +9,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,6 +68,11 @@ def gather(file: Path | None, environment: Mapping[str, str], flags: Mapping[Key
         path = known[_PATH]
         served, origin = tuple(OneOfModels(_parsed(path, Given(text, "the command line", Path.cwd()))) for text in models), "the command line"
     if served:
+        mirrors, draft = given.get(_MIRRORS), given.get(ENTRY["draft"])
+        if mirrors is not None and values[_MIRRORS] and not (models and mirrors.origin.startswith(str(file))):
+            raise ConfigError(f"{mirrors.origin}: [model] mirrors are of one model; each of [[models]] may have its own")
+        if draft is not None and not draft.origin.startswith(str(file)):
+            served = tuple(replace(one, draft=None) for one in served)  # a flag or a variable goes over the file
         for name in (_PATH, _MIRRORS):
             values.pop(name, None)
             given.pop(name, None)

@@ -100,6 +100,8 @@ class Supervisor:
         self._gateway_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._engine: list[Process] = []
         self._engine_began = 0.0
+        #: whether all stages have been ready at the same time
+        self._begun = False
         self._swapping, self._pausing = surroundings.Swapping(), Pausing(settings.run)
         self._systemd = Systemd(chosen[0].name, READY_S + settings.run.restart_window_s)
         #: whether any engine has completed a sweep, or a second model is asked for: a model that fails then is no reason to end
@@ -241,8 +243,9 @@ class Supervisor:
             if self._reloader.done:
                 self._tell_settings([stage])  # it may have been started before
             log.event(_LOGGER, f"{stage.name} is ready", pid=stage.pid, note=message.note)
-            awaited = self._stages() if self._state == "starting" else [s for s in self._stages() if s is not self._gateway]
+            awaited = [s for s in self._stages() if s is not self._gateway or not self._begun]
             if all(s.ready for s in awaited) and self._state in ("starting", "restarting", "switching"):
+                self._begun = True
                 self._tell("up", "")
                 log.event(_LOGGER, "serving", epoch=self._epoch, model=self._model.chosen.name, socket=self._settings.front.socket)
             elif stage is self._front or stage is self._gateway:
@@ -290,7 +293,7 @@ class Supervisor:
             self._front_ended(code, why)
         elif stage is self._gateway:
             self._gateway_ended(code, why)
-        else:
+        elif stage in self._engine:  # else another model has the engine by now, as the front had asked for it
             self._engine_ended(code, why)
 
     def _drain_last_words(self) -> None:
@@ -391,6 +394,8 @@ class Supervisor:
         for stage in self._engine:
             stage.reap(GRACE_S)
         self._engine = []
+        for name in ("bytes", "sweeps"):
+            Path(wire.address(self._directory, name, self._epoch).removeprefix("ipc://")).unlink(missing_ok=True)  # whoever is killed leaves it
 
     def _end_all(self) -> None:
         self._systemd.stopping()

@@ -126,8 +126,18 @@ class Answers:
         """By job number: how many are before it, itself included; only of jobs that wait."""
         return {self._answers[id].job.number: place for place, id in enumerate(self._scheduler.waiting, 1)}
 
+    def place(self, number: int) -> int:
+        """Of that one alone."""
+        id = self._by_number[number].sequence.id
+        return self._scheduler.waiting.index(id) + 1 if id in self._scheduler.waiting else 0
+
+    def turn(self, number: int) -> int:
+        """Which of all jobs here it is, from 1."""
+        return 1 + next(at for at, answer in enumerate(self.in_turn()) if answer.job.number == number)
+
     def set_aside(self, answer: Answer) -> None:
         """It runs no more, and waits for its turn again."""
+        self.promises.forget(answer.job.number)
         answer.job.enter(Event.SET_ASIDE, self._now())
         self._diary.write(Changed(answer.job.copy()))
 

@@ -97,7 +97,7 @@ class Arrivals:
         self._of_owner[job.owner] -= 1
         self._known.add(job)
         desk.begin(job, ask)
-        place = self._desks.places().get(job.number, 0)
+        place = self._desks.place(job.number)
         log.event(self._logger, "accepted", job=job.id, prompt_tokens=job.prompt_tokens, place=place)
         if message.follow:
             self._followers.add(job.number, client)

@@ -137,7 +137,7 @@ class Front:
         return self._desks.current
 
     def _engine_is(self, engine: Engine) -> None:
-        before, desk, now = self._desk, self._desks[engine.model], time.monotonic()
+        before, desk = self._desk, self._desks[engine.model]
         if self._engine.update(engine, desk.vocabulary, desk.times):
             stopping = self._stage.stopping or engine.state in ("stopping", "switching")
             if not stopping and before.answers.engine_died():
@@ -145,9 +145,7 @@ class Front:
             before.scheduler.restarted()
             self._layers_done = 0
         if desk is not before:
-            self._desks.change(desk, now)
-        if engine.state == "up" and self._awaited is desk:
-            self._desks.changed(now)
+            self._desks.change(desk)
         if desk is self._awaited and engine.state != "switching":
             self._awaited = None
         desk.why = engine.why if engine.state == "degraded" else ""
@@ -169,7 +167,7 @@ class Front:
         told = engine.state in ("up", "degraded") or (engine.state == "starting" and engine.epoch > 0)
         if self._awaited is not None or not told or self._desk.scheduler.busy or self._stage.stopping:
             return
-        wanted = self._desks.choose(time.monotonic())
+        wanted = self._desks.choose()
         if wanted is not None:
             self._awaited = wanted
             self._stage.log("another model's turn", model=wanted.name, instead_of=self._desk.name, jobs=len(wanted.answers))
@@ -198,10 +196,10 @@ class Front:
     def _send_sweep(self) -> None:
         """Nothing is computed that cannot be kept."""
         self._journal.settle()
-        if self._engine.engine.paused:
+        if self._engine.engine.paused or self._journal.trouble:
             return
         self._change_model()
-        if not self._engine.up or self._journal.trouble or self._awaited is not None:
+        if not self._engine.up or self._awaited is not None:
             return
         scheduler = self._desk.scheduler
         draft = scheduler.consult(self._engine.epoch)
@@ -234,7 +232,7 @@ class Front:
         sweeps, read_bytes = sum(desk.times.sweeps for desk in self._desks), sum(desk.times.read_bytes for desk in self._desks)
         if self._stage.beat(sweeps=sweeps, read_bytes=read_bytes):
             running, held = len(self._desk.scheduler.running), bool(self._journal.trouble)
-            waiting = sum(len(desk.answers) for desk in self._desks) - running
+            waiting = sum(len(desk.answers) for desk in self._desks if not desk.why) - running
             resting = paused if self._desk.scheduler.in_flight is None else ""
             self._stage.control.send(Queued(os.getpid(), running, waiting, held, self._desk.times.s_per_sweep, resting))
         if (minute := self._desk.beside.look(began)) is not None:

@@ -109,7 +109,7 @@ class Handlers:
 
     def _tell_again(self, client: bytes, request: int, number: int) -> None:
         def found(job: Job) -> None:
-            self._send(client, Accepted(request, job.id, job.seed, job.prompt_tokens, self._desks.places().get(number, 0), known=True))
+            self._send(client, Accepted(request, job.id, job.seed, job.prompt_tokens, self._desks.place(number), known=True))
 
         self._ask(client, request, number, partial(_job_of, number=number), found)
 
@@ -141,7 +141,7 @@ class Handlers:
         self._ask(client, request, number, lambda database: (_job_of(database, number), database.answered(number)), found)
 
     def _catch_up(self, client: bytes, request: int, job: Job, shown: Answered, has: Attach | None) -> None:
-        desk, place = self._desks.of_model(job.model), self._desks.places().get(job.number, 0)
+        desk, place = self._desks.of_model(job.model), self._desks.place(job.number)
         self._send(client, Accepted(request, job.id, job.seed, job.prompt_tokens, place, known=True))
         tokens, chars, reasoning = (has.tokens, has.text_chars, has.reasoning_chars) if has is not None else (0, 0, 0)
         likely = shown.logprobs[tokens : len(shown.ids)]
@@ -270,7 +270,7 @@ class Handlers:
             self.safely(client, message.request, partial(tell, jobs))
 
         def tell(jobs: list[Job]) -> None:
-            places, etas = self._desks.places(), self._desks.etas(time.monotonic())
+            places, etas = self._desks.places(), self._desks.etas()
             reports = tuple(self._reported(job, places, etas) for job in jobs[: message.limit])
             self._send(client, Listed(message.request, reports, len(jobs) > message.limit))
 
@@ -293,7 +293,7 @@ class Handlers:
         """Tells who follows a job why nothing comes of it for now; of that model, and of all without one. The jobs stay as they are."""
         for number in self._followers.numbers():
             found = self._desks.find(number)
-            if desk is not None and found is not None and found[0] is not desk:
+            if desk is not None and len(self._desks) > 1 and (found is None or found[0] is not desk):
                 continue
             for client in self._followers.forget(number):
                 self._send(client, goes_on(refusal, self._known.id_of(number)).to(job=self._known.id_of(number)))
@@ -348,7 +348,7 @@ class Handlers:
         self._send(client, message)
 
     def _report(self, job: Job) -> JobReport:
-        return self._reported(job, self._desks.places(), self._desks.etas(time.monotonic()))
+        return self._reported(job, {job.number: self._desks.place(job.number)}, self._desks.etas())
 
     def _reported(self, job: Job, places: Mapping[int, int], etas: Mapping[int, Eta]) -> JobReport:
         found = self._desks.find(job.number)

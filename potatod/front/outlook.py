@@ -90,7 +90,7 @@ class Outlook:
     def say_progress(self, engine: EngineNow, places: Mapping[int, int]) -> None:
         """Tells who follows a job how far it is: what changed since it was last said, now and then. ``places``: of those that wait."""
         now = self._clock()
-        if engine.up and now - self._promised_at > _ETAS_EVERY_S:
+        if engine.up and not engine.paused and now - self._promised_at > _ETAS_EVERY_S:
             self._promised_at = now
             self._answers.promises.said(self._ends_of_running(), now)
         for answer in self._answers:

@@ -63,7 +63,7 @@ class Reporter:
             running=running,
             waiting=sum(len(desk.answers) for desk in desks) - running,
             max_running=self._limits.max_sequences,
-            max_waiting=self._limits.max_queue,
+            max_waiting=self._limits.max_queue * len(desks),
             kv_running_bytes=ledger.running_bytes,
             kv_kept_bytes=ledger.used_bytes - ledger.running_bytes,
             kv_bytes=ledger.budget_bytes,

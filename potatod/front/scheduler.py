@@ -80,6 +80,11 @@ class Scheduler:
         return self._in_flight
 
     @property
+    def reading(self) -> frozenset[int]:
+        """Of those that run: whose texts are not held yet."""
+        return frozenset(sequence.id for sequence in self._queue.running if sequence.pending > 1)
+
+    @property
     def busy(self) -> bool:
         """Whether a sweep is under way, or the draft model guesses for the next one."""
         return self._in_flight is not None or self._guessing.busy

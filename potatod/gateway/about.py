@@ -39,12 +39,12 @@ class About:
         return Json({"status": "live"})
 
     async def ready(self, request: Request) -> Response:
-        """503 while nothing can be computed."""
+        """503 while nothing can be computed. A model on its way into memory instead of another is no reason."""
         try:
             state: str = (await self._upstream.status()).engine.state
         except ClientError:
             state = "starting"
-        return Json({"status": "ready"}) if state == "up" else Json({"status": state}, 503)
+        return Json({"status": "ready"}) if state in ("up", "switching") else Json({"status": state}, 503)
 
     async def status(self, request: Request) -> Response:
         return Json(asdict(await self._upstream.status()))

@@ -83,6 +83,11 @@ class Batch:
             self.task.cancel()
 
     async def _answer_all(self) -> None:
+        if self._cancelled:
+            self._work.open(self.page["request_counts"]["total"])
+            self._count()
+            await self._end_cancelled()
+            return
         if (absent := next((name for name in self._models() if name not in self._served), None)) is not None:
             log.event(self._logger, "a batch waits for its model", batch=self._id, model=absent)
             return
@@ -93,17 +98,16 @@ class Batch:
             return
         self._work.open(len(lines))
         self._count()
-        if self._cancelled:
-            await self._end_cancelled()
-            return
         self.page["models"] = sorted({line.question.model for line in lines})
         self.page["model"] = self.page["models"][0] if len(self.page["models"]) == 1 else None
         await self._note("in_progress")
-        left = iter([line for line in lines if line.custom_id not in self._work.done])
+        left = [line for line in lines if line.custom_id not in self._work.done]
         try:
             async with asyncio.TaskGroup() as tasks:
-                for _ in range(_WINDOW):
-                    tasks.create_task(self._ask(left))
+                for model in self.page["models"]:  # one that is down keeps no other's lines waiting
+                    own = iter([line for line in left if line.question.model == model])
+                    for _ in range(max(1, _WINDOW // len(self.page["models"]))):
+                        tasks.create_task(self._ask(own))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         await self._note("finalizing")

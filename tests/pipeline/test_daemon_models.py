@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -59,6 +60,13 @@ def test_two_folders_of_the_same_name_cannot_be_told_from_each_other(tiny_model:
     done = subprocess.run([BIN / "potatod", "start", tiny_model, tmp_path / "model"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 78
     assert "2 models are called model" in done.stderr
+
+
+def test_a_copy_of_a_model_is_not_another_one(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "twin")
+    done = subprocess.run([BIN / "potatod", "start", tiny_model, tmp_path / "twin"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 78
+    assert "are the same model" in done.stderr
 
 
 def test_one_that_cannot_be_loaded_is_refused_and_the_other_goes_on(tiny_model: Path, other: Path, probe_cache: Path, tmp_path: Path) -> None:

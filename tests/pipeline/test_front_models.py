@@ -7,7 +7,7 @@ import time
 import pytest
 
 from potato_client.protocol import Attach, List, Listed, Manage, Managed, Refused, Status
-from potatod.messages import Switch
+from potatod.messages import Queued, Switch
 
 from .front_harness import PATIENCE_S, Client, Front, Heard, Worker, front, start_front
 
@@ -220,3 +220,39 @@ def test_an_engine_that_dies_while_another_model_is_wanted_costs_no_job(ours: Fr
     ours.switches()
     assert client.attach(long).text == "ab" * 30
     assert client.attach(other).text == "cdcd"
+
+
+def test_a_job_that_waits_for_a_model_that_is_down_does_not_count_as_work_that_stands_still(ours: Front) -> None:
+    ours.engine_up()
+    client = ours.client()
+    asked(client, "cd|", "second", max_tokens=4)
+    wanted = ours.wait_for(lambda message: isinstance(message, Switch))
+    assert ours.worker is not None
+    ours.worker.die()
+    ours.tell("switching", model=wanted.model)
+    ours.tell("degraded", "a part of it is damaged")
+    ours.switches()  # nothing waits for the first, and it could serve
+    queued = ours.wait_for(lambda message: isinstance(message, Queued) and message.waiting == 0)
+    assert queued.running == 0
+    report = client.request(lambda number: Status(number))
+    assert [(model.name, model.state, model.waiting) for model in report.models][:2] == [("model", "up", 0), ("second", "down", 1)]
+    listed = client.request(lambda number: List(number)).reports[0]
+    assert listed.eta_s is None, "nobody knows when that will be"
+
+
+def test_who_follows_a_job_that_is_paused_hears_nothing_of_another_model_s_fault(ours: Front) -> None:
+    ours.engine_up()
+    client = ours.client()
+    job = asked(client, "ab|", "", max_tokens=200)
+    client.request(lambda number: Manage(number, job, "pause"))
+    client.send(Attach(77, job))
+    heard = client.hear(Heard(), "Progress")
+    assert heard.last.state == "paused"
+    asked(client, "cd|", "second", max_tokens=4)
+    wanted = ours.wait_for(lambda message: isinstance(message, Switch))
+    assert ours.worker is not None
+    ours.worker.die()
+    ours.tell("switching", model=wanted.model)
+    ours.tell("degraded", "a part of it is damaged")
+    ours.switches()
+    assert not [message for message in client.waiting() if isinstance(message, Refused)]

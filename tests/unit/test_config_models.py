@@ -86,3 +86,27 @@ def test_config_shows_them_with_their_origin(file: Path) -> None:
     page = json.loads(config_page.effective_json(gathered))["models"]
     assert page["from"] == str(file)
     assert page["value"][1] == {"path": str(file.parent / "b"), "mirrors": ["/m/b"], "draft": "self:int4"}
+
+
+def test_a_flag_for_the_draft_goes_over_every_entry(file: Path) -> None:
+    file.write_text(TWO)
+    settings = gather(file, {}, {key("[speculation] draft"): ""}).settings
+    assert [each.speculation.draft for each in settings.each()] == ["", ""]
+    file.write_text('[speculation]\ndraft = "self:int8"\n' + TWO)
+    assert [each.speculation.draft for each in gather(file, {}, {}).settings.each()] == ["self:int8", "self:int4"]
+
+
+def test_mirrors_of_one_model_are_not_forgotten_in_silence(file: Path) -> None:
+    file.write_text('[model]\nmirrors = ["/m"]\n' + TWO)
+    with pytest.raises(ConfigError, match=r"line 2: \[model\] mirrors are of one model"):
+        gather(file, {}, {})
+    file.write_text(TWO)
+    with pytest.raises(ConfigError, match=r"POTATO_MODEL__MIRRORS: \[model\] mirrors are of one model"):
+        gather(file, {"POTATO_MODEL__MIRRORS": "/m"}, {})
+
+
+def test_the_settings_of_a_folder_are_those_of_its_entry(file: Path) -> None:
+    file.write_text(TWO)
+    settings = gather(file, {}, {}).settings
+    assert settings.of(file.parent / "b").model.mirrors == ("/m/b",)
+    assert settings.of(Path("/c")) == settings
