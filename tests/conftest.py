@@ -6,11 +6,12 @@ import gc
 import os
 import signal
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from forked import Potatod
 
 # Several test processes share the cores, and OpenMP threads that wait for each other spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,6 +38,13 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.enable()
         gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def potatod() -> Iterator[Potatod]:
+    """Runs a command line of it."""
+    with Potatod() as potatod:
+        yield potatod
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from pathlib import Path
 _MOTHER = """
 import os, signal, sys, time
 from pathlib import Path
+from potatod.store.lean import import_transformers
+import_transformers()
 {imports}
 for line in sys.stdin:
     pid = os.fork()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 
 import pexpect
@@ -16,16 +15,12 @@ from potatod.store.prepare import prepare
 POTATOD = [sys.executable, "-c", "import sys; from potatod.cli import main; sys.exit(main())"]
 
 
-def potatod(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*POTATOD, *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return checkpoint(tmp_path_factory.mktemp("commands") / "source", tokenizer=True)
 
 
-def test_a_model_is_prepared_found_there_and_verified(tmp_path, source):
+def test_a_model_is_prepared_found_there_and_verified(potatod, tmp_path, source):
     out = tmp_path / "out"
     first = potatod("prepare", source, out, "--dtype", "bfloat16")
     assert (first.returncode, first.stdout) == (0, "")
@@ -39,7 +34,7 @@ def test_a_model_is_prepared_found_there_and_verified(tmp_path, source):
     assert verified.returncode == 0 and f"{out} is whole" in verified.stderr
 
 
-def test_a_folder_of_another_transformers_is_upgraded_or_the_source_is_asked_for(tmp_path, source):
+def test_a_folder_of_another_transformers_is_upgraded_or_the_source_is_asked_for(potatod, tmp_path, source):
     out = tmp_path / "out"
     prepare(source, out)
     now = json.loads((out / "manifest.json").read_text())["transformers"]
@@ -56,7 +51,7 @@ def test_a_folder_of_another_transformers_is_upgraded_or_the_source_is_asked_for
     assert "[320, 64] and needs [321, 64]); prepare the model again from its source" in refused.stderr
 
 
-def test_a_damaged_shard_is_named_and_the_exit_code_is_65(tmp_path, source):
+def test_a_damaged_shard_is_named_and_the_exit_code_is_65(potatod, tmp_path, source):
     prepare(source, tmp_path / "out")
     path = tmp_path / "out" / "layer.0003.safetensors"
     data = bytearray(path.read_bytes())
@@ -81,14 +76,14 @@ def test_a_damaged_shard_is_named_and_the_exit_code_is_65(tmp_path, source):
     (["prepare", "--upgrade", "/nowhere/at-all"], 66, "no model folder"),
     (["verify", "/nowhere/at-all"], 66, "no model folder"),
 ])  # fmt: skip
-def test_what_cannot_be_done_is_one_sentence_and_a_code(tmp_path, source, arguments, code, sentence):
+def test_what_cannot_be_done_is_one_sentence_and_a_code(potatod, tmp_path, source, arguments, code, sentence):
     places = {"SOURCE": str(source), "OUT": str(tmp_path / "out"), "SOURCE/config.json": str(source / "config.json")}
     done = potatod(*(places.get(argument, argument) for argument in arguments))
     assert done.returncode == code
     assert sentence in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_an_unwritable_place_is_a_sentence(tmp_path, source):
+def test_an_unwritable_place_is_a_sentence(potatod, tmp_path, source):
     done = potatod("prepare", source, "/proc/nothing/here")
     assert done.returncode != 0
     assert done.stderr.startswith("potatod: ") and "/proc/nothing/here" in done.stderr and done.stderr.count("\n") == 1
@@ -104,7 +99,7 @@ def test_on_a_terminal_a_bar_shows_layers_bytes_and_rate(tmp_path, source):
     assert f"{tmp_path / 'out'} is ready" in screen
 
 
-def test_help_says_what_can_be_killed_and_what_is_never_written(source):
+def test_help_says_what_can_be_killed_and_what_is_never_written(potatod, source):
     done = potatod("prepare", "--help")
     assert done.returncode == 0
     text = " ".join(done.stdout.split())

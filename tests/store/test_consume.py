@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -166,16 +164,12 @@ def test_what_has_no_files_that_could_go_one_by_one_is_refused(tmp_path, source,
     assert path.exists() and not (tmp_path / "out").exists()
 
 
-def test_the_command_asks_first(tmp_path, source):
-    def run(*more: str) -> subprocess.CompletedProcess[str]:
-        program = [sys.executable, "-c", "import sys; from potatod.cli import main; sys.exit(main())", "prepare", "--consume"]
-        command = [*program, str(source), str(tmp_path / "out"), *more]
-        return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-
-    refused = run()
+def test_the_command_asks_first(tmp_path, source, potatod):
+    command = ("prepare", "--consume", source, tmp_path / "out")
+    refused = potatod(*command)
     assert refused.returncode == 64 and "REMOVED" in refused.stderr and refused.stderr.endswith("run it with -y\n")
     assert len(weights(source)) == 6 and not (tmp_path / "out").exists()
-    done = run("-y")
+    done = potatod(*command, "-y")
     assert done.returncode == 0 and f"the weights in {source} are gone" in done.stderr
     assert not weights(source) and (tmp_path / "out" / "manifest.json").exists()
-    assert run("--force").returncode == 64
+    assert potatod(*command, "--force").returncode == 64

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 
 import pexpect
 import pytest
 from daemons import know_rates
 from factories import checkpoint
+from forked import Potatod
 from hubs import Hub
 
 PROGRAM = [sys.executable, "-c", "import sys; from potatod.cli import main; sys.exit(main())"]
@@ -26,17 +26,20 @@ def hub(tmp_path_factory):
 def environment(tmp_path_factory, hub):
     place = tmp_path_factory.mktemp("home")
     know_rates(place / "cache")
-    return {**os.environ, "HF_ENDPOINT": hub.endpoint, "POTATO_HOME": str(place), "XDG_CACHE_HOME": str(place / "cache"), "HF_HOME": str(place / "hf")}
+    homes = {"POTATO_HOME": str(place), "XDG_CACHE_HOME": str(place / "cache"), "HF_HOME": str(place / "hf")}
+    return {**os.environ, **homes, "HF_ENDPOINT": hub.endpoint, "POTATO_WORKER__THREADS": "1"}  # for so many the rates are known
 
 
-def potatod(environment, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL)
+@pytest.fixture(scope="module")
+def potatod(environment):
+    with Potatod(environment) as potatod:
+        yield potatod
 
 
-def test_a_model_is_pulled_by_its_id_and_verified_by_its_name(hub, environment):
-    refused = potatod(environment, "pull", "tiny/llama", "--dtype", "int8")
+def test_a_model_is_pulled_by_its_id_and_verified_by_its_name(hub, potatod):
+    refused = potatod("pull", "tiny/llama", "--dtype", "int8")
     assert refused.returncode == 64 and refused.stderr.splitlines()[-1] == "potatod: nobody can be asked here whether to go on: run it with -y"
-    done = potatod(environment, "pull", "tiny/llama", "--dtype", "int8", "-y")
+    done = potatod("pull", "tiny/llama", "--dtype", "int8", "-y")
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines[0] == "model     tiny/llama at 0123456789ab; licence: apache-2.0"
@@ -44,11 +47,11 @@ def test_a_model_is_pulled_by_its_id_and_verified_by_its_name(hub, environment):
     assert re.fullmatch(r"disk      .* more at the most \(.* when it is done\), .* are free", lines[2])
     assert re.fullmatch(r"a token   .* s with a disk of 500MB/s, .* s with .* s with a disk of 7.0GB/s", lines[3])
     assert re.fullmatch(r".*/models/llama:int8 is ready \(.* s\): `potatod start llama:int8` serves it", lines[-1])
-    again = potatod(environment, "pull", "tiny/llama", "--dtype", "int8")
+    again = potatod("pull", "tiny/llama", "--dtype", "int8")
     assert again.returncode == 0 and again.stderr.endswith("is there already, nothing to do\n")
-    verified = potatod(environment, "verify", "llama:int8")
+    verified = potatod("verify", "llama:int8")
     assert verified.returncode == 0 and "/models/llama:int8 is whole" in verified.stderr
-    shown = potatod(environment, "config", "llama:int8")
+    shown = potatod("config", "llama:int8")
     assert re.search(r'^path = ".*/models/llama:int8"', shown.stdout, re.MULTILINE)
 
 
@@ -73,7 +76,7 @@ def test_on_a_terminal_it_asks(tmp_path, hub, environment, answer, code):
     (["tiny/llama", "OUT", "--dtype", "int3", "-y"], 64, "int3"),
     (["tiny/llama", "OUT", "--revision", "gone", "-y"], 66, "no revision 'gone'"),
 ])  # fmt: skip
-def test_what_cannot_be_pulled_is_one_sentence_and_a_code(tmp_path, environment, arguments, code, sentence):
-    done = potatod(environment, "pull", *(str(tmp_path / "out") if each == "OUT" else each for each in arguments))
+def test_what_cannot_be_pulled_is_one_sentence_and_a_code(tmp_path, potatod, arguments, code, sentence):
+    done = potatod("pull", *(str(tmp_path / "out") if each == "OUT" else each for each in arguments))
     assert done.returncode == code
     assert sentence in done.stderr and done.stderr.count("\n") == 1
