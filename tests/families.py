@@ -5,9 +5,13 @@ Six layers each and windows shorter than the test prompts, so that sliding, chun
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+#: Whether everything is tried in every combination (`make test-all`), or every value of everything in fewer of them. Each place says which.
+ALL = os.environ.get("POTATO_ALL") == "1"
 
 VOCABULARY = 320
 _SIZES: dict[str, Any] = {
@@ -64,7 +68,9 @@ _MLA = {
 }  # fmt: skip
 
 
-_SSM = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_expand": 2}
+#: The scan computes whole chunks of the models' 256 tokens, however few there are: in smaller ones tests have several of them, and far less to compute.
+_CHUNK = 16
+_SSM = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_expand": 2, "mamba_chunk_size": _CHUNK}
 _DELTA = {
     "head_dim": 16, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
 }  # fmt: skip
@@ -153,15 +159,17 @@ FAMILIES = [
     Family("Granite 4 (hybrid)", "granitemoehybrid", {
         **_SSM, "layer_types": ["mamba", "attention"] * 3, "shared_intermediate_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2,
     }, batching="sequences"),
-    Family("Falcon-H1", "falcon_h1", {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16}, batching="sequences"),
+    Family("Falcon-H1", "falcon_h1", {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": _CHUNK},
+           batching="sequences"),
     Family("Bloom", "bloom", {"_without": ("intermediate_size",), "n_layer": 6, "n_head": 4}, batching="sequences"),
-    Family("Mamba 2", "mamba2", {"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 2, "expand": 2}, batching="sequences"),
+    Family("Mamba 2", "mamba2", {"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 2, "expand": 2, "chunk_size": _CHUNK},
+           batching="sequences"),
     Family("Mamba", "mamba", {"state_size": 16, "expand": 2, "conv_kernel": 4}, batching="prompts"),
     Family("Falcon-Mamba", "falcon_mamba", {"state_size": 16, "expand": 2, "conv_kernel": 4}, batching="prompts"),
     Family("Nemotron-H", "nemotron_h", {
         "_without": ("num_hidden_layers",), "layers_block_type": ["linear_attention", "mlp", "full_attention", "moe", "linear_attention", "mlp"],
         "head_dim": 16,
-        "ssm_state_size": 16, "mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "chunk_size": 16, "use_mamba_kernels": False,
+        "ssm_state_size": 16, "mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "chunk_size": _CHUNK, "use_mamba_kernels": False,
         "moe_intermediate_size": 48, "moe_shared_expert_intermediate_size": 48, "n_routed_experts": 4,
     }, batching="sequences"),
     Family("Jamba", "jamba", {"num_experts": 4, "attn_layer_period": 3, "attn_layer_offset": 1, "use_mamba_kernels": False}, batching="prompts"),
