@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GGUF   := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: help demo test test-clients check torture soak bench clean
+.PHONY: help demo test test-all test-clients check torture soak bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -13,8 +13,11 @@ help: ## list the targets
 demo: $(STAMP) ## fetch a small model, serve it from disk with far too little RAM, ask it a question
 	@$(BIN)/python demo/demo.py
 
-test: $(STAMP) $(GGUF) ## the whole test suite
+test: $(STAMP) $(GGUF) ## the whole test suite: every value of everything that can vary, not all with all
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+test-all: $(STAMP) $(GGUF) ## the same, all with all: every claim about every family in every dtype
+	POTATO_ALL=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-clients: $(STAMP) ## the tools of docs/CLIENTS.md, each as it is (needs npm)
 	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
