@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 import zmq
 from guessing import branches_of, paths_of
+from stages import Started
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from potato_client.protocol import FROM_CLIENT, FROM_FRONT, PROTOCOL_VERSION, Attach, Generate, Hello, Welcome
@@ -37,6 +36,7 @@ from potatod.stage import Boot, BootModel
 END = 256
 VOCABULARY = 260
 PATIENCE_S = 30.0
+PROGRAM = "import potatod.front.__main__"
 
 
 def byte_tokenizer(folder: Path, template: str = "") -> None:
@@ -186,13 +186,9 @@ class Front:
         self._clients: list[Client] = []
         page = directory / "boot.front.json"
         boot.write(page)
-        program = program or ["-m", "potatod.front"]
         self.log_path = directory / "front.log"
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *program, "--boot", str(page), "--fd", f"logits={self.logits_fd}"],
-                pass_fds=(self.logits_fd,), stdin=subprocess.DEVNULL, stderr=log,
-            )  # fmt: skip
+            self.process = Started("front", program[-1] if program else PROGRAM, "--boot", str(page), log=log.fileno(), logits=self.logits_fd)
 
     @property
     def log(self) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +13,7 @@ from typing import Any
 
 import openai
 import zmq
+from stages import Started
 
 from potatod import wire
 from potatod.config import Settings, keys
@@ -57,11 +56,9 @@ class Gateway:
         page = directory / "boot.json"
         replace(boot, settings=settings, directory=str(directory)).write(page)
         self.log_path = directory / "gateway.log"
-        started = ["-c", program] if program else ["-m", "potatod.gateway"]
-        fds = [] if handed is None else [handed.fileno()]
-        command = [sys.executable, *started, "--boot", str(page), *(word for fd in fds for word in ("--fd", f"listen={fd}"))]
+        fds = {} if handed is None else {"listen": handed.fileno()}
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, pass_fds=fds)
+            self.process = Started("gateway", program or "import potatod.gateway.__main__", "--boot", str(page), log=log.fileno(), **fds)
 
     @property
     def log(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgpack
+import psutil
 import pytest
 
 from potato_client.codec import MAX_FRAME_BYTES
@@ -256,7 +257,7 @@ def test_a_second_daemon_on_the_same_socket_is_refused_and_told_whose_it_is(star
     front.engine_up()
     failed, code = front_fails(tmp_path, name="second", socket=front.socket)
     assert (code, failed.exit_code) == (69, 69), "as the lock of the run directory says it"
-    assert f"another daemon (pid {os.getpid()}) serves at" in failed.why, "the process to stop is the front's parent"
+    assert f"another daemon (pid {psutil.Process(front.process.pid).ppid()}) serves at" in failed.why, "the process to stop is the front's parent"
     assert front.socket.removeprefix("ipc://") in failed.why
     assert serves(front), "the first one is not disturbed"
 
