@@ -7,9 +7,9 @@ import os
 import re
 import signal
 import subprocess
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -201,34 +201,42 @@ def test_a_second_daemon_in_the_same_place_is_refused_with_the_pid_of_the_first(
     assert daemon.alive
 
 
-def test_sigterm_ends_everything_in_order_and_leaves_nothing(tiny_model, probe_cache):
-    with Daemon(tiny_model, probe_cache, *SMALL) as running:
+class Ended(NamedTuple):
+    """What was seen of a daemon that was stopped while a client waited."""
+
+    code: int
+    stages_alive: bool
+    leaks: list[str]
+    left: list[str]
+    log: str
+    client: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def ended(tiny_model: Path, probe_cache: Path) -> Ended:
+    with Daemon(tiny_model, probe_cache, *SMALL, "--log-format", "json") as running, ThreadPoolExecutor(1) as pool:
         running.ask("x", "--max-tokens", "2")
-        stages = running.stages()
-        assert running.stop() == 0
-        assert not any(stage.is_running() for stage in stages.values())
-        assert leaks(running.place) == []
-        assert sorted(path.name for path in running.directory.iterdir()) == ["lock"]
+        stages, accepted = running.stages(), running.text().count("accepted")
+        waiting = pool.submit(running.client, "x", "--max-tokens", "240")
+        running.until(lambda: running.text().count("accepted") > accepted, "the job in the log")
+        code = running.stop()
+        alive = any(stage.is_running() for stage in stages.values())
+        left = sorted(path.name for path in running.directory.iterdir())
+        client = waiting.result()  # it has the place in its environment, as what leaks has
+        return Ended(code, alive, leaks(running.place), left, running.text(), client)
 
 
-def test_json_logs_are_one_object_a_line(tiny_model, probe_cache):
-    with Daemon(tiny_model, probe_cache, *SMALL, "--log-format", "json") as running:
-        running.ask("x", "--max-tokens", "2")
-        running.stop()
-        lines = [json.loads(line) for line in running.text().splitlines()]
-    assert {line["stage"] for line in lines} >= {"supervisor", "front", "reader"}
+def test_sigterm_ends_everything_in_order_and_leaves_nothing(ended):
+    assert (ended.code, ended.stages_alive, ended.leaks, ended.left) == (0, False, [], ["lock"])
 
 
-def test_a_client_that_waits_while_the_daemon_stops_gets_75(tiny_model, probe_cache):
-    with Daemon(tiny_model, probe_cache, *SMALL) as running:
-        done = {}
-        asking = threading.Thread(target=lambda: done.update(c=running.client("x", "--max-tokens", "240")))
-        asking.start()
-        running.until(lambda: "accepted" in running.text(), "the job in the log")
-        running.stop()
-        asking.join()
-    assert done["c"].returncode == 75, done["c"].stderr
-    assert "Traceback" not in done["c"].stderr
+def test_json_logs_are_one_object_a_line(ended):
+    assert {json.loads(line)["stage"] for line in ended.log.splitlines()} >= {"supervisor", "front", "reader"}
+
+
+def test_a_client_that_waits_while_the_daemon_stops_gets_75(ended):
+    assert ended.client.returncode == 75, ended.client.stderr
+    assert "Traceback" not in ended.client.stderr
 
 
 @pytest.mark.parametrize("kernels", ["reference", "fast"])
