@@ -62,15 +62,16 @@ def make_model(place: Path, **arguments: Any) -> Path:
     return place / "model"
 
 
-def know_rates(cache: Path) -> None:
+def know_rates(cache: Path, device: str = "auto") -> None:
     """What tests' daemons would try out at their first start, which is no matter of theirs: as if it had been."""
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(cache)
     try:
-        computing = {"device": "cpu", "layer_s": 0.001, "compute": [[1, 10e9], [64, 1e9]], "upload": None, "overlaps": True}
+        where, upload = ("cpu", None) if device == "auto" else (device, 2e9)
+        computing = {"device": where, "layer_s": 0.001, "compute": [[1, 10e9], [64, 1e9]], "upload": upload, "overlaps": True}
         stored = ("float32", "bfloat16", "float16", "int8 of float32", "int4 of float32")
         for kernels, dtype in itertools.product(("reference", "invariant", "fast"), stored):
-            settings = dataclasses.replace(Settings(), worker=dataclasses.replace(Settings().worker, kernels=kernels, threads=1))
+            settings = dataclasses.replace(Settings(), worker=dataclasses.replace(Settings().worker, kernels=kernels, threads=1, device=device))
             rates.kept_compute(settings, dtype).put(computing)
         for io in ("auto", "direct", "buffered"):
             settings = dataclasses.replace(Settings(), reader=dataclasses.replace(Settings().reader, io=io))

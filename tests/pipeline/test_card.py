@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from daemons import Daemon
+from daemons import Daemon, know_rates
 
 from potatod import manifest as manifests
 from potatod import rates, verdict
@@ -41,6 +41,7 @@ def text(running: Daemon, prompt: str = SHORT) -> str:
 @pytest.fixture(scope="module")
 def texts(tiny_model, probe_cache) -> dict[str, str]:
     """By prompt, what a cpu answers."""
+    know_rates(probe_cache, DEVICE)
     with Daemon(tiny_model, probe_cache, "--pool-size", "700KiB", "--front-max-context", "256") as running:
         return {prompt: text(running, prompt) for prompt in (SHORT, LONG)}
 

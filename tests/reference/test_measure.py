@@ -25,3 +25,14 @@ def test_more_rows_are_measured_of_the_same_weights(monkeypatch, kernels):
         torch.set_num_threads(threads)
     assert [rows for rows, _ in found["compute"]] == [1, 4]
     assert all(rate > 0 for _, rate in found["compute"]) and found["layer_s"] > 0
+
+
+def test_of_a_simulated_card_what_it_is_told_is_what_it_does():
+    settings = Settings()
+    card = dataclasses.replace(settings.worker, device="simulated:upload=2e9,compute=5e9", threads=1)
+    threads = torch.get_num_threads()
+    try:
+        found = measure.find(dataclasses.replace(settings, worker=card), torch.float32)
+    finally:
+        torch.set_num_threads(threads)
+    assert found["upload"] == 2e9 and found["overlaps"] and all(rate > 0 for _, rate in found["compute"])
