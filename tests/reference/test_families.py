@@ -18,7 +18,7 @@ from potatod.plan import smallest_pool, sweep_parts
 from potatod.worker.attention import TILES
 
 LENGTHS = (1, 5, 31, 64, 67)
-GREEDY_TOKENS = 32
+GREEDY_TOKENS = 16
 #: Tokens of each text before the engine ends, and after: of the prompt's last row, and of a row of one token.
 BEFORE = AFTER = 2
 PROMPT = torch.randint(3, VOCABULARY, (100,), generator=torch.Generator().manual_seed(1)).tolist()
