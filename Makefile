@@ -13,6 +13,9 @@ help: ## list the targets
 demo: $(STAMP) ## fetch a small model, serve it from disk with far too little RAM, ask it a question
 	@$(BIN)/python demo/demo.py
 
+# Programs are started by the hundred: each would compile our modules anew where nothing that is compiled is kept.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 test: $(STAMP) $(GGUF) ## the whole test suite: every value of everything that can vary, not all with all
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
