@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from daemons import BIN, Daemon, make_model
+from forked import Potatod
 
 SMALL = ("--pool-size", "560KiB", "--front-max-context", "256", "--front-max-sequences", "4")
 ASKED = (
@@ -21,20 +22,16 @@ ASKED = (
 )
 
 
-def potatod(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [BIN / "potatod", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment
-    )
-
-
 def started(model: Path, place: Path, cache: Path, draft: object) -> subprocess.CompletedProcess[str]:
     """Where it is refused."""
     directories = ("--run-directory", place / "run", "--front-socket", f"ipc://{place}/s", "--jobs-path", place / "jobs.db")
-    return potatod("start", model, *directories, "--speculation-draft", draft, "--worker-threads", "1", XDG_CACHE_HOME=str(cache))
+    command = [BIN / "potatod", "start", model, *directories, "--speculation-draft", draft, "--worker-threads", "1"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory, potatod: Potatod) -> Path:
     """With a copy in int8."""
     folder = make_model(tmp_path_factory.mktemp("drafted"))
     done = potatod("prepare", folder, "--draft", "int8")
@@ -49,7 +46,7 @@ def texts(model: Path, probe_cache: Path) -> list[list[int]]:
         return [daemon.ask(*asked)["token_ids"] for asked in ASKED]
 
 
-def test_the_copy_is_there_once_and_shares_the_embedding(model: Path) -> None:
+def test_the_copy_is_there_once_and_shares_the_embedding(potatod: Potatod, model: Path) -> None:
     again = potatod("prepare", model, "--draft", "int8")
     assert again.returncode == 0 and again.stderr.endswith("has its int8 copy already, nothing to do\n")
     assert os.stat(model / "embed.safetensors").st_ino == os.stat(model / "draft.int8" / "embed.safetensors").st_ino
@@ -105,7 +102,7 @@ def test_a_copy_that_is_damaged_while_it_guesses_ends_the_guessing_and_no_answer
         assert daemon.text().count("the draft model has failed") == 1
 
 
-def test_a_copy_of_other_weights_is_refused_and_made_anew(model: Path, probe_cache: Path, tmp_path: Path) -> None:
+def test_a_copy_of_other_weights_is_refused_and_made_anew(potatod: Potatod, model: Path, probe_cache: Path, tmp_path: Path) -> None:
     own = shutil.copytree(model, tmp_path / "model")
     (own / "draft.int8" / "copy_of").write_text("another model\n")
     done = started(own, tmp_path, probe_cache, "self:int8")
@@ -114,7 +111,7 @@ def test_a_copy_of_other_weights_is_refused_and_made_anew(model: Path, probe_cac
     assert potatod("prepare", own, "--draft", "int8").stderr.count("nothing to do") == 1
 
 
-def test_the_plan_takes_the_draft_model_s_room_from_the_ram(model: Path, probe_cache: Path) -> None:
+def test_the_plan_takes_the_draft_model_s_room_from_the_ram(potatod: Potatod, model: Path, probe_cache: Path) -> None:
     pages = []
     for draft in ("", "self:int8", "self:int4"):
         done = potatod(
@@ -158,7 +155,7 @@ def test_another_vocabulary_is_refused_with_the_first_token_that_differs(model: 
 
 
 @pytest.mark.slow
-def test_a_family_whose_states_cannot_be_taken_back_is_refused(probe_cache: Path, tmp_path: Path) -> None:
+def test_a_family_whose_states_cannot_be_taken_back_is_refused(potatod: Potatod, probe_cache: Path, tmp_path: Path) -> None:
     folder = make_model(tmp_path, family="Mamba")
     done = potatod("prepare", folder, "--draft", "int8")
     assert done.returncode == 0, done.stderr
