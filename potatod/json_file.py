@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from .errors import ModelDataError, NoSuchModel
 from .sizes import human_size
@@ -20,7 +22,21 @@ MAX_CONFIG_BYTES: Final = 4 << 20
 
 
 def read_text(path: Path, most_bytes: int) -> str:
-    """UTF-8. Links are followed: a downloaded checkpoint often consists of them."""
+    """UTF-8."""
+    with regular(path) as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise ModelDataError(f"{path} is larger than {human_size(most_bytes)}: that is not what its name says")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ModelDataError(f"cannot read {path}: it is not UTF-8 at byte {error.start}") from None
+
+
+@contextmanager
+def regular(path: Path) -> Iterator[BinaryIO]:
+    """The regular file, to be read; an OSError within is a :class:`ModelDataError`. Links are followed: a downloaded checkpoint often consists of
+    them."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -31,12 +47,7 @@ def read_text(path: Path, most_bytes: int) -> str:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ModelDataError(f"{path} is not a regular file: put the file itself there")
         with open(fd, "rb", closefd=False) as file:
-            data = file.read(most_bytes + 1)
-        if len(data) > most_bytes:
-            raise ModelDataError(f"{path} is larger than {human_size(most_bytes)}: that is not what its name says")
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise ModelDataError(f"cannot read {path}: it is not UTF-8 at byte {error.start}") from None
+            yield file
     except OSError as error:
         raise ModelDataError(f"cannot read {path}: {error.strerror}") from None
     finally:

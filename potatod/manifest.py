@@ -4,7 +4,7 @@
 
 A **part** is the unit of everything: read, checked, placed, lent, resident. It starts at a multiple of 4096 bytes in
 its file and is padded to one, so it is one aligned read. Parsing is pure and trusts nothing; :func:`check_files` holds
-a parsed manifest against the files themselves.
+a parsed manifest against the files themselves, :func:`check_companions` against the small ones beside the weights.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from . import companions
+from .companions import Companion
 from .dtypes import RAW
 from .errors import ModelDataError, NoSuchModel
 from .forms import FORMS, fits, has_more, refusal
@@ -99,6 +101,8 @@ class Manifest:
     shards: tuple[Shard, ...]
     #: what it was made from, for people
     provenance: dict[str, str]
+    #: the files beside the weights; None in a manifest that was written before they had checksums
+    companions: dict[str, Companion] | None = None
 
 
 def shapes_of(shard: Shard) -> dict[str, tuple[int, ...]]:
@@ -181,8 +185,11 @@ def parse(text: str) -> Manifest:
         raise ModelDataError(f"not JSON ({error})") from None
     if isinstance(page, dict) and page.get("format") != FORMAT:
         raise ModelDataError(f"format {page.get('format')!r} where this potatod reads format {FORMAT}")
+    if isinstance(page, dict):
+        page.setdefault("companions", None)
     manifest: Manifest = build(Manifest, page, "manifest")
     _check_shards(manifest)
+    companions.check(manifest.companions or {})
     return manifest
 
 
@@ -200,11 +207,47 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise ModelDataError(f"{path} has {found.st_size} bytes and should have {size}: it was cut or changed; prepare it again")
 
 
+def check_companions(folder: Path, manifest: Manifest) -> None:
+    """Config, tokenizer and chat template are byte for byte those that the manifest says, where it does. Reads them all, which takes milliseconds."""
+    wrong = companions.differences(folder, manifest.companions) if manifest.companions is not None else {}
+    if wrong:
+        what = ", ".join(f"{folder / name} {why}" for name, why in wrong.items())
+        raise ModelDataError(f"{what}; {mend(folder, manifest)}{accept(folder)}")
+
+
+def mend(folder: Path, manifest: Manifest) -> str:
+    """What to do about a folder that is damaged."""
+    return f"`potatod verify --repair {folder}` gets what is damaged anew" if is_of_hub(manifest) else "prepare the model again"
+
+
+def accept(folder: Path) -> str:
+    """What else there is to do, where it is not the weights."""
+    return f", or take it as it is, if that is on purpose, with `potatod verify --accept {folder}`"
+
+
+def is_of_hub(manifest: Manifest) -> bool:
+    """Whether `potatod pull` made it, so that it is known where its parts come from."""
+    return manifest.provenance.keys() >= {"source", "revision", "dtype"}
+
+
 def check_mirror(folder: Path, mirror: Path) -> None:
-    """``mirror`` is the same model folder as ``folder``. Its bytes are compared with their checksums when they are read."""
-    if not (mirror / NAME).is_file() or (mirror / NAME).read_bytes() != (folder / NAME).read_bytes():
+    """``mirror`` has the weights of ``folder``. They are compared with their checksums when they are read; what lies beside them is read of ``folder``
+    alone, and may be another one there."""
+    if not _same_weights(folder, mirror):
         raise ModelDataError(f"[model] mirrors: {mirror} is not the model of {folder}; copy the whole folder there, or take it out of the list")
     check_files(mirror, load(mirror))
+
+
+def _same_weights(folder: Path, mirror: Path) -> bool:
+    if not (mirror / NAME).is_file():
+        return False
+    if (mirror / NAME).read_bytes() == (folder / NAME).read_bytes():
+        return True
+    try:
+        one, other = (dataclasses.replace(load(each), companions=None) for each in (folder, mirror))
+    except ModelDataError:
+        return False
+    return one == other
 
 
 def _check_shards(manifest: Manifest) -> None:

@@ -22,7 +22,7 @@ LADDER = (
     {"potato_client"},
     {"potatod.errors"},
     {
-        "potatod", "potatod.messages", "potatod.manifest", "potatod.sizes", "potatod.keys", "potatod.config",
+        "potatod", "potatod.messages", "potatod.manifest", "potatod.companions", "potatod.sizes", "potatod.keys", "potatod.config",
         "potatod.sources", "potatod.config_page", "potatod.json_file", "potatod.places", "potatod.log", "potatod.memory", "potatod.notify",
         "potatod.kept", "potatod.machine", "potatod.process", "potatod.cgroups", "potatod.restarts", "potatod.run_directory", "potatod.surroundings",
         "potatod.sampling", "potatod.status", "potatod.reading", "potatod.dtypes", "potatod.forms", "potatod.typed_json", "potatod.kv_layout",
@@ -190,6 +190,7 @@ def test_the_client_knows_nothing_of_the_daemon_and_needs_few_packages() -> None
         ("potatod.errors", set()),
         ("potatod.log", set()),
         ("potatod.manifest", {"xxhash"}),
+        ("potatod.companions", {"xxhash"}),
         ("potatod.sampling", {"numpy"}),
         ("potatod.plan", set()),
         ("potato_client.protocol", set()),

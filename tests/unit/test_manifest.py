@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -14,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from potatod import companions
 from potatod import manifest as manifests
+from potatod.companions import MAX_BYTES, NAMES, Companion
 from potatod.errors import ModelDataError, NoSuchModel
 from potatod.manifest import Manifest, Part, Shard, Tensor
 from potatod.room import vocabulary_of
@@ -49,7 +52,7 @@ def whole() -> Manifest:
     }  # fmt: skip
     return Manifest(
         1, "0.1.0", "5.23.0", "LlamaForCausalLM", "llama", "bfloat16", 2, "model.layers", "embed.weight", "head.weight", True,
-        "f" * 16, files, shards, {"source": "somewhere"},
+        "f" * 16, files, shards, {"source": "somewhere"}, {"config.json": Companion(2, SUM), "chat_template.jinja": Companion(0, SUM)},
     )  # fmt: skip
 
 
@@ -81,6 +84,8 @@ def rename_file(p: dict[str, Any], name: str) -> None:
     p["files"][name] = p["files"].pop("resident.safetensors")
     p["shards"][4]["parts"][0]["file"] = name
 
+
+SMALL = {"length": 2, "checksum": SUM}
 
 LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another format": (lambda p: p.update(format=2), "format 2"),
@@ -130,6 +135,18 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "an embedding with a hole": (lambda p: p["shards"][0]["parts"][2].update(offset=4096 * 7), "lie behind each other in one file"),
     "an embedding in another scheme": (lambda p: p["shards"][0]["parts"][0]["tensors"][0].update(scheme="int8"), "embedding that is raw"),
     "a head in two schemes": (lambda p: p["shards"][3]["parts"][1]["tensors"][0].update(scheme="int8"), "must follow each other"),
+    "a companion that climbs": (lambda p: p["companions"].update({"../config.json": SMALL}), "'../config.json' is not a name for a file beside"),
+    "a companion with a folder": (lambda p: p["companions"].update({"a/config.json": SMALL}), "not a name for a file beside the weights"),
+    "a companion of another kind": (lambda p: p["companions"].update({"layer.0000.safetensors": SMALL}), "not a name for a file beside"),
+    "a companion that is the manifest": (lambda p: p["companions"].update({"manifest.json": SMALL}), "not a name for a file beside"),
+    "a companion of no size": (lambda p: p["companions"]["config.json"].update(length=-1), "config.json: -1 bytes are not the size"),
+    "a companion that is too large": (lambda p: p["companions"]["config.json"].update(length=MAX_BYTES + 1), "are not the size"),
+    "a companion's size as text": (lambda p: p["companions"]["config.json"].update(length="2"), "wrong type"),
+    "a companion's checksum that is none": (lambda p: p["companions"]["config.json"].update(checksum=SUM.upper()), "is not a checksum"),
+    "a companion's checksum that goes on": (lambda p: p["companions"]["config.json"].update(checksum=SUM + "\n"), "is not a checksum"),
+    "a companion's field too many": (lambda p: p["companions"]["config.json"].update(offset=0), "unknown field 'offset'"),
+    "a companion's field too few": (lambda p: p["companions"]["config.json"].pop("checksum"), "no field 'checksum'"),
+    "companions that are a list": (lambda p: p.update(companions=[]), "wrong type"),
     "a band of another tensor": (lambda p: p["shards"][3]["parts"][1]["tensors"][0].update(name="x"), "must follow each other"),
 }  # fmt: skip
 
@@ -184,6 +201,95 @@ def test_whatever_stands_in_any_place_is_read_right_or_refused(place: tuple[Any,
 def test_any_text_at_all_is_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(ModelDataError):
         manifests.parse(text)
+
+
+def test_a_manifest_of_before_says_nothing_of_companions_and_nothing_is_compared(tmp_path: Path) -> None:
+    told = page()
+    del told["companions"]
+    manifest = manifests.parse(json.dumps(told))
+    assert manifest == dataclasses.replace(whole(), companions=None)
+    manifests.check_companions(tmp_path, manifest)
+    assert manifests.parse(manifests.dumps(manifest)) == manifest
+
+
+BESIDE = {"config.json": b'{"layers": 2}', "tokenizer.json": b"{}", "chat_template.jinja": b""}
+
+
+def beside(folder: Path, **provenance: str) -> Manifest:
+    for name, data in BESIDE.items():
+        (folder / name).write_bytes(data)
+    return dataclasses.replace(whole(), companions=companions.found(folder), provenance=provenance)
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b" ")
+
+
+def turned(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"2", b"3"))
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [(turned, "damaged or changed"), (longer, "damaged or changed"), (Path.unlink, "is missing"), (fifo, "is not a regular file")],
+)
+def test_a_config_that_is_not_what_it_was_is_named_and_what_to_do(tmp_path: Path, harm: Callable[[Path], Any], why: str) -> None:
+    manifest = beside(tmp_path)
+    manifests.check_companions(tmp_path, manifest)
+    harm(tmp_path / "config.json")
+    with pytest.raises(ModelDataError, match=rf"{tmp_path}/config\.json .*{why}.*; prepare the model again, or .* --accept {tmp_path}`$") as said:
+        manifests.check_companions(tmp_path, manifest)
+    assert "tokenizer.json" not in str(said.value)
+
+
+def test_several_are_all_named_and_one_that_pull_made_can_be_mended(tmp_path: Path) -> None:
+    manifest = beside(tmp_path, source="a/b", revision="c", dtype="auto")
+    longer(tmp_path / "chat_template.jinja")
+    (tmp_path / "generation_config.json").write_text("{}")
+    with pytest.raises(ModelDataError) as said:
+        manifests.check_companions(tmp_path, manifest)
+    assert "chat_template.jinja is not as the manifest has it" in str(said.value)
+    assert "generation_config.json is not in the manifest" in str(said.value)
+    assert f"`potatod verify --repair {tmp_path}`" in str(said.value)
+
+
+def test_one_behind_a_link_is_compared_and_one_without_end_is_not_read(tmp_path: Path) -> None:
+    manifest = beside(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "blob")
+    (tmp_path / "config.json").symlink_to("blob")
+    manifests.check_companions(tmp_path, manifest)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").symlink_to("/dev/zero")
+    with pytest.raises(ModelDataError, match=r"config\.json is not a regular file"):
+        manifests.check_companions(tmp_path, manifest)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_of_a_larger_one_no_more_is_read_than_it_should_have(tmp_path: Path, name: str) -> None:
+    with open(tmp_path / name, "wb") as file:
+        file.truncate(1 << 32)
+    assert companions.of_file(tmp_path / name, 10).length == 11
+    assert companions.differences(tmp_path, {name: companions.of_bytes(bytes(10))}).keys() == {name}
+
+
+def test_a_mirror_has_the_same_weights_whatever_lies_beside_them(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        write(folder)
+    manifests.check_mirror(one, other)
+    accepted = dataclasses.replace(whole(), companions=None)
+    (one / manifests.NAME).write_text(manifests.dumps(accepted))
+    manifests.check_mirror(one, other)
+    for text in (manifests.dumps(dataclasses.replace(whole(), tied=False)), "{"):
+        (other / manifests.NAME).write_text(text)
+        with pytest.raises(ModelDataError, match=rf"{other} is not the model of {one}"):
+            manifests.check_mirror(one, other)
 
 
 def write(folder: Path) -> Manifest:
