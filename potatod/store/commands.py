@@ -145,18 +145,37 @@ def _upgrade(out: Path) -> None:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--repair", is_flag=True, help="Get what is damaged anew from the hub, where `potatod pull` made MODEL.")
-def verify(model: Path, repair: bool) -> None:
+@click.option("--accept", is_flag=True, help="Instead: take config, tokenizer and chat template as they are now, where you changed one on purpose.")
+def verify(model: Path, repair: bool, accept: bool) -> None:
     """Check every byte of the model folder MODEL against its checksums."""
+    model = Path(names.folder_of(str(model), os.environ))
+    if repair and accept:
+        raise UsageError("--repair and --accept are two ways to deal with what was changed: take one")
     if repair:
-        _repair(Path(names.folder_of(str(model), os.environ)))
+        _repair(model)
+        return
+    if accept:
+        _accept(model)
         return
     from . import verify as verifying
 
-    model = Path(names.folder_of(str(model), os.environ))
     began = time.monotonic()
     with meter("verifying") as shown:
-        size = verifying.verify(model, shown)
-    click.echo(f"{model} is whole: {human_size(size)} checked in {time.monotonic() - began:.1f} s", err=True)
+        checked = verifying.verify(model, shown)
+    click.echo(f"{model} is whole: {human_size(checked.size_bytes)} checked in {time.monotonic() - began:.1f} s", err=True)
+    if checked.companions is None:
+        click.echo(
+            "an earlier potatod made it: its config, tokenizer and chat template have no checksums and were not checked; "
+            f"`potatod verify --accept {model}` gives them those of what they are now", err=True,
+        )  # fmt: skip
+
+
+def _accept(model: Path) -> None:
+    from . import verify as verifying
+
+    changed = verifying.accept(model)
+    what = f"{', '.join(changed)} taken as now" if changed else "config, tokenizer and chat template are as its manifest has them, nothing to do"
+    click.echo(f"{model}: {what}", err=True)
 
 
 def _repair(model: Path) -> None:

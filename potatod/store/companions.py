@@ -11,6 +11,7 @@ from typing import Any, Final
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 
+from potatod.companions import CONFIG, Companion, of_bytes
 from potatod.errors import InternalError, ModelDataError, UnsupportedModel, first_line
 from potatod.json_file import parse_json, read_json
 
@@ -23,36 +24,54 @@ _MAX_BYTES: Final = 64 << 20
 _NOT_OURS: Final = ("auto_map", "custom_pipelines", "quantization_config", "_name_or_path", "transformers_weights")
 
 
-def write(source: Path, config: PreTrainedConfig, architecture: str, dtype: str, out: Path) -> bool:
-    """Writes them all; False where the source has no tokenizer. Raises ModelDataError or UnsupportedModel."""
-    _write_config(config, architecture, dtype, out)
-    _write_generation_config(source, config, out)
-    return _write_gguf_tokenizer(source, out) if source.is_file() else _write_tokenizer(source, out)
+#: What has a tokenizer has this.
+TOKENIZER: Final = "tokenizer.json"
 
 
-def _write_config(config: PreTrainedConfig, architecture: str, dtype: str, out: Path) -> None:
+class _Folder:
+    """Where they are written, and what has been: what the manifest is to say of them, whatever the disk makes of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.written: dict[str, Companion] = {}
+
+    def write(self, name: str, text: str) -> None:
+        write_text(self.path, name, text)
+        self.written[name] = of_bytes(text.encode())
+
+
+def write(source: Path, config: PreTrainedConfig, architecture: str, dtype: str, out: Path) -> dict[str, Companion]:
+    """Writes them all, and says what was written; no TOKENIZER where the source has none. Raises ModelDataError or UnsupportedModel."""
+    folder = _Folder(out)
+    _write_config(config, architecture, dtype, folder)
+    _write_generation_config(source, config, folder)
+    _write_gguf_tokenizer(source, folder) if source.is_file() else _write_tokenizer(source, folder)
+    return folder.written
+
+
+def _write_config(config: PreTrainedConfig, architecture: str, dtype: str, out: _Folder) -> None:
     """config.json of the text model alone, defaults spelled out, so that a later transformers builds the same model
     from it."""
     whole = json.loads(config.to_json_string(use_diff=False))
     page = {key: value for key, value in whole.items() if key not in _NOT_OURS}
     page |= {"architectures": [architecture], "dtype": dtype}
-    _write_json(out, "config.json", page)
+    _write_json(out, CONFIG, page)
 
 
-def _write_generation_config(source: Path, config: PreTrainedConfig, out: Path) -> None:
+def _write_generation_config(source: Path, config: PreTrainedConfig, out: _Folder) -> None:
     """The source's, else what transformers would derive from the config: the ids that end a text, mostly."""
     path = source / "generation_config.json"
     page = read_json(path, _MAX_BYTES) if path.is_file() else GenerationConfig.from_model_config(config).to_diff_dict()
     _write_json(out, path.name, page)
 
 
-def _write_tokenizer(source: Path, out: Path) -> bool:
+def _write_tokenizer(source: Path, out: _Folder) -> None:
     """tokenizer.json as transformers makes it of what there is: for some classes (Llama's) it rebuilds parts of a tokenizer.json, and only what
     it then saves gives the same ids. What it cannot load is refused: taken as it is, a file could give other ids than there."""
     if (source / "tokenizer.json").is_file():
         read_json(source / "tokenizer.json", _MAX_BYTES)  # its size and form, before anything else reads it
     elif not any((source / name).is_file() for name in _OTHER_TOKENIZERS) and not any(source.glob("*.tiktoken")):
-        return False
+        return
     settings = _convert_tokenizer(source, out)
     path = source / "tokenizer_config.json"
     settings |= read_json(path, _MAX_BYTES) if path.is_file() else {}
@@ -60,10 +79,9 @@ def _write_tokenizer(source: Path, out: Path) -> bool:
     for key in ("auto_map", "chat_template"):
         settings.pop(key, None)
     _write_json(out, "tokenizer_config.json", settings)
-    return True
 
 
-def _convert_tokenizer(source: Path, out: Path) -> dict[str, Any]:
+def _convert_tokenizer(source: Path, out: _Folder) -> dict[str, Any]:
     """tokenizer.json out of whatever tokenizer is there; returns the settings that go with it."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
@@ -74,33 +92,32 @@ def _convert_tokenizer(source: Path, out: Path) -> dict[str, Any]:
     return _save(tokenizer, out)
 
 
-def _write_gguf_tokenizer(file: Path, out: Path) -> bool:
+def _write_gguf_tokenizer(file: Path, out: _Folder) -> None:
     """The vocabulary in the file's metadata, as transformers makes a tokenizer of it."""
     try:
         architecture, vocabulary, settings = get_gguf_tokenizer(str(file))
         if "tokens" not in vocabulary:
-            return False
+            return
         backend, _ = convert_gguf_tokenizer(architecture, vocabulary)
     except Exception as error:  # tokenizers has no type of its own for what a damaged vocabulary makes of it
         raise UnsupportedModel(f"{file}: its tokenizer cannot be read ({first_line(error)})") from error
     template = settings.pop("chat_template", None)
     _write_json(out, "tokenizer_config.json", _save(PreTrainedTokenizerFast(tokenizer_object=backend, **settings), out))
     _write_template(template, out)
-    return True
 
 
-def _save(tokenizer: PreTrainedTokenizerFast, out: Path) -> dict[str, Any]:
+def _save(tokenizer: PreTrainedTokenizerFast, out: _Folder) -> dict[str, Any]:
     """Writes tokenizer.json; returns tokenizer_config.json's content."""
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
             tokenizer.save_pretrained(place)
-            text, page = ((Path(place) / name).read_text(encoding="utf-8") for name in ("tokenizer.json", "tokenizer_config.json"))
+            text, page = ((Path(place) / name).read_text(encoding="utf-8") for name in (TOKENIZER, "tokenizer_config.json"))
     except OSError as error:
         raise explained(error, Path(error.filename or tempfile.gettempdir())) from None
     except Exception as error:  # tokenizers writes by itself, and has no type of its own for a full disk
         raise InternalError(f"cannot write a tokenizer to {tempfile.gettempdir()}: {first_line(error)}; {AGAIN}") from error
-    write_text(out, "tokenizer.json", text)
-    settings = parse_json(page, out / "tokenizer_config.json")
+    out.write(TOKENIZER, text)
+    settings = parse_json(page, out.path / "tokenizer_config.json")
     return {key: value for key, value in settings.items() if key not in ("is_local", "local_files_only", "name_or_path")}
 
 
@@ -122,10 +139,10 @@ def _chosen(template: Any) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _write_template(template: str | None, out: Path) -> None:
+def _write_template(template: str | None, out: _Folder) -> None:
     if template is not None:
-        write_text(out, "chat_template.jinja", template)
+        out.write("chat_template.jinja", template)
 
 
-def _write_json(out: Path, name: str, page: dict[str, Any]) -> None:
-    write_text(out, name, json.dumps(page, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+def _write_json(out: _Folder, name: str, page: dict[str, Any]) -> None:
+    out.write(name, json.dumps(page, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

@@ -36,6 +36,7 @@ class FolderSource:
         self.path = folder
         self._manifest = manifest = manifests.load(folder)
         manifests.check_files(folder, manifest)
+        manifests.check_companions(folder, manifest)
         self.config: PreTrainedConfig = load_config(folder)
         lossy = sorted({t.scheme for shard in manifest.shards for part in shard.parts for t in part.tensors if t.scheme not in _EXACT})
         if lossy:

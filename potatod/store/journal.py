@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final
 
+from potatod import companions
 from potatod import manifest as manifests
 from potatod.errors import ModelDataError, TryAgain, UsageError
 from potatod.manifest import Manifest, Shard
@@ -34,10 +35,6 @@ STAGING: Final = ".source"
 _CONSUMED: Final = "consumed"
 #: A shard's file, with the second name that an upgrade gives it.
 _SHARD_FILE: Final = re.compile(r"(layer\.\d{4,}|embed|head|resident)(\.1)?\.safetensors")
-#: Ours, beside shards and manifest.
-_COMPANIONS: Final = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-)  # fmt: skip
 
 
 def finished(out: Path, key: str, force: bool) -> Manifest | None:
@@ -49,6 +46,7 @@ def finished(out: Path, key: str, force: bool) -> Manifest | None:
     try:
         found = manifests.load(out)
         manifests.check_files(out, found)
+        manifests.check_companions(out, found)
     except ModelDataError as error:
         raise UsageError(f"{out} is a damaged model folder ({error}); --force makes it anew") from None
     if found.provenance.get("key") != key:
@@ -261,5 +259,5 @@ def _clear(out: Path) -> None:
     """Removes a model folder's own files, the manifest first, and nothing else."""
     remove(out / manifests.NAME)
     sync_folder(out)
-    for path in [*shard_files(out), *out.glob(".*.partial"), *(out / name for name in _COMPANIONS)]:
+    for path in [*shard_files(out), *out.glob(".*.partial"), *(out / name for name in companions.NAMES)]:
         remove(path)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
 import transformers
+from transformers import PreTrainedConfig
 
 from potatod import manifest as manifests
 from potatod import schemes
+from potatod.companions import Companion
 from potatod.dtypes import AUTO, KEEP, RAW
 from potatod.errors import UsageError
 from potatod.manifest import FORMAT, Kind, Shard
@@ -108,13 +110,18 @@ class Shards(Protocol):
     def add(self, shards: Sequence[Shard], files: dict[str, int]) -> None: ...
 
 
+#: Writes the files beside the weights, as :func:`companions.write` does: source, config, architecture, dtype, folder; returns what the manifest says of
+#: them.
+Beside = Callable[[Path, PreTrainedConfig, str, str, Path], dict[str, Companion]]
+
+
 class Preparation:
     """One run: what is not in the journal yet is converted and written. The journal is :class:`Journal`, or whatever else takes shards."""
 
     def __init__(
         self, source: Source, built: Skeleton, converter: Converter, storing: Storing, journal: Shards, supply: Supply,
         out: Path, dtype: torch.dtype, provenance: dict[str, str], band_bytes: int | None, progress: Callable[[Progress], None],
-        notice: Callable[[str], None],
+        notice: Callable[[str], None], beside: Beside = companions.write,
     ) -> None:  # fmt: skip
         self._source = source
         self._skeleton = built
@@ -128,6 +135,7 @@ class Preparation:
         self._band_bytes = band_bytes
         self._progress = progress
         self._notice = notice
+        self._beside = beside
         self._before = sum(journal.files.values())
 
     def run(self) -> None:
@@ -136,8 +144,8 @@ class Preparation:
         works = ordered([work for shard, work in self._works(drawn) if not self._journal.has(*shard)])
         self._supply.begin(works, self._out)
         architecture = type(self._skeleton.model).__name__
-        has_tokenizer = companions.write(self._source.path, self._source.config, architecture, self._dtype, self._out)
-        if not has_tokenizer:
+        self._companions = self._beside(self._source.path, self._source.config, architecture, self._dtype, self._out)
+        if companions.TOKENIZER not in self._companions:
             self._notice(f"{self._source.path} has no tokenizer: the folder will hold weights only, and cannot be asked in words")
         self._tell()
         for work in works:
@@ -273,7 +281,9 @@ class Preparation:
             "files": dict(sorted(self._journal.files.items())),
             "shards": sorted(self._journal.shards, key=lambda shard: (order.index(shard["kind"]), shard["layer"])),
             "provenance": self._provenance,
+            "companions": {name: asdict(companion) for name, companion in sorted(self._companions.items())},
         }
         manifest = manifests.parse(json.dumps(page))
         manifests.check_files(self._out, manifest)
+        manifests.check_companions(self._out, manifest)
         shard_file.write_text(self._out, manifests.NAME, manifests.dumps(manifest))

@@ -1,29 +1,37 @@
-"""`potatod verify --repair`: shards whose bytes are wrong or gone are made anew from the hub, and nothing else is.
+"""`potatod verify --repair`: what is wrong or gone is made anew from the hub, shards and files beside them, and nothing else is.
 
-Only for a folder that `potatod pull` made, since its manifest says of which commit, stored as what. A shard that is made anew has the checksums that
-the manifest has of it, or is refused.
+Only for a folder that `potatod pull` made, since its manifest says of which commit, stored as what. What is made anew has the checksums that the
+manifest has of it, or is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from transformers import PreTrainedConfig
 
 from potatod import manifest as manifests
+from potatod.companions import Companion
 from potatod.dtypes import AUTO, PACKED, RAW
 from potatod.errors import ModelDataError, UsageError
-from potatod.manifest import Manifest, Shard
+from potatod.manifest import Manifest, Shard, is_of_hub
 from potatod.sizes import human_size
 
-from . import staging
+from . import companions, shard_file, staging
 from .fetched import Fetched, Terms
 from .fitting import fitted
 from .hub_source import locate, open_at_hub
 from .prepare import Preparation, Progress
 from .storing import Storing, wish
-from .verify import damaged, is_of_hub
+from .verify import damaged, wrong_beside
+
+#: Within the staging folder: what lies beside the weights, before it is compared.
+_BESIDE: Final = "beside"
 
 
 def repair(
@@ -37,13 +45,15 @@ def repair(
     manifest = manifests.load(folder)
     if not is_of_hub(manifest):
         raise UsageError(f"{folder} was not made by `potatod pull`, and its manifest says not of what: prepare the model again")
+    beside = _broken_beside(folder, manifest)
     broken = _broken(folder, manifest, checking)
-    if not broken:
+    if not broken and not beside:
         return []
     source_id, revision, dtype = (manifest.provenance[key] for key in ("source", "revision", "dtype"))
 
     def say(terms: Terms) -> None:
-        notice(f"{len(broken)} files are damaged: {human_size(terms.download_bytes)} of {source_id} are downloaded to make them anew")
+        what = human_size(terms.download_bytes) if broken else "config and tokenizer"
+        notice(f"{len(broken) + len(beside)} files are damaged: {what} of {source_id} are downloaded to make them anew")
 
     with staging.held(folder) as place:
         repository = locate(place, source_id, revision)
@@ -60,9 +70,48 @@ def repair(
             built, converter = fitted(source, chosen, supply)
             asked = dataclasses.replace(asked, scheme=_settled(manifest)) if asked.scheme == AUTO else asked
             storing, shards = Storing(asked, built, {}), _Mending(manifest, broken)
-            Preparation(source, built, converter, storing, shards, supply, folder, chosen, manifest.provenance, None, tell, notice).run()
+            mending = companions.write if manifest.companions is None else partial(_mend_beside, manifest.companions, beside, place / _BESIDE)
+            Preparation(
+                source, built, converter, storing, shards, supply, folder, chosen, manifest.provenance, None, tell, notice, mending
+            ).run()  # fmt: skip
         staging.remove(place)
-    return sorted(broken)
+    return sorted(broken | beside)
+
+
+def _broken_beside(folder: Path, manifest: Manifest) -> set[str]:
+    """Files beside the weights that can be made anew; raises ModelDataError where one is there that the manifest does not know."""
+    wrong = wrong_beside(folder, manifest)
+    if later := wrong.keys() - (manifest.companions or {}).keys():
+        name = min(later)
+        raise ModelDataError(f"{folder / name} {wrong[name]}; remove it{manifests.accept(folder)}")
+    return {*wrong}
+
+
+def _mend_beside(
+    recorded: dict[str, Companion], broken: Collection[str], aside: Path, source: Path, config: PreTrainedConfig, architecture: str, dtype: str,
+    out: Path,
+) -> dict[str, Companion]:  # fmt: skip
+    """See prepare.Beside. Takes the place of those that are broken, and of nothing else: others may have been changed on purpose."""
+    if broken:
+        aside.mkdir(exist_ok=True)
+        made = companions.write(source, config, architecture, dtype, aside)
+        _check_beside(recorded, broken, made, out)
+        try:
+            for name in sorted(broken):
+                os.replace(aside / name, out / name)
+        except OSError as error:
+            raise shard_file.explained(error, out / name) from None
+        shard_file.sync_folder(out)
+    return recorded
+
+
+def _check_beside(recorded: Mapping[str, Companion], broken: Collection[str], made: Mapping[str, Companion], out: Path) -> None:
+    for name in sorted(broken):
+        if made.get(name) != recorded[name]:
+            raise ModelDataError(
+                f"{name} came out otherwise than the manifest says: it had been changed on purpose, or the folder was made by other versions of "
+                f"potatod or transformers; put your own back, or pull the model again, with --force{manifests.accept(out)}"
+            )
 
 
 def _broken(folder: Path, manifest: Manifest, checking: Callable[[int, int], None]) -> set[str]:

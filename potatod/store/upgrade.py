@@ -20,6 +20,7 @@ from typing import Any, Final
 import torch
 import transformers
 
+from potatod import companions
 from potatod import manifest as manifests
 from potatod.dtypes import RAW
 from potatod.errors import ModelDataError
@@ -58,6 +59,7 @@ def upgrade(out: Path, progress: Callable[[Progress], None] = lambda _: None, ba
     transformers.logging.disable_progress_bar()
     manifest = manifests.load(out)
     manifests.check_files(out, manifest)
+    manifests.check_companions(out, manifest)
     built = skeleton.build(skeleton.load_config(out), getattr(torch, manifest.dtype))
     plan = Plan(out, manifest, built)
     header = _header(built)
@@ -193,6 +195,8 @@ class _Upgrade:
         used = {part["file"] for shard in shards for part in shard["parts"]}
         files = {name: size for name, size in {**self._manifest.files, **self._journal.files}.items() if name in used}
         page = dataclasses.asdict(self._manifest) | header
+        beside = companions.found(self._out) if self._manifest.companions is None else self._manifest.companions
+        page |= {"companions": {name: dataclasses.asdict(companion) for name, companion in beside.items()}}
         page |= {"potatod": importlib.metadata.version("potato-lm"), "files": dict(sorted(files.items())), "shards": shards}
         manifest = manifests.parse(json.dumps(page))
         manifests.check_files(self._out, manifest)

@@ -46,6 +46,8 @@ def test_a_folder_of_another_transformers_is_upgraded_or_the_source_is_asked_for
     assert done.returncode == 0
     assert done.stderr.startswith(f"{out} is upgraded from transformers 4.56.0 to {now}: only its manifest was written anew (")
     (out / "config.json").write_text((out / "config.json").read_text().replace('"vocab_size": 320', '"vocab_size": 321'))
+    accepted = potatod("verify", out, "--accept")
+    assert (accepted.returncode, accepted.stderr) == (0, f"{out}: config.json taken as now\n")
     refused = potatod("prepare", "--upgrade", out)
     assert refused.returncode == 65 and refused.stderr.count("\n") == 1
     assert "[320, 64] and needs [321, 64]); prepare the model again from its source" in refused.stderr

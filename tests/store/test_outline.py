@@ -23,7 +23,7 @@ FAMILIES = ("Llama 2", "Qwen2", "Mixtral", "GPT-2", "gpt-oss", "DeepSeek-V3", "G
 def unchecked(manifest: Manifest) -> dict[str, object]:
     """Without what only a prepared folder has."""
     page = dataclasses.asdict(manifest)
-    del page["provenance"]
+    del page["provenance"], page["companions"]
     for shard in page["shards"]:
         for part in shard["parts"]:
             del part["checksum"]

@@ -63,7 +63,7 @@ def test_the_folder_is_what_prepare_makes_and_says_where_it_is_from(tmp_path, hu
     assert pull(ID, tmp_path / "out", band_bytes=1 << 13) is True
     assert shards(tmp_path / "out") == shards(whole)
     ours, local = manifests.load(tmp_path / "out"), manifests.load(whole)
-    assert ours.shards == local.shards and ours.files == local.files
+    assert (ours.shards, ours.files, ours.companions) == (local.shards, local.files, local.companions)
     assert {key: ours.provenance[key] for key in ("source", "revision", "dtype")} == {"source": ID, "revision": COMMIT, "dtype": "auto"}
     assert not hub.leaked
     for name, size in weights(source).items():  # the head of it once more

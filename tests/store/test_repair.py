@@ -15,7 +15,7 @@ from potatod.errors import ModelDataError, UsageError
 from potatod.store.prepare import prepare
 from potatod.store.pull import pull
 from potatod.store.repair import repair
-from potatod.store.verify import verify
+from potatod.store.verify import accept, verify
 
 ID = "tiny/llama"
 
@@ -81,13 +81,50 @@ def test_embedding_head_and_companions_are_mended_too(model, pulled):
     flip(model / "embed.safetensors")
     flip(model / "resident.safetensors")
     (model / "tokenizer.json").unlink()
-    assert repair(model, unchecked) == ["embed.safetensors", "resident.safetensors"]
+    assert repair(model, unchecked) == ["embed.safetensors", "resident.safetensors", "tokenizer.json"]
     assert contents(model) == contents(pulled)
+
+
+def test_a_damaged_tokenizer_alone_is_mended_and_no_weights_are_downloaded(model, pulled, hub):
+    data = bytearray((model / "tokenizer.json").read_bytes())
+    data[len(data) // 2] ^= 1
+    (model / "tokenizer.json").write_bytes(data)
+    with pytest.raises(ModelDataError, match=rf"tokenizer\.json is not as .*; `potatod verify --repair {model}` gets .*, or take it as it is"):
+        verify(model)
+    hub.forget()
+    said: list[str] = []
+    assert repair(model, unchecked, notice=said.append) == ["tokenizer.json"]
+    assert contents(model) == contents(pulled)
+    assert said[:1] == ["1 files are damaged: config and tokenizer of tiny/llama are downloaded to make them anew"]
+    sizes = {path.name: path.stat().st_size for path in hub.files.glob("*.safetensors")}
+    assert all(hub.sent[name] <= min(size, 128 << 10) for name, size in sizes.items()), "heads"
+
+
+def test_a_template_that_was_accepted_stays_when_weights_are_mended_and_is_not_made_up_when_it_is_damaged(model, pulled):
+    (model / "chat_template.jinja").write_text("{{ 'mine' }}")
+    assert accept(model) == ["chat_template.jinja"]
+    flip(model / "embed.safetensors")
+    assert repair(model, unchecked) == ["embed.safetensors"]
+    assert (model / "chat_template.jinja").read_text() == "{{ 'mine' }}"
+    verify(model)
+    (model / "chat_template.jinja").write_text("{{ 'mind' }}")
+    with pytest.raises(ModelDataError, match=r"chat_template\.jinja came out otherwise .* put your own back"):
+        repair(model, unchecked)
+    assert (model / "chat_template.jinja").read_text() == "{{ 'mind' }}"
+
+
+def test_what_was_put_there_later_is_not_removed(model):
+    (model / "generation_config.json").unlink()
+    accept(model)
+    (model / "generation_config.json").write_text("{}")
+    with pytest.raises(ModelDataError, match=rf"generation_config\.json is not in the manifest: .*; remove it, or take it .*--accept {model}"):
+        repair(model, unchecked)
+    assert (model / "generation_config.json").read_text() == "{}"
 
 
 def test_a_damaged_folder_of_the_hub_names_the_command_that_mends_it(model):
     flip(model / "layer.0003.safetensors")
-    with pytest.raises(ModelDataError, match=rf"layer 3 .*; `potatod verify --repair {model}` gets them anew"):
+    with pytest.raises(ModelDataError, match=rf"layer 3 .*; `potatod verify --repair {model}` gets what is damaged anew"):
         verify(model)
 
 

@@ -23,7 +23,7 @@ from potatod.store import journal, shard_file, shards, skeleton, upgrade_plan
 from potatod.store import upgrade as upgrading
 from potatod.store.prepare import Progress, prepare
 from potatod.store.upgrade import Outcome
-from potatod.store.verify import verify
+from potatod.store.verify import accept, verify
 
 OLD = "4.56.0"
 #: As all folders here are cut.
@@ -176,6 +176,7 @@ def test_of_a_tied_head_that_was_renamed_alone_no_file_is_written(tmp_path):
 def changed_config(folder: Path, **changes) -> None:
     page = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(page | changes))
+    accept(folder)
 
 
 def other_shape(folder: Path) -> None:
