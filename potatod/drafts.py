@@ -157,6 +157,7 @@ def check(folder: Path, draft: Path) -> Manifest:
     now. Raises what tells what is wrong."""
     manifest = manifests.load(draft)
     manifests.check_files(draft, manifest)
+    manifests.check_companions(draft, manifest)
     if draft.parent == folder and draft.name.startswith(_COPY) and not is_of(draft, manifests.load(folder)):
         form = draft.name.removeprefix(_COPY)
         raise ModelDataError(f"{draft} is a copy of other weights than {folder} has now: make it anew with `potatod prepare {folder} --draft {form}`")

@@ -14,7 +14,7 @@ from . import plan as plans
 from .config import Settings
 from .errors import ConfigError
 from .forecast import Load
-from .manifest import Manifest, check_files, check_mirror
+from .manifest import Manifest, check_companions, check_files, check_mirror
 from .manifest import load as load_manifest
 from .room import logits_rows, tokenizer_bytes
 from .sizes import Auto, Percent
@@ -41,6 +41,7 @@ class Chosen:
         folder = Path(settings.model.path)
         manifest = load_manifest(folder)
         check_files(folder, manifest)
+        check_companions(folder, manifest)
         for mirror in settings.model.mirrors:
             check_mirror(folder, Path(mirror))
         drafts.folder_of(settings, folder)

@@ -57,8 +57,8 @@ def test_a_flipped_bit_ends_the_daemon_with_65_before_a_token_is_made_of_it(copy
         (lambda m: os.truncate(m / "layer.0002.safetensors", 8192), 65, "layer.0002.safetensors"),
         (lambda m: (m / "manifest.json").unlink(), 66, "potatod prepare"),
         (lambda m: (m / "manifest.json").write_text("{"), 65, "manifest.json"),
-        (lambda m: (m / "config.json").unlink(), 66, "config.json"),
-        (lambda m: (m / "tokenizer.json").unlink(), 66, "tokenizer"),
+        (lambda m: (m / "config.json").unlink(), 65, "config.json"),
+        (lambda m: (m / "tokenizer.json").unlink(), 65, "tokenizer.json is missing"),
         (lambda m: shutil.rmtree(m), 66, "potatod prepare"),
         (lambda m: _swap(m), 65, "damaged"),
     ],
@@ -77,7 +77,7 @@ def test_a_mirror_is_read_too_and_one_that_is_another_model_is_refused(tiny_mode
         mirrored = daemon.ask(*asked)["text"]
     with Daemon(tiny_model, probe_cache, *SMALL) as daemon:
         assert daemon.ask(*asked)["text"] == mirrored
-    (copy / "manifest.json").write_text((copy / "manifest.json").read_text() + " ")
+    (copy / "manifest.json").write_text((copy / "manifest.json").read_text().replace('"tied": false', '"tied": true'))
     done = subprocess.run(
         [BIN / "potatod", "start", tiny_model, *SMALL, *AS_DAEMONS, "--model-mirrors", copy, "--run-directory", tmp_path / "run", "--front-socket",
          f"ipc://{tmp_path}/s"], capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "XDG_CACHE_HOME": str(probe_cache)},

@@ -14,6 +14,8 @@ import pytest
 from daemons import BIN, Daemon, make_model
 from forked import Potatod
 
+from potatod.store.verify import accept
+
 SMALL = ("--pool-size", "560KiB", "--front-max-context", "256", "--front-max-sequences", "4")
 ASKED = (
     ("The potato is a", "--raw", "--max-tokens", "60", "--temperature", "0"),
@@ -149,6 +151,7 @@ def test_another_vocabulary_is_refused_with_the_first_token_that_differs(model: 
     words = page["model"]["vocab"]
     words["A"], words["B"] = words["B"], words["A"]
     (other / "tokenizer.json").write_text(json.dumps(page))
+    accept(other)
     done = started(model, tmp_path, probe_cache, other)
     first = min(words["A"], words["B"])
     assert done.returncode == 65 and f'token {first} is "A" in one and "B" in the other' in done.stderr, done.stderr
