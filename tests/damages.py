@@ -1,4 +1,7 @@
-"""What disks, copies and strangers do to a model folder, at random: each call of :func:`damage` does one thing to it."""
+"""What disks, copies and strangers do to a model folder, at random: each call of :func:`damage` does one thing to it.
+
+A stranger who writes a config, tokenizer or template of his own writes its checksum too, every other time: then it is up to whoever reads it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 MANIFEST = "manifest.json"
 PAGES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 BLOCK = 4096
@@ -24,6 +29,17 @@ class Damage:
     #: what was changed
     file: str
     what: str = ""
+    #: whether the manifest has the checksum of what it is now
+    signed: bool = False
+
+
+def _signed(folder: Path, chance: random.Random, kind: str, file: str, what: str) -> Damage:
+    if file == MANIFEST or chance.random() < 0.5:
+        return Damage(kind, file, what)
+    page, data = json.loads((folder / MANIFEST).read_text()), (folder / file).read_bytes()
+    page["companions"][file] = {"length": len(data), "checksum": xxhash.xxh3_64_hexdigest(data)}
+    (folder / MANIFEST).write_text(json.dumps(page))
+    return Damage(kind, file, what, signed=True)
 
 
 def damage(folder: Path, chance: random.Random) -> Damage:
@@ -184,7 +200,7 @@ def _mutated_page(name: str, kind: str) -> Callable[[Path, random.Random], Damag
                 break
             places.append(mutated(page, chance))
         (folder / name).write_text(json.dumps(page))
-        return Damage(kind, name, ", ".join(places))
+        return _signed(folder, chance, kind, name, ", ".join(places))
 
     return change
 
@@ -217,7 +233,7 @@ def _text(folder: Path, chance: random.Random) -> Damage:
         '"' + "a" * 10**6, "[" + "{}," * 10**5 + "{}]", text.replace(":", ":-", 1), "\ufeff" + text, "null", "[]",
     ))  # fmt: skip
     (folder / name).write_text(made)
-    return Damage("hostile text", name, f"{len(made)} characters")
+    return _signed(folder, chance, "hostile text", name, f"{len(made)} characters")
 
 
 _TEMPLATES = (
@@ -238,7 +254,7 @@ def _template(folder: Path, chance: random.Random) -> Damage:
         text[at : at + chance.randint(0, 4)] = made[: chance.randint(1, 20)]
         made = bytes(text)
     path.write_bytes(made)
-    return Damage("hostile template", path.name, repr(made[:60]))
+    return _signed(folder, chance, "hostile template", path.name, repr(made[:60]))
 
 
 def _another_models(folder: Path, chance: random.Random) -> Damage:

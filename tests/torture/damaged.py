@@ -4,6 +4,7 @@
 
 Each folder is a process of its own, with all in it that a daemon does before its first token: manifest, files, config and skeleton as the probe looks
 at them, tokenizer and chat template as the front loads them, reader, worker, pool. Those of --blind have no checksums, and that must be noticed.
+Only what a stranger wrote, checksums and all, may give other tokens; a changed file beside the weights whose checksum was not written anew is refused.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from potato_client.protocol import Generate
 from potato_client.question import ChatMessage
 from potatod import identity
 from potatod import manifest as manifests
+from potatod.companions import NAMES
 from potatod.config import Settings
 from potatod.errors import EXIT_INTERNAL, PotatoError
 from potatod.front.admission import Admission
@@ -61,6 +63,7 @@ def first_tokens(folder: Path) -> str:
     """A digest of all that a client could see, and of the logits. Raises what a daemon ends with."""
     manifest = manifests.load(folder)
     manifests.check_files(folder, manifest)
+    manifests.check_companions(folder, manifest)
     dtype = getattr(torch, manifest.dtype)
     config = skeletons.load_config(folder)  # from here on as the probe does
     conform(skeletons.build(config, dtype), manifest, folder)
@@ -105,7 +108,7 @@ def blind() -> None:
 class Report:
     #: how many of each kind ended how: "bits: refused"
     ends: dict[str, int] = field(default_factory=dict)
-    #: what is no fault of the weights' bytes: other pages beside them gave other tokens, and nothing could tell
+    #: gave other tokens, and nothing could tell: a stranger wrote manifest or pages, and their checksums
     believed: list[str] = field(default_factory=list)
     #: what must not be
     faults: list[str] = field(default_factory=list)
@@ -159,13 +162,17 @@ def end_of(folder: Path, *, compares: bool = True) -> tuple[str, str, int]:
     return end, what, usage.ru_maxrss << 10
 
 
-def judge(report: Report, damaged: Damage, number: int, truth: str, least_bytes: int, ended: tuple[str, str, int]) -> None:
+def judge(report: Report, damaged: Damage, number: int, truth: str, least_bytes: int, ended: tuple[str, str, int], *, changed: bool) -> None:
+    """``changed``: whether the file's bytes are others now."""
     end, what, size_bytes = ended
     where = f"{number}: {damaged.kind}, {damaged.file} {damaged.what}"[:300]
     if end == "tokens":
         end = "the same tokens" if what == truth else "other tokens"
-    if end == "other tokens" and not damaged.file.endswith(".safetensors") and (damaged.file != MANIFEST or damaged.kind.startswith("hostile")):
+    strangers = damaged.signed or (damaged.file == MANIFEST and damaged.kind.startswith("hostile"))
+    if end == "other tokens" and strangers:
         report.believed.append(where)
+    elif end != "refused" and changed and damaged.file in NAMES and not damaged.signed:
+        report.faults.append(f"{where}: {end}, and it has another checksum")
     elif end not in ("refused", "the same tokens"):
         report.faults.append(f"{where}: {end}: {what}")
     more = size_bytes - least_bytes
@@ -174,6 +181,10 @@ def judge(report: Report, damaged: Damage, number: int, truth: str, least_bytes:
         report.faults.append(f"{where}: took {more >> 20} MiB more than an undamaged folder")
     key = f"{damaged.kind}: {end}"
     report.ends[key] = report.ends.get(key, 0) + 1
+
+
+def _alike(one: Path, other: Path) -> bool:
+    return one.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def _copied(model: Path, folder: Path) -> Path:
@@ -198,7 +209,8 @@ def main(model: Path, folders: int, first: int, seed: int, blinds: int, page: Pa
         folder = Path(place) / model.name
         for number in range(first, first + folders):
             damaged = damage(_copied(model, folder), random.Random(f"{seed} {number}"))
-            judge(report, damaged, number, truth, least_bytes, end_of(folder))
+            changed = not _alike(folder / damaged.file, model / damaged.file)
+            judge(report, damaged, number, truth, least_bytes, end_of(folder), changed=changed)
         for number in range(blinds):
             DAMAGES["swapped files"](_copied(model, folder), random.Random(f"{seed} {number}"))
             end, what, _ = end_of(folder, compares=False)
