@@ -141,8 +141,8 @@ def test_an_engine_that_stands_still_for_ever_is_restarted(tiny_model: Path, pro
 @pytest.mark.timeout(300)
 def test_an_engine_that_dies_again_and_again_degrades_and_says_so(tiny_model: Path, probe_cache: Path):
     """Still answers status, refuses work with 75, does not exit."""
-    with Daemon(tiny_model, probe_cache, *SMALL[:-1], "2") as daemon:
-        for death in (1, 2):  # as many as the configuration allows
+    with Daemon(tiny_model, probe_cache, *SMALL[:-1], "3") as daemon:
+        for death in (1, 2, 3):  # as many as the configuration allows; the front dies twice below
             daemon.until(lambda: "worker" in daemon.stages(), "a worker")
             assert "degraded" not in daemon.text()
             daemon.stages()["worker"].kill()
