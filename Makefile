@@ -1,5 +1,7 @@
 # Everything a person needs from a checkout. Python 3.11+ and Linux; `make PYTHON=python3.12 demo` picks another one.
 PYTHON ?= python3
+# Processes of tests: one more than a small machine's cores, since many a test waits for what it started.
+TESTERS ?= 3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -17,10 +19,10 @@ demo: $(STAMP) ## fetch a small model, serve it from disk with far too little RA
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
 test: $(STAMP) $(GGUF) ## the whole test suite: every value of everything that can vary, not all with all
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(BIN)/python -m pytest -q -n $(TESTERS) --dist worksteal
 
 test-all: $(STAMP) $(GGUF) ## the same, all with all: every claim about every family in every dtype
-	POTATO_ALL=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	POTATO_ALL=1 $(BIN)/python -m pytest -q -n $(TESTERS) --dist worksteal
 
 test-clients: $(STAMP) ## the tools of docs/CLIENTS.md, each as it is (needs npm)
 	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
