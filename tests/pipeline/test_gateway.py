@@ -214,6 +214,7 @@ def test_a_tool_that_must_be_called_is_called_whatever_the_model_would_say(clien
     nested = {"type": "object", "properties": {"at": {"$ref": "#/$defs/Place"}}, "required": ["at"], "additionalProperties": False}
     place = {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"], "additionalProperties": False}
     go: Any = {"type": "function", "function": {"name": "go", "strict": True, "parameters": nested | {"$defs": {"Place": place}}}}
+    client = client.with_options(max_retries=10)  # a machine that is slow tries out few new schemas at a time
     for choice in ("required", {"type": "function", "function": {"name": "go"}}):
         answer = client.chat.completions.create(**ask("not at all|", tools=[go, WEATHER], tool_choice=choice, temperature=1.0, seed=3)).choices[0]
         assert answer.message.tool_calls is not None
@@ -233,6 +234,7 @@ def test_an_answer_keeps_to_its_schema_and_is_parsed_by_the_clients_own_means(cl
         city: Literal["Paris", "Rome"]
         people: list[Literal["many", "few"]] = pydantic.Field(min_length=1, max_length=2)
 
+    client = client.with_options(max_retries=10)  # a machine that is slow tries out few new schemas at a time
     answer = client.chat.completions.parse(**ask("nothing of the sort|", temperature=1.0, seed=1), response_format=Place)
     assert isinstance(answer.choices[0].message.parsed, Place)
     response = client.responses.parse(model="model", input="nor of that|", text_format=Place, temperature=1.0)
@@ -253,8 +255,9 @@ def test_an_answer_keeps_to_its_schema_and_is_parsed_by_the_clients_own_means(cl
     ],
 )
 def test_forms_that_cannot_be_kept_to_are_refused(client: openai.OpenAI, more: Ask, sentence: str) -> None:
+    patient = client.with_options(max_retries=10)  # a machine that is slow tries out few new schemas at a time
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="model", messages=[{"role": "user", "content": "a|"}], extra_body=more)
+        patient.chat.completions.create(model="model", messages=[{"role": "user", "content": "a|"}], extra_body=more)
     assert sentence in str(refused.value)
 
 
