@@ -42,6 +42,7 @@ torture: $(STAMP) ## kills, power cuts, failing disks, damaged folders and frame
 	POTATO_DAMAGES=2000 POTATO_FRAMES=200000 POTATO_DISK_CALLS=1000000 $(BIN)/python -m pytest -q --timeout 7200 \
 		tests/faults/test_damaged_folders.py tests/pipeline/test_front_frames.py tests/faults/test_store_disk.py
 	$(BIN)/python tests/torture/kills.py --kills 1000 --resume .torture.json
+	$(BIN)/python tests/torture/kills.py --kills 100 --models 2 --resume .torture-models.json
 
 soak: $(STAMP) ## mixed work for five minutes (MINUTES=120 for two hours): memory, descriptors and database stay as they are
 	$(BIN)/python tests/torture/soak.py --minutes $(or $(MINUTES),5)
