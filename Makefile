@@ -1,7 +1,7 @@
 # Everything a person needs from a checkout. Python 3.11+ and Linux; `make PYTHON=python3.12 demo` picks another one.
 PYTHON ?= python3
-# Processes of tests: one more than a small machine's cores, since many a test waits for what it started.
-TESTERS ?= 3
+# Processes of tests. More of them than cores make deadlines of tests too short.
+TESTERS ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
