@@ -91,7 +91,7 @@ class Desks:
         return places
 
     def etas(self) -> Mapping[int, Eta]:
-        """By job number, as far as anybody knows; a second old at most. Those of a model that waits begin when those before it are over, or when
+        """By job number, as far as anybody knows; two seconds old at most. Those of a model that waits begin when those before it are over, or when
         they have waited enough. That a turn may be interrupted, and how often, nobody knows."""
         now = self._clock()
         if now - self._expected_at > _ETAS_EVERY_S:

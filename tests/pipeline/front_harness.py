@@ -239,6 +239,14 @@ class Front:
         self.tell("switching", model=wanted.model)
         return self.engine_up(delay_s)
 
+    def switch_fails(self, why: str) -> None:
+        """Waits until the front wants another model, whose engine then stays down."""
+        wanted = self.wait_for(lambda message: isinstance(message, Switch))
+        if self.worker is not None:
+            self.worker.die()
+        self.tell("switching", model=wanted.model)
+        self.tell("degraded", why)
+
     def engine_dies(self) -> None:
         assert self.worker is not None
         self.worker.die()

@@ -116,11 +116,7 @@ def test_a_model_whose_engine_stays_down_is_refused_while_the_others_go_on(ours:
     ours.engine_up()
     client = ours.client()
     kept = asked(client, "cd|", "second", max_tokens=4)
-    wanted: Switch = ours.wait_for(lambda message: isinstance(message, Switch))
-    assert ours.worker is not None
-    ours.worker.die()
-    ours.tell("switching", model=wanted.model)
-    ours.tell("degraded", "a part of it is damaged")
+    ours.switch_fails("a part of it is damaged")
     refused = []
 
     def is_refused() -> bool:
@@ -226,11 +222,7 @@ def test_a_job_that_waits_for_a_model_that_is_down_does_not_count_as_work_that_s
     ours.engine_up()
     client = ours.client()
     asked(client, "cd|", "second", max_tokens=4)
-    wanted = ours.wait_for(lambda message: isinstance(message, Switch))
-    assert ours.worker is not None
-    ours.worker.die()
-    ours.tell("switching", model=wanted.model)
-    ours.tell("degraded", "a part of it is damaged")
+    ours.switch_fails("a part of it is damaged")
     ours.switches()  # nothing waits for the first, and it could serve
     queued = ours.wait_for(lambda message: isinstance(message, Queued) and message.waiting == 0)
     assert queued.running == 0
@@ -249,10 +241,6 @@ def test_who_follows_a_job_that_is_paused_hears_nothing_of_another_model_s_fault
     heard = client.hear(Heard(), "Progress")
     assert heard.last.state == "paused"
     asked(client, "cd|", "second", max_tokens=4)
-    wanted = ours.wait_for(lambda message: isinstance(message, Switch))
-    assert ours.worker is not None
-    ours.worker.die()
-    ours.tell("switching", model=wanted.model)
-    ours.tell("degraded", "a part of it is damaged")
+    ours.switch_fails("a part of it is damaged")
     ours.switches()
     assert not [message for message in client.waiting() if isinstance(message, Refused)]
