@@ -294,7 +294,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """stage → supervisor, about once a second whatever it does: it lives. One that is silent for long is killed (supervisor.SILENT_S)."""
+    """stage → supervisor, about once a second whatever it does: it lives. One that is silent for long is killed (stages.SILENT_S)."""
 
     stage: str
     pid: int

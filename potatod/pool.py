@@ -41,9 +41,10 @@ class Pool:
     """This process's mapping of the pool. Lives as long as the process: tensors view it and would not keep it alive."""
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
+        """Takes the descriptor over, and closes it: the mapping needs none."""
         self.size = os.fstat(fd).st_size
         self._map = mmap.mmap(fd, self.size) if self.size else mmap.mmap(-1, ALIGNMENT)
+        os.close(fd)
         self.view = memoryview(self._map)
 
     def extent(self, offset: int, length: int) -> memoryview:

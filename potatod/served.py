@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import drafts, identity
+from . import drafts, identity, surroundings
 from . import plan as plans
 from .config import Settings
 from .errors import ConfigError
-from .forecast import Load
+from .forecast import Load, forecast
 from .manifest import Manifest, check_companions, check_files, check_mirror
 from .manifest import load as load_manifest
 from .room import logits_rows, tokenizer_bytes
@@ -49,6 +49,10 @@ class Chosen:
             plans.enough(manifest, int(settings.pool.size), card=settings.worker.device != "cpu")
         return cls(settings, folder.resolve(), manifest)
 
+    def check_companions(self) -> None:
+        """Before a process reads them anew. Raises :class:`ModelDataError` where one has been changed."""
+        check_companions(self.folder, self.manifest)
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -67,6 +71,23 @@ class Served:
     def logits_bytes(self) -> int:
         """Of the region in which worker and front share rows of logits."""
         return logits_rows(self.chosen.settings) * self.verdict.vocabulary * 4
+
+    def planned(self) -> dict[str, Any]:
+        """What the log says of it."""
+        plan, verdict = self.plan, self.verdict
+        expected = forecast(plan, self.chosen.manifest.layers, verdict.rates)
+        card = plan.card_bytes or plan.slots
+        on_card = {"card_bytes": plan.card_bytes, "uploaded_bytes": plan.uploaded_bytes, "slots": plan.slots} if card else {}
+        return {
+            "pool_bytes": plan.pool_bytes, "resident_bytes": plan.resident_bytes, "ring_bytes": plan.ring_bytes, "streamed_bytes": plan.streamed_bytes,
+            **on_card, "context_tokens": verdict.max_context, "prompt_tokens_per_sweep": verdict.prefill_chunk,
+            "s_per_token": round(expected.token_s, 3), "waits_for": expected.bottleneck, "checked": verdict.findings.checked,
+        }  # fmt: skip
+
+    def surroundings(self) -> Iterator[str]:
+        """Sentences about what will make it slower than it need be."""
+        chosen = self.chosen
+        return surroundings.before(chosen.folder, self.plan.streamed_bytes, self.verdict.rates.disk, chosen.settings.worker.threads)
 
     def page(self) -> BootModel:
         """What stages are told of it."""

@@ -24,42 +24,32 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import setproctitle
 import zmq
 
-from . import log, pool, process, rates, run_directory, socket_activation, surroundings, wire
+from . import log, process, rates, run_directory, socket_activation
 from .config import Settings
 from .errand import Cancelled
-from .errors import (
-    EXIT_OK,
-    EXITS_THAT_STAY,
-    InternalError,
-    by_exit_code,
-)
-from .forecast import forecast
+from .errors import EXIT_OK, EXITS_THAT_STAY, InternalError, ModelDataError, by_exit_code
 from .manifest import stored_as
-from .messages import Counted, Engine, Failed, Parted, Poisoned, Queued, Ready, Reload, StageProcess, State, Stop, Switch, Trace, Traced
+from .messages import Counted, Engine, Failed, Parted, Poisoned, Queued, Ready, Reload, StageProcess, State, Switch, Trace, Traced
 from .notify import Systemd
 from .pausing import Pausing
 from .process import Process
 from .reload import Reloader
 from .restarts import Restarts
 from .served import Chosen, Served, choose, look_into
-from .stage import Boot
-
-#: A stage that has not said Ready by then is stuck: importing torch takes seconds on a slow disk, not minutes.
-READY_S: Final = 180.0
-#: A stage that is ready speaks every second. One that has said nothing for so long stands still: no layer takes as long.
-SILENT_S: Final = 300.0
-#: After Stop, before SIGKILL.
-GRACE_S: Final = 5.0
+from .stages import READY_S, Stages
+from .surroundings import Swapping
 
 _LOGGER: Final = logging.getLogger("potatod.supervisor")
+#: time.time()
+_STARTED: Final = time.time()
 
 
 def run(settings: Settings, read: Callable[[], Settings]) -> int:
@@ -81,28 +71,23 @@ class Supervisor:
         """``read``: reads the configuration again; ``listening``: a descriptor that every gateway listens with, None where each has its own."""
         self._settings = settings
         self._reloader = Reloader(read)
-        self._listening = {} if listening is None else {"listen": listening}
         self._chosen = chosen
         self._models: tuple[Served, ...] = ()
         #: which of them has the engine
         self._at = 0
         self._directory = directory
+        self._stages = Stages(directory, listening)
         self._restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._front_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
         self._state: State = "starting"
         self._why = ""
         self._watcher = b""
-        self._epoch = 0
         self._exit_code = EXIT_OK
         self._signals = 0
-        self._front: Process | None = None
-        self._gateway: Process | None = None
         self._gateway_restarts = Restarts(settings.run.restarts, settings.run.restart_window_s)
-        self._engine: list[Process] = []
-        self._engine_began = 0.0
         #: whether all stages have been ready at the same time
         self._begun = False
-        self._swapping, self._pausing = surroundings.Swapping(), Pausing(settings.run)
+        self._swapping, self._pausing = Swapping(), Pausing(settings.run)
         self._systemd = Systemd(chosen[0].name, READY_S + settings.run.restart_window_s)
         #: whether any engine has completed a sweep, or a second model is asked for: a model that fails then is no reason to end
         self._settled = False
@@ -116,29 +101,27 @@ class Supervisor:
         except Cancelled:
             return EXIT_OK
         for model in self._models:
-            _say_plan(model, round(time.monotonic() - began, 1), named=len(self._models) > 1)
-        warnings = dict.fromkeys(sentence for model in self._models for sentence in _surroundings(model))
-        for sentence in warnings:
+            name = {"model": model.chosen.name} if len(self._models) > 1 else {}
+            log.event(_LOGGER, "planned", **name, **model.planned(), probe_s=round(time.monotonic() - began, 1))
+        for sentence in dict.fromkeys(sentence for model in self._models for sentence in model.surroundings()):
             log.event(_LOGGER, sentence, level=logging.WARNING)
-        self._logits_fd = pool.create(max(model.logits_bytes for model in self._models), "potato-logits")
-        self._context: zmq.Context[Any] = zmq.Context()
-        self._control = wire.control_router(self._context, self._directory)
+        self._stages.open(max(model.logits_bytes for model in self._models))
         try:
-            self._start_front()
-            self._start_gateway()
-            self._start_engine()
+            self._stages.start_front(self._settings, self._models)
+            if self._settings.gateway.listen:
+                self._stages.start_gateway(self._settings, self._models)
+            self._stages.start_engine(self._model)
             self._watch()
         finally:
             self._end_all()
-            self._control.close()
-            self._context.term()
+            self._stages.close()
         return self._exit_code
 
     @property
     def _model(self) -> Served:
         return self._models[self._at]
 
-    # starting
+    # signals
 
     def _catch_signals(self) -> None:
         """Handlers only record. Waking up needs no more: signals interrupt the poll."""
@@ -149,48 +132,13 @@ class Supervisor:
     def _record_signal(self, _number: int, _frame: object) -> None:
         self._signals += 1
         if self._signals > 1:  # a second one does not wait for anything
-            for stage in self._stages():
+            for stage in self._stages:
                 stage.signal(signal.SIGKILL)
             os._exit(130)
 
     def _record_hangup(self, _number: int, _frame: object) -> None:
         if self._reloader.hung_up():
             self._signals = self._signals or 1  # a shell may send it beside the kernel
-
-    def _boot_engine(self) -> Path:
-        own = self._model.page()
-        return self._written("", Boot(self._epoch, str(self._directory), own.folder, own.settings, self._model.plan, own.verdict))
-
-    def _boot_front(self) -> Path:
-        first, *others = (model.page() for model in self._models)
-        return self._written(".front", Boot(self._epoch, str(self._directory), first.folder, self._settings, None, first.verdict, tuple(others)))
-
-    def _written(self, whose: str, boot: Boot) -> Path:
-        path = self._directory / f"boot.{self._epoch}{whose}.json"
-        boot.write(path)
-        return path
-
-    def _start_front(self) -> None:
-        self._front = process.start("front", self._boot_front(), {"logits": self._logits_fd})
-
-    def _start_gateway(self) -> None:
-        if self._settings.gateway.listen:
-            self._gateway = process.start("gateway", self._boot_front(), self._listening)
-
-    def _start_engine(self) -> None:
-        (self._directory / f"boot.{self._epoch}.json").unlink(missing_ok=True)
-        self._epoch += 1
-        self._engine_began = time.monotonic()
-        pool_fd = pool.create(self._model.plan.pool_bytes)
-        try:
-            boot = self._boot_engine()
-            self._engine = [process.start("reader", boot, {"pool": pool_fd})]
-            self._engine.append(process.start("worker", boot, {"pool": pool_fd, "logits": self._logits_fd}))
-        finally:
-            os.close(pool_fd)  # the stages hold it now, and it goes with them
-
-    def _stages(self) -> list[Process]:
-        return [stage for stage in (self._front, self._gateway) if stage is not None] + self._engine
 
     # watching
 
@@ -199,56 +147,48 @@ class Supervisor:
         while True:
             if self._signals:
                 return
-            self._wait()
-            while (said := self._control.receive()) is not None:
+            self._stages.wait(500)
+            while (said := self._stages.control.receive()) is not None:
                 self._heard(*said)
-            for stage in self._stages():
+            for stage in self._stages:
                 if not stage.alive:
                     self._ended(stage)
                     break
             if self._state == "stopping":
                 return
-            self._check_deadlines()
+            self._stages.kill_stuck()
             if (settings := self._reloader.look(self._settings, self._systemd)) is not None:
                 self._settings = settings
-                self._tell_settings(self._stages())
+                self._tell_settings(self._stages)
                 self._pausing.heed(settings.run)
             if self._pausing.look(time.monotonic()):
                 self._tell(self._state, self._why)
-            self._systemd.look(time.monotonic(), self._state, self._why, {stage.pid for stage in self._stages()})
+            self._systemd.look(time.monotonic(), self._state, self._why, {stage.pid for stage in self._stages})
             if (sentence := self._swapping.look(time.monotonic())) is not None:
                 log.event(_LOGGER, sentence, level=logging.WARNING)
-
-    def _wait(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._control.socket, zmq.POLLIN)
-        for stage in self._stages():
-            poller.register(stage.pidfd, zmq.POLLIN)
-        with suppress(zmq.error.ContextTerminated):
-            poller.poll(500)
 
     def _heard(self, identity: bytes, message: object) -> None:
         if isinstance(message, Trace):
             self._watcher = identity
-            for watched in self._stages():
-                self._control.send(watched.name.encode(), message)
+            for watched in self._stages:
+                self._stages.control.send(watched.name.encode(), message)
         elif isinstance(message, Traced):
-            self._control.send(self._watcher, message)
-        stage = next((s for s in self._stages() if s.pid == getattr(message, "pid", -1)), None)
+            self._stages.control.send(self._watcher, message)
+        stage = self._stages.of(getattr(message, "pid", -1))
         if stage is None:
-            return  # of an engine that is gone
+            return
         stage.heard = time.monotonic()
         if isinstance(message, Ready):
             stage.ready = True
             if self._reloader.done:
                 self._tell_settings([stage])  # it may have been started before
             log.event(_LOGGER, f"{stage.name} is ready", pid=stage.pid, note=message.note)
-            awaited = [s for s in self._stages() if s is not self._gateway or not self._begun]
+            awaited = [s for s in self._stages if s is not self._stages.gateway or not self._begun]
             if all(s.ready for s in awaited) and self._state in ("starting", "restarting", "switching"):
                 self._begun = True
                 self._tell("up", "")
-                log.event(_LOGGER, "serving", epoch=self._epoch, model=self._model.chosen.name, socket=self._settings.front.socket)
-            elif stage is self._front or stage is self._gateway:
+                log.event(_LOGGER, "serving", epoch=self._stages.epoch, model=self._model.chosen.name, socket=self._settings.front.socket)
+            elif stage not in self._stages.engine:
                 self._tell(self._state, self._why)
         elif isinstance(message, Poisoned):
             self._restarts.swept()
@@ -265,73 +205,61 @@ class Supervisor:
             stage.why, stage.failed = message.why, True
         elif isinstance(message, Counted | Queued):
             self._systemd.heard(message)
-            if isinstance(message, Counted) and message.sweeps and stage is not self._front:
+            if isinstance(message, Counted) and message.sweeps and stage is not self._stages.front:
                 self._settled = True
                 self._restarts.swept()
                 self._front_restarts.swept()
 
-    def _tell_settings(self, stages: list[Process]) -> None:
+    def _tell_settings(self, stages: Iterable[Process]) -> None:
         for stage in stages:
-            self._control.send(stage.name.encode(), Reload(self._settings.to_json()))
-
-    def _check_deadlines(self) -> None:
-        now = time.monotonic()
-        for stage in self._stages():
-            limit_s = GRACE_S if stage.failed else SILENT_S if stage.ready else READY_S
-            if now - stage.heard > limit_s:
-                if not stage.failed:
-                    what = "has said nothing for" if stage.ready else "was not ready after"
-                    stage.why = f"{stage.name} {what} {limit_s:.0f} s"
-                stage.kill()
+            self._stages.control.send(stage.name.encode(), Reload(self._settings.to_json()))
 
     def _ended(self, stage: Process) -> None:
         code = stage.reap(0)
         self._drain_last_words()
         why = stage.why or process.describe_end(stage.name, code)
         log.event(_LOGGER, "a stage ended", level=logging.ERROR, stage=stage.name, code=code, why=why)
-        if stage is self._front:
-            self._front_ended(code, why)
-        elif stage is self._gateway:
-            self._gateway_ended(code, why)
-        elif stage in self._engine:  # else another model has the engine by now, as the front had asked for it
+        if stage is self._stages.front:
+            self._front_ended(stage, code, why)
+        elif stage is self._stages.gateway:
+            self._gateway_ended(stage, code, why)
+        elif stage in self._stages.engine:  # else another model has the engine by now, as the front had asked for it
             self._engine_ended(code, why)
 
     def _drain_last_words(self) -> None:
         deadline = time.monotonic() + 0.2
         while time.monotonic() < deadline:
-            said = self._control.receive()
+            said = self._stages.control.receive()
             if said is None:
                 time.sleep(0.02)
             else:
                 self._heard(*said)
 
-    def _front_ended(self, code: int, why: str) -> None:
+    def _front_ended(self, front: Process, code: int, why: str) -> None:
         """Clients notice by the new boot id. Everything restarts: the KV belongs to sequences that nobody knows any more.
 
-        Where the engine is degraded it stays down.
+        Where the engine is degraded it stays down. Raises :class:`ModelDataError` where what it would read is no longer what it was.
         """
-        assert self._front is not None
-        was_ready = self._front.ready
-        self._front = None
-        self._end_engine()
-        if code in EXITS_THAT_STAY or not was_ready or not self._front_restarts.died(time.monotonic()):
+        self._stages.front = None
+        self._stages.end_engine()
+        if code in EXITS_THAT_STAY or not front.ready or not self._front_restarts.died(time.monotonic()):
             self._give_up(code, why)
-        self._start_front()
+        for model in self._models:
+            model.chosen.check_companions()
+        self._stages.start_front(self._settings, self._models)
         if self._state != "degraded":
             self._state = "restarting"
-            self._start_engine()
+            self._stages.start_engine(self._model)
 
-    def _gateway_ended(self, code: int, why: str) -> None:
+    def _gateway_ended(self, gateway: Process, code: int, why: str) -> None:
         """What cannot begin ends the daemon, as somebody is still looking; what has served is replaced, and missed by nobody but HTTP clients."""
-        assert self._gateway is not None
-        was_ready = self._gateway.ready
-        self._gateway = None
-        if not was_ready and not self._gateway_restarts.total:
+        self._stages.gateway = None
+        if not gateway.ready and not self._gateway_restarts.total:
             self._give_up(code, why)
         again = self._gateway_restarts.died(time.monotonic())
         if again:
             try:
-                self._start_gateway()
+                self._stages.start_gateway(self._settings, self._models)
             except OSError as error:
                 again, why = False, f"it cannot be started again: {error.strerror}"
         if not again:
@@ -339,8 +267,8 @@ class Supervisor:
         self._tell(self._state, self._why)
 
     def _engine_ended(self, code: int, why: str) -> None:
-        lost_s = 0.0 if all(stage.ready for stage in self._engine) else time.monotonic() - self._engine_began
-        self._end_engine()
+        lost_s = 0.0 if all(stage.ready for stage in self._stages.engine) else time.monotonic() - self._stages.engine_began
+        self._stages.end_engine()
         if code in EXITS_THAT_STAY and not self._settled:
             self._give_up(code, why)
         elif code in EXITS_THAT_STAY or not self._restarts.died(time.monotonic(), lost_s):
@@ -351,9 +279,12 @@ class Supervisor:
 
     def _start_engine_again(self) -> None:
         try:
-            self._start_engine()
-        except OSError as error:  # no room for the boot page, no memory for the pool, no more processes
-            self._end_engine()
+            self._model.chosen.check_companions()
+            self._stages.start_engine(self._model)
+        except ModelDataError as error:
+            self._degrade(str(error))
+        except OSError as error:
+            self._stages.end_engine()
             self._degrade(f"the engine cannot be started again: {error.strerror}")
 
     def _switch(self, model: int) -> None:
@@ -361,7 +292,7 @@ class Supervisor:
         if model == self._at or not 0 <= model < len(self._models) or self._state == "stopping":
             self._tell(self._state, self._why)
             return
-        self._end_engine()
+        self._stages.end_engine()
         self._at, self._settled = model, True
         self._restarts.swept()
         self._systemd.model = self._model.chosen.name
@@ -380,54 +311,17 @@ class Supervisor:
 
     def _tell(self, state: State, why: str) -> None:
         self._state, self._why = state, why
-        stages = tuple(StageProcess(s.name, s.pid, s.started) for s in self._stages())
+        stages = tuple(StageProcess(s.name, s.pid, s.started) for s in self._stages)
         stages = (StageProcess("supervisor", os.getpid(), _STARTED), *stages)
         with suppress(zmq.ZMQError):  # a front that is not there yet is told when it says Ready
             restarts = self._restarts.total + self._front_restarts.total
-            self._control.send(b"front", Engine(self._epoch, state, restarts, why, stages, self._at, self._pausing.why))
-
-    # ending
-
-    def _end_engine(self) -> None:
-        for stage in self._engine:
-            stage.kill()  # its pool and its KV are worth nothing without the other
-        for stage in self._engine:
-            stage.reap(GRACE_S)
-        self._engine = []
-        for name in ("bytes", "sweeps"):
-            Path(wire.address(self._directory, name, self._epoch).removeprefix("ipc://")).unlink(missing_ok=True)  # whoever is killed leaves it
+            self._stages.control.send(b"front", Engine(self._stages.epoch, state, restarts, why, stages, self._at, self._pausing.why))
 
     def _end_all(self) -> None:
         self._systemd.stopping()
-        if self._stages():
+        if any(self._stages):
             log.event(_LOGGER, "stopping")
             self._tell("stopping", "the daemon is stopping")
-        for stage in self._stages():
-            with suppress(zmq.ZMQError):
-                self._control.send(stage.name.encode(), Stop())
-            stage.signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_S
-        for stage in self._stages():
-            stage.reap(max(0.0, deadline - time.monotonic()))
-        self._front, self._gateway, self._engine = None, None, []
+        self._stages.end()
 
-
-def _say_plan(model: Served, probe_s: float, *, named: bool) -> None:
-    plan, verdict = model.plan, model.verdict
-    expected = forecast(plan, model.chosen.manifest.layers, verdict.rates)
-    name = {"model": model.chosen.name} if named else {}
-    card = plan.card_bytes or plan.slots
-    on_card = {"card_bytes": plan.card_bytes, "uploaded_bytes": plan.uploaded_bytes, "slots": plan.slots} if card else {}
-    log.event(
-        _LOGGER, "planned", **name, pool_bytes=plan.pool_bytes, resident_bytes=plan.resident_bytes, ring_bytes=plan.ring_bytes,
-        streamed_bytes=plan.streamed_bytes, **on_card, context_tokens=verdict.max_context, prompt_tokens_per_sweep=verdict.prefill_chunk,
-        s_per_token=round(expected.token_s, 3), waits_for=expected.bottleneck, checked=verdict.findings.checked, probe_s=probe_s,
-    )  # fmt: skip
-
-
-def _surroundings(model: Served) -> Iterator[str]:
-    return surroundings.before(model.chosen.folder, model.plan.streamed_bytes, model.verdict.rates.disk, model.chosen.settings.worker.threads)
-
-
-_STARTED: Final = time.time()
 

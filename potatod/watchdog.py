@@ -13,7 +13,7 @@ is well only where that was seen since it was told the last time:
 
 Nothing is to be computed where the front says so: no job runs or waits, or none can be computed since jobs cannot be written, or none is to be while
 this machine runs on battery or is short of memory (pausing.py). None of that is mended by a restart. Nor is this for what the supervisor mends
-itself: a stage that is silent is killed after supervisor.SILENT_S, far earlier than WatchdogSec= of the unit.
+itself: a stage that is silent is killed after stages.SILENT_S, far earlier than WatchdogSec= of the unit.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ class Engine:
         self._control = wire.control_router(self._context, directory)
         pool_fd = pool.create(self.plan.pool_bytes)
         logits_fd = pool.create(max_sequences * verdict["vocabulary"] * 4)
+        self._logits = torch.frombuffer(pool.Pool(os.dup(logits_fd)).view, dtype=torch.float32).view(max_sequences, -1)
         self._worker_stage = Stage("worker", boot, {"pool": os.dup(pool_fd), "logits": logits_fd})
         self.worker = Worker(self._worker_stage)  # binds; whoever connects after it waits for nothing
         self._reader_stage = Stage("reader", boot, {"pool": pool_fd})
@@ -90,7 +91,6 @@ class Engine:
         self.front = wire.sweeps_wire(self._context, directory, 1, bind=False)
         self.front.send(Drop(0))  # as soon as this has come through the worker has a peer to talk to
         assert self.worker._front.wait(10)
-        self._logits = torch.frombuffer(pool.Pool(os.dup(logits_fd)).view, dtype=torch.float32).view(max_sequences, -1)
         self._number = 0
         self._held: dict[int, int] = {}
         #: whether the last sweep was more than the device's memory holds

@@ -88,6 +88,8 @@ class Started:
         """``kind``: whose imports are loaded already; ``program``: Python; ``log``: its standard error; ``fds`` are told to it as ``--fd NAME=N``."""
         self.returncode: int | None = None
         self._end, theirs = os.pipe()
+        self._poll = select.poll()  # select() knows no descriptor beyond 1023
+        self._poll.register(self._end, select.POLLIN)
         said = {"program": program, "arguments": arguments, "fds": list(fds), "environment": dict(os.environ)}
         try:
             socket.send_fds(_mother(kind), [json.dumps(said).encode()], [log, theirs, *fds.values()])
@@ -110,7 +112,7 @@ class Started:
     def wait(self, timeout: float | None = None) -> int:
         while self.returncode is None:
             if self._said.count(b"\n") < 2:
-                if not select.select([self._end], [], [], timeout)[0]:
+                if not self._poll.poll(None if timeout is None else 1000 * timeout):
                     raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
                 if more := os.read(self._end, 100):
                     self._said += more

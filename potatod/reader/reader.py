@@ -28,6 +28,8 @@ _COMPARED: Final = {
     "always": "every read is compared with its checksum", "first": "the first read of each part from each folder is compared with its checksum",
     "never": "nothing is compared with its checksum",
 }  # fmt: skip
+#: For reads that are under way, when the reader ends.
+_LINGER_S: Final = 1.0
 #: A read that takes longer will not come back.
 STALLED_S: Final = 120.0
 
@@ -82,6 +84,9 @@ class Reader:
 
     def close(self) -> None:
         self._worker.close()
+        if self._requests.close(_LINGER_S):
+            for source in self._every_source():
+                source.close()
 
     def _order(self, number: int) -> Iterator[tuple[int, Placed]]:
         """One pass: everything on the first, what the ring carries on all others."""

@@ -54,7 +54,9 @@ class Requests:
     def __init__(self, in_flight: int, piece_bytes: int, spans: Spans, mirrors: int = 1) -> None:
         self._piece = piece_bytes
         self._spans = spans
-        self._pieces: SimpleQueue[tuple[Fetch, int, int]] = SimpleQueue()
+        #: None: there are no more
+        self._pieces: SimpleQueue[tuple[Fetch, int, int] | None] = SimpleQueue()
+        self._closed = False
         self._started: deque[Fetch] = deque()
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._busy = _BusyClock()
@@ -102,9 +104,22 @@ class Requests:
             done.append(fetch)
         return done
 
+    def close(self, timeout_s: float) -> bool:
+        """Nothing more is read. Waits so long for reads that are under way; whether they have ended, so that files and memory are no longer touched."""
+        self._closed = True
+        for _ in self._threads:
+            self._pieces.put(None)
+        until = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        ended = not any(thread.is_alive() for thread in self._threads)
+        if ended:
+            os.close(self.wakeup)
+        return ended
+
     def _serve(self, number: int, mirror: int) -> None:
-        while True:
-            fetch, at, size = self._pieces.get()
+        while (piece := self._pieces.get()) is not None and not self._closed:
+            fetch, at, size = piece
             began = time.monotonic()
             if fetch.error is None:
                 with _carried(fetch), self._busy:

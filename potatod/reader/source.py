@@ -51,6 +51,10 @@ class Source:
     def _identify(stat: os.stat_result) -> tuple[int, int, int, int]:
         return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
+    def close(self) -> None:
+        """Nothing may be under way."""
+        os.close(self.fd)
+
     def check_unchanged(self) -> None:
         """Raises :class:`ModelDataError` where the file at this path is not the one that was opened, as it was."""
         try:

@@ -139,3 +139,19 @@ def test_a_damaged_embedding_is_found_before_a_row_of_it_is_used(copy: Path, pro
         assert done.returncode in (65, 75), done.stderr
         assert embed["file"] in done.stderr + daemon.text()
         assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_what_lies_beside_the_weights_is_not_read_anew_once_it_is_another(copy: Path, probe_cache: Path, name: str):
+    """An engine that starts anew is not given it, and a front that does ends the daemon, as a start would."""
+    with Daemon(copy, probe_cache, *SMALL) as daemon:
+        first = daemon.ask("hello", "--max-tokens", "3", "--temperature", "0")["text"]
+        (copy / name).write_text((copy / name).read_text() + " ")
+        assert daemon.ask("hello", "--max-tokens", "3", "--temperature", "0")["text"] == first, "nobody has read it yet"
+        daemon.stages()["worker"].kill()
+        daemon.until(lambda: "degraded" in daemon.text(), "the engine stays down")
+        asked = daemon.client("hello", "--max-tokens", "3")
+        assert asked.returncode == 75 and f"{name} is not as the manifest has it" in asked.stderr, asked.stderr
+        daemon.stages()["front"].kill()
+        assert daemon.process.wait(30) == 65
+        assert "Traceback" not in daemon.text() and "potatod verify --accept" in daemon.text()

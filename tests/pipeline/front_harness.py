@@ -95,7 +95,7 @@ class Worker(threading.Thread):
         self.hold = threading.Event()
         self._die = threading.Event()
         self._epoch = epoch
-        self._logits = np.frombuffer(pool.Pool(front.logits_fd).view, dtype=np.float32).reshape(-1, VOCABULARY)
+        self._logits = np.frombuffer(pool.Pool(os.dup(front.logits_fd)).view, dtype=np.float32).reshape(-1, VOCABULARY)
         self._context = front.context
         self._directory = front.directory
         self._bound = threading.Event()

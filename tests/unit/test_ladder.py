@@ -39,6 +39,7 @@ LADDER = (
     },
     {"potatod.reader", "potatod.worker", "potatod.front", "potatod.gateway"},
     {"potatod.served"},
+    {"potatod.stages"},
     {"potatod.supervisor"},
     {"potatod.cli"},
 )  # fmt: skip

@@ -52,7 +52,7 @@ def test_space_comes_back_in_the_order_it_was_handed_out():
 
 def test_two_mappings_of_one_pool_see_the_same_bytes():
     fd = pool.create(8192)
-    a, b = pool.Pool(fd), pool.Pool(os.dup(fd))
+    a, b = pool.Pool(os.dup(fd)), pool.Pool(fd)
     a.extent(4096, 4)[:] = b"abcd"
     assert bytes(b.extent(4096, 4)) == b"abcd"
 

@@ -22,8 +22,10 @@ class _Source:
 
     def __init__(self) -> None:
         self.may = threading.Semaphore(0)
+        self.asked = 0
 
     def read_into(self, _offset: int, memory: memoryview) -> None:
+        self.asked += 1
         assert self.may.acquire(timeout=30)
         memory[:] = b"x" * len(memory)
 
@@ -110,3 +112,17 @@ def test_what_has_no_checksum_is_not_compared():
     while not requests.completed():
         time.sleep(0.001)
     assert bytes(memory) == data
+
+
+@pytest.mark.timeout(60)
+def test_after_the_end_nothing_is_read_and_no_thread_is_left():
+    source, requests = _Source(), Requests(2, PIECE, Spans())
+    requests.start(Fetch(0, (source,), 0, 0, memoryview(bytearray(9 * PIECE)), None))
+    while source.asked < 2:
+        time.sleep(0.001)
+    assert not requests.close(0.05), "two pieces are under way"
+    source.may.release(2)
+    while any(thread.is_alive() for thread in requests._threads):
+        time.sleep(0.001)
+    assert source.asked == 2
+    assert Requests(2, PIECE, Spans()).close(30)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from potatod import notify, supervisor, unit_file
+from potatod import notify, stages, unit_file
 from potatod.messages import Counted, Queued, State
 from potatod.watchdog import Seen, Watchdog, well
 
@@ -137,7 +137,7 @@ def test_restarting_has_an_end_and_begins_anew_after_an_engine_was_up() -> None:
 
 def test_what_the_supervisor_mends_itself_takes_less_than_the_watchdog_of_the_unit() -> None:
     assert "\nWatchdogSec=10min\n" in unit_file.text(unit_file.Service())
-    assert supervisor.SILENT_S + supervisor.READY_S < 600
+    assert stages.SILENT_S + stages.READY_S < 600
 
 
 # what is sent
