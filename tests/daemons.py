@@ -127,7 +127,8 @@ class Daemon:
         try:
             self.stop()
             if kind is None:
-                assert leaks(self.place, killed=self.process is not None and self.process.returncode == -signal.SIGKILL) == []
+                left = leaks(self.place, killed=self.process is not None and self.process.returncode == -signal.SIGKILL)
+                assert left == [], left
         finally:
             if kind is not None:
                 sys.stderr.write(f"--- the daemon's log\n{self.text()[-6000:]}\n---\n")
