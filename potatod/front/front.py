@@ -41,6 +41,8 @@ _FRAMES_PER_TURN: Final = 64
 _TURN_S: Final = 0.02
 #: Between two looks at what is not urgent.
 _LOOK_EVERY_MS: Final = 100
+#: and how much longer than a look the time to the next one is, at least.
+_LOOK_REST: Final = 50
 #: For the last messages, when the front ends.
 _LINGER_MS: Final = 500
 
@@ -217,7 +219,7 @@ class Front:
         return EngineNow(self._engine.up, self._layers_done, self._desk.layers, self._engine.under_way_s, loading, self._engine.engine.paused)
 
     def _look_around(self) -> None:
-        """What need not be done at once. However long the queue, a twentieth of the time goes into it at most."""
+        """What need not be done at once. However long the queue, a fiftieth of the time goes into it at most."""
         began = time.monotonic()
         if began < self._look_at:
             return
@@ -240,7 +242,7 @@ class Front:
             if minute.parted:
                 self._stage.control.send(Parted(os.getpid(), minute.expected_s, minute.real_s))
         ended = time.monotonic()
-        self._look_at = ended + max(_LOOK_EVERY_MS / 1000, 20 * (ended - began))
+        self._look_at = ended + max(_LOOK_EVERY_MS / 1000, _LOOK_REST * (ended - began))
 
     def _say_trouble(self) -> None:
         """Once, and once when it is over."""

@@ -94,17 +94,18 @@ class Outlook:
             self._promised_at = now
             self._answers.promises.said(self._ends_of_running(), now)
         for answer in self._answers:
-            place = places.get(answer.job.number, 0)
-            if place and answer.job.state is State.RUNNING:
+            if answer.job.state is State.RUNNING and answer.job.number in places:
                 self._answers.set_aside(answer)
-            if not self._followers.of(answer.job.number):
+        for number in self._followers.numbers():
+            answer = self._answers.of(number)
+            if answer is None:  # of another model
                 continue
             before = answer.said
-            progress = self._progress(answer, place, engine)
+            progress = self._progress(answer, places.get(number, 0), engine)
             moved = before is None or (progress.state, progress.place) != (before.state, before.place)
             if progress != before and (moved or now - answer.said_at >= PROGRESS_EVERY_S):
                 answer.said, answer.said_at = progress, now
-                self._answers.say(answer.job.number, progress)
+                self._answers.say(number, progress)
 
     def _progress(self, answer: Answer, place: int, engine: EngineNow) -> Progress:
         job = answer.job

@@ -62,7 +62,7 @@ class Queue:
         that is of any use. Who fits may pass one who does not, some times. ``chunk``: tokens of prompts in a sweep, at most."""
         blocked: Sequence | None = None
         for sequence in list(self.waiting):
-            if blocked is not None and blocked.passed >= MOST_PASSED:
+            if blocked is not None and (blocked.passed >= MOST_PASSED or len(self.running) >= self._max_sequences):
                 return
             lower = [other for other in self.running if other.rank > sequence.rank] if may_put_aside and blocked is None else []
             if not self._has_place(sequence, chunk, lower):

@@ -9,7 +9,7 @@ from potatod.messages import Drawn, Step, Sweep
 from potatod.trees import ROOT, Tree
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
     """Token ids inside the engine: a prompt and what has been sampled after it."""
 
