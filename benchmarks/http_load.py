@@ -9,7 +9,9 @@ import socket
 import statistics
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +27,44 @@ from potatod.sizes import parse_size
 #: SmolLM2 streams from it, so that a sweep takes about as long as a large model's from a usual disk.
 READ = "100MB"
 STREAMS, QUEUED, TOKENS = 200, 1000, 4
-GARBAGE = 2000
+GARBAGE, ANSWERS, TURNS = 2000, 16, 3
 FLAGS = (
     "--front-max-context", "512", "--front-max-sequences", "16", "--pool-size", "64MiB", "--front-max-queue", "3000", "--jobs-per-user", "3000",
 )  # fmt: skip
 
 
 def http(model: Path) -> dict[str, Any]:
-    """200 clients that stream while 1,000 jobs wait: none is dropped, and what the front takes of the time. Then 2,000 connections of garbage beside 16
-    answers, by turns with none."""
+    """200 clients that stream while 1,000 jobs wait: none is dropped, and what the front takes of the time."""
+    with _gateway(model) as (served, port, key):
+        return _loaded(served, port, key, model.name)
+
+
+def garbage(model: Path) -> dict[str, Any]:
+    """16 answers beside 2,000 connections of garbage, to the gateway and to the clients' socket, by turns with none."""
+    ratios: dict[str, list[float]] = {"http": [], "socket": []}
+    with _gateway(model) as (served, port, key):
+        connects = {"http": partial(asyncio.open_connection, "127.0.0.1", port), "socket": partial(asyncio.open_unix_connection, served.socket)}
+        for turn in range(TURNS):
+            plain = together_s(served.client, ANSWERS, ANSWERS)
+            for door, connect in connects.items():
+                beside, came = asyncio.run(_beside(served, connect, partial(_garbage, door, key, random.Random(turn))))
+                ratios[door].append(beside / plain)
+                click.echo(f"  {ANSWERS} answers: {plain:.3f} s a sweep, beside {came} connections of {door} {beside:.3f} s")
+    return {f"{door}_of_plain": round(statistics.median(each), 3) for door, each in ratios.items()} | {
+        "ratios": {door: [round(ratio, 3) for ratio in each] for door, each in ratios.items()}
+    }
+
+
+@contextmanager
+def _gateway(model: Path) -> Iterator[tuple[Serving, int, str]]:
+    """A daemon that has one; its port and token."""
     with tempfile.TemporaryDirectory() as place, socket.create_server(("127.0.0.1", 0)) as free:
         port, token = free.getsockname()[1], Path(place) / "token"
         free.close()
         flags = (*FLAGS, "--gateway-listen", f"127.0.0.1:{port}", "--gateway-token", str(token), "--gateway-path", place)
         with Limits(None, parse_size(READ), model) as limits, daemon(model, *flags, limits=limits) as served:
             answer(served.client, 4)
-            key = token.read_text().strip()
-            found = _loaded(served, port, key, model.name)
-            plain, beside = [], []
-            for _ in range(3):
-                plain.append(together_s(served.client, 16, 16))
-                beside.append(asyncio.run(_beside(served, port, key)))
-                click.echo(f"  16 answers: {plain[-1]:.3f} s a sweep, beside garbage {beside[-1]:.3f} s")
-    ratios = [one / other for one, other in zip(beside, plain, strict=True)]
-    return found | {"garbage_of_plain_s": round(statistics.median(ratios), 3), "ratios": [round(ratio, 3) for ratio in ratios]}
+            yield served, port, token.read_text().strip()
 
 
 def _loaded(served: Serving, port: int, key: str, model: str) -> dict[str, Any]:
@@ -89,24 +105,26 @@ async def _streams(port: int, key: str, model: str) -> list[bool]:
     return await asyncio.gather(*(one(number) for number in range(STREAMS)))
 
 
-async def _beside(served: Serving, port: int, key: str) -> float:
-    """Seconds a sweep of 16 answers while garbage comes, spread over their time."""
-    chance = random.Random(1)
-    task = asyncio.create_task(asyncio.to_thread(together_s, served.client, 16, 16))
-    for _ in range(GARBAGE):
-        if task.done():
-            break
+async def _beside(served: Serving, connect: Callable[[], Awaitable[tuple[Any, asyncio.StreamWriter]]], make: Callable[[], bytes]) -> tuple[float, int]:
+    """Seconds a sweep of answers while garbage comes, spread over their time; and how many connections there were."""
+    task, came = asyncio.create_task(asyncio.to_thread(together_s, served.client, ANSWERS, ANSWERS)), 0
+    while came < GARBAGE and not task.done():
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(_garbage(key, chance))
+            _, writer = await connect()
+            writer.write(make())
             await asyncio.sleep(0.015)
             writer.close()
+            came += 1
         except OSError:
             pass
-    return await task
+    return await task, came
 
 
-def _garbage(key: str, chance: random.Random) -> bytes:
+def _garbage(door: str, key: str, chance: random.Random) -> bytes:
+    if door == "socket":
+        zmtp = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
+        noise = chance.randbytes(1000)
+        return chance.choice([b"", noise, zmtp, zmtp + noise, zmtp + b"\x02" + b"\xff" * 8, b"GET / HTTP/1.1\r\n\r\n"])
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n".encode()
     return chance.choice([
         b"", chance.randbytes(1000), b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10, b"GET / HTTP/1.1\r\nX: " + b"y" * 40_000,

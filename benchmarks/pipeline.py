@@ -51,9 +51,9 @@ PLANNED: dict[str, Table] = {"grid": planned.grid, "simulated": planned.simulate
 SMALL: dict[str, Table] = {
     "first_token": streaming.first_token, "lookup": speculating.lookup, "drafted": speculating.drafted, "guessed": guessing.guessed,
     "steps": computing.steps, "durable": jobs.durable, "eta": jobs.eta,
-    "http": http_load.http,
+    "http": http_load.http, "garbage": http_load.garbage,
 }  # fmt: skip
-LIMITED = {*STREAMING, *PLANNED, "lookup", "drafted", "durable", "eta", "http"}
+LIMITED = {*STREAMING, *PLANNED, "lookup", "drafted", "durable", "eta", "http", "garbage"}
 
 
 def _of_the_large(table: Table, model: Path) -> dict[str, Any]:

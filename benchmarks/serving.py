@@ -34,6 +34,11 @@ class Serving:
     directory: Path
     began: float
 
+    @property
+    def socket(self) -> str:
+        """Where clients connect, as a path."""
+        return f"{self.directory.parent}/s"
+
 
 @contextmanager
 def daemon(model: Path, *flags: str, limits: Limits | None = None, log: Path | None = None) -> Iterator[Serving]:
