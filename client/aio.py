@@ -123,14 +123,14 @@ class AsyncClient:
         """As :meth:`potato_client.Client.attach`."""
         return await self._followed(Attach(next(self._numbers), job))
 
-    async def jobs(self, states: Sequence[JobState] = (), limit: int = 100) -> list[JobReport]:
+    async def jobs(self, states: Sequence[JobState] = (), limit: int = 100, before: int = 0) -> list[JobReport]:
         """As :meth:`potato_client.Client.jobs`."""
         found: list[JobReport] = []
         more = True
         while more and (wanted := page_of(limit, len(found))) > 0:
-            before = found[-1].number if found else 0
             page = await self._only(list_message(next(self._numbers), states, wanted, before), Listed)
             found, more = [*found, *page.reports], page.more and bool(page.reports)
+            before = found[-1].number if found else before
         return found
 
     async def show(self, job: str) -> Described:

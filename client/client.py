@@ -138,14 +138,15 @@ class Client:
         """The answer of a job: what there is of it, and what comes. ``job``: its id, or its beginning where that is no other's."""
         return self._followed(Attach(next(self._numbers), job))
 
-    def jobs(self, states: Sequence[JobState] = (), limit: int = 100) -> list[JobReport]:
-        """The last ones that were asked for, the newest first; of these states, or of all. Raises :class:`BadRequest`, :class:`NoDaemon`."""
+    def jobs(self, states: Sequence[JobState] = (), limit: int = 100, before: int = 0) -> list[JobReport]:
+        """The last ones that were asked for, the newest first; of these states, or of all; only those that arrived before the one of number ``before``,
+        where that is not 0. Raises :class:`BadRequest`, :class:`NoDaemon`."""
         found: list[JobReport] = []
         more = True
         while more and (wanted := page_of(limit, len(found))) > 0:
-            before = found[-1].number if found else 0
             page = self._only(list_message(next(self._numbers), states, wanted, before), Listed)
             found, more = [*found, *page.reports], page.more and bool(page.reports)
+            before = found[-1].number if found else before
         return found
 
     def show(self, job: str) -> Described:

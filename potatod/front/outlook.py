@@ -93,9 +93,8 @@ class Outlook:
         if engine.up and not engine.paused and now - self._promised_at > _ETAS_EVERY_S:
             self._promised_at = now
             self._answers.promises.said(self._ends_of_running(), now)
-        for answer in self._answers:
-            if answer.job.state is State.RUNNING and answer.job.number in places:
-                self._answers.set_aside(answer)
+        for running in [each for each in self._answers if each.job.state is State.RUNNING and each.job.number in places]:
+            self._answers.set_aside(running)
         for number in self._followers.numbers():
             answer = self._answers.of(number)
             if answer is None:  # of another model

@@ -1,7 +1,7 @@
 """/jobs: the daemon's own, for plain programs and for `curl`.
 
     POST   /jobs                 as /v1/chat/completions, or with a prompt as /v1/completions: 201, and goes on until it is over
-    GET    /jobs?state=&limit=   the last ones
+    GET    /jobs?state=&limit=   the last ones; with before=NUMBER the last before the one of that number
     GET    /jobs/ID              what was asked, how far it is, what has been said
     GET    /jobs/ID/events       what is said, as it comes; Last-Event-ID goes on after what has come
     POST   /jobs/ID/ACTION       cancel, pause, resume, retry
@@ -69,11 +69,9 @@ class JobPages:
         states = request.query_params.getlist("state")
         if not set(states) <= set(JOB_STATES):
             raise Fault(400, f"a job's state is one of {', '.join(JOB_STATES)}", code="invalid_value", param="state")
-        limit = request.query_params.get("limit", "100")
-        if not re.fullmatch("[0-9]{1,5}", limit) or not 1 <= int(limit) <= MAX_LISTED:
-            raise Fault(400, f"limit is a whole number from 1 to {MAX_LISTED}", code="invalid_value", param="limit")
-        reports = await self._upstream.jobs(cast(list[JobState], states), int(limit))
-        return Json({"jobs": [asdict(report) for report in reports]})
+        limit = _whole(request, "limit", 100, 1, MAX_LISTED)
+        reports = await self._upstream.jobs(cast(list[JobState], states), limit + 1, _whole(request, "before", 0, 0, 1 << 62))
+        return Json({"jobs": [asdict(report) for report in reports[:limit]], "more": len(reports) > limit})
 
     async def show(self, request: Request) -> Response:
         described = await self._upstream.show(request.path_params["job"])
@@ -120,3 +118,11 @@ class JobPages:
             yield streams.event(Fault.of(error).page(), "error")
         finally:
             self._upstream.done([answer])
+
+
+def _whole(request: Request, name: str, default: int, least: int, most: int) -> int:
+    """A whole number of the address. Raises :class:`Fault`."""
+    text = request.query_params.get(name, str(default))
+    if not re.fullmatch("[0-9]{1,19}", text) or not least <= int(text) <= most:
+        raise Fault(400, f"{name} is a whole number from {least} to {most}", code="invalid_value", param=name)
+    return int(text)

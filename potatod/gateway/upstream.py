@@ -87,8 +87,8 @@ class Upstream:
             self.done([answer])
         return SoFar(report, answer.text, answer.reasoning)
 
-    async def jobs(self, states: Sequence[JobState], limit: int) -> list[JobReport]:
-        return await self._any().jobs(states, limit)
+    async def jobs(self, states: Sequence[JobState], limit: int, before: int) -> list[JobReport]:
+        return await self._any().jobs(states, limit, before)
 
     async def show(self, job: str) -> Described:
         return await self._any().show(job)

@@ -49,6 +49,16 @@ def test_a_job_is_asked_for_shown_listed_paused_resumed_and_deleted(house: House
     assert request("GET", where)[0] == 404
 
 
+def test_however_many_jobs_there_are_all_can_be_listed(house: House) -> None:
+    request = house.gateway.request
+    asked = [request("POST", "/jobs", {"model": "model", "prompt": f"{n}|", "max_tokens": 1})[2]["jobs"][0] for n in range(5)]
+    found, before, more = [], 0, True
+    while more:
+        page = request("GET", f"/jobs?limit=2&before={before}")[2]
+        found, before, more = found + [job["job"] for job in page["jobs"]], page["jobs"][-1]["number"], page["more"]
+    assert found == asked[::-1]
+
+
 def test_a_job_of_a_conversation_has_its_messages_and_as_many_answers_as_are_asked_for(house: House) -> None:
     house.front.engine_up()
     asked = {"model": "model", "messages": [{"role": "user", "content": "ab|"}], "n": 2, "max_tokens": 3}
@@ -91,7 +101,7 @@ def test_a_job_is_followed_by_many_at_once_and_shown_meanwhile(house: House) -> 
     ("method", "path", "page", "status"),
     [
         ("GET", "/jobs/none", None, 404), ("POST", "/jobs/none/cancel", None, 404), ("POST", "/jobs/none/explode", None, 404),
-        ("GET", "/jobs?state=lost", None, 400), ("GET", "/jobs?limit=0", None, 400), ("GET", "/jobs?limit=many", None, 400),
+        ("GET", "/jobs?state=lost", None, 400), ("GET", "/jobs?limit=0", None, 400), ("GET", "/jobs?limit=many", None, 400), ("GET", "/jobs?before=-1", None, 400),
         ("POST", "/jobs", {"model": "model"}, 400), ("POST", "/jobs", {"model": "other", "prompt": "a"}, 404),
         ("POST", "/jobs", {"model": "model", "prompt": "a|", "stream": True}, 400),
     ],
