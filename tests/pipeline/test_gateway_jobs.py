@@ -101,7 +101,8 @@ def test_a_job_is_followed_by_many_at_once_and_shown_meanwhile(house: House) -> 
     ("method", "path", "page", "status"),
     [
         ("GET", "/jobs/none", None, 404), ("POST", "/jobs/none/cancel", None, 404), ("POST", "/jobs/none/explode", None, 404),
-        ("GET", "/jobs?state=lost", None, 400), ("GET", "/jobs?limit=0", None, 400), ("GET", "/jobs?limit=many", None, 400), ("GET", "/jobs?before=-1", None, 400),
+        ("GET", "/jobs?state=lost", None, 400), ("GET", "/jobs?limit=0", None, 400), ("GET", "/jobs?limit=many", None, 400),
+        ("GET", "/jobs?before=-1", None, 400),
         ("POST", "/jobs", {"model": "model"}, 400), ("POST", "/jobs", {"model": "other", "prompt": "a"}, 404),
         ("POST", "/jobs", {"model": "model", "prompt": "a|", "stream": True}, 400),
     ],
