@@ -15,7 +15,7 @@ import click
 import psutil
 
 from . import bearer_token, config_page, manifest, names, socket_unit, sources, unit_file
-from .config import OneOfModels, Settings
+from .config import OneOfModels, Settings, keys
 from .errors import UsageError
 from .sizes import Auto, Percent
 from .unit_file import Service
@@ -33,20 +33,25 @@ _HERE: Final = Path(__file__).parent
 @click.option(
     "--model", "named", multiple=True, metavar="MODEL", help="The model's folder or name, where the configuration does not say it; or several of them.",
 )  # fmt: skip
+@click.option("--gateway-listen", "listen", metavar="LISTEN", help="Where HTTP clients connect, where the configuration does not say it.")
 @click.option("--socket-activation", "socket", is_flag=True, help="Let systemd listen at [gateway] listen: no client is refused during a restart.")
-@click.option("--force", is_flag=True, help="Write over a unit that is there and says something else.")
+@click.option("--force", is_flag=True, help="Write over a unit that somebody has changed.")
 @click.option("--print", "only_print", is_flag=True, help="Print the unit; write nothing.")
 @click.option("--config", "given", type=click.Path(path_type=Path), metavar="FILE", help="The service's TOML file of settings.")
-def install_service(user: bool, named: tuple[str, ...], socket: bool, force: bool, only_print: bool, given: Path | None) -> None:
+def install_service(
+    user: bool, named: tuple[str, ...], listen: str | None, socket: bool, force: bool, only_print: bool, given: Path | None,
+) -> None:  # fmt: skip
     """Write the systemd unit that serves models on this machine, and an empty configuration where there is none; print what to do next.
 
     The unit opens the network where [gateway] listen or [front] remote is set, hands root's token to the gateway, and limits the memory where
-    [pool] size is a number of bytes: write it anew when these change. Nothing is started.
+    [pool] size is a number of bytes: write it anew when these change. One that was written by this command and not changed since is replaced.
+    Nothing is started.
     """
     if not (user or only_print or os.geteuid() == 0):
         raise UsageError("the unit of the system is root's to write: say `sudo potatod install-service`, or --user for a service of yours alone")
     config = (given or (_configs() / "potato" / "potatod.toml" if user else Path(unit_file.SYSTEM_CONFIG))).absolute()
-    gathered = sources.gather(config if given or config.exists() else None, {}, {})  # variables of this shell are none of the service's
+    flags = {key: listen for key in keys() if key.label == "[gateway] listen" and listen is not None}
+    gathered = sources.gather(config if given or config.exists() else None, {}, flags)  # variables of this shell are none of the service's
     settings = gathered.settings
     models = [Path(names.folder_of(each, os.environ)).absolute() for each in named]
     served = settings
@@ -57,13 +62,15 @@ def install_service(user: bool, named: tuple[str, ...], socket: bool, force: boo
     for each in served.each():
         if each.model.path:
             manifest.load(Path(each.model.path))  # whether it is one
-    service = _service(user, config, dataclasses.replace(gathered, settings=served), models, socket)
+    words = (*map(str, models), *(word for key in flags for word in (key.flag, str(key.plain(key.of(settings))))))
+    service = _service(user, config, dataclasses.replace(gathered, settings=served), words, socket)
     pages = {_NAME: unit_file.text(service)} | ({_SOCKET: _socket(settings, user)} if socket else {})
+    pages = {name: unit_file.sealed(page) for name, page in pages.items()}
     if only_print:
         click.echo("\n".join(pages.values()), nl=False)
         return
-    for name, page in pages.items():
-        _write_unit((_configs() / "systemd" / "user" if user else _SYSTEM_UNITS) / name, page, force)
+    units = _configs() / "systemd" / "user" if user else _SYSTEM_UNITS
+    replaced = [_write_unit(units / name, page, force) for name, page in pages.items()]
     if not config.exists():
         _write(config, config_page.commented_file())
     if user:
@@ -71,7 +78,7 @@ def install_service(user: bool, named: tuple[str, ...], socket: bool, force: boo
             _make(place)
     if service.token:
         bearer_token.read_or_make(Path(service.token))
-    click.echo("\n".join(["next:", *(f"  {line}" for line in _next(user, config, served, service))]))
+    click.echo("\n".join(["next:", *(f"  {line}" for line in _next(user, config, served, service, replaced=any(replaced)))]))
 
 
 def _configs() -> Path:
@@ -82,10 +89,10 @@ def _configs() -> Path:
 # what the unit is made from
 
 
-def _service(user: bool, config: Path, gathered: sources.Gathered, models: Sequence[Path], socket: bool) -> Service:
-    """``models``: those that the configuration does not say."""
+def _service(user: bool, config: Path, gathered: sources.Gathered, more: Sequence[str], socket: bool) -> Service:
+    """``more``: words for `potatod start` that say what the configuration does not."""
     settings = gathered.settings
-    words = (_program(), "start", "--config", str(config), *map(str, models))
+    words = (_program(), "start", "--config", str(config), *more)
     reads = [Path(words[0]).resolve(), config, Path(sys.prefix), _HERE, *_folders(settings)]
     places = _written_to(settings) if user else []
     token = "" if user or not settings.gateway.listen else _token(gathered, config)
@@ -158,7 +165,8 @@ def _memory_of(settings: Settings) -> int | None:
 # what is written
 
 
-def _write_unit(unit: Path, page: str, force: bool) -> None:
+def _write_unit(unit: Path, page: str, force: bool) -> bool:
+    """Whether another one was there before."""
     try:
         there = unit.read_text(errors="replace")
     except FileNotFoundError:
@@ -167,13 +175,14 @@ def _write_unit(unit: Path, page: str, force: bool) -> None:
         raise UsageError(f"cannot read {unit}, which is there already: {error.strerror}") from None
     if there == page:
         click.echo(f"{unit} is there already and says just this")
-    elif there is None or force:
-        _write(unit, page)
-    else:
+        return False
+    if there is not None and not (force or unit_file.as_written(there)):
         raise UsageError(
-            f"{unit} is there already and says something else: --print shows what would be written, --force writes it; what you change belongs into "
-            "`systemctl edit potatod`, where it stays"
+            f"{unit} is there already and was changed since, or is not of this command: --print shows what would be written, --force writes it; what "
+            "you change belongs into `systemctl edit potatod`, where it stays"
         )
+    _write(unit, page)
+    return there is not None
 
 
 def _write(path: Path, page: str) -> None:
@@ -199,7 +208,7 @@ def _make(place: Path) -> None:
         raise UsageError(f"cannot make {place}, which the service writes to: {error.strerror}") from None
 
 
-def _next(user: bool, config: Path, served: Settings, service: Service) -> Iterator[str]:
+def _next(user: bool, config: Path, served: Settings, service: Service, *, replaced: bool) -> Iterator[str]:
     manage = "systemctl --user" if user else "systemctl"
     if not served.each()[0].model.path:
         yield f"say [model] path in {config}, or give --model MODEL here"
@@ -209,8 +218,8 @@ def _next(user: bool, config: Path, served: Settings, service: Service) -> Itera
     yield f"{manage} enable --now potatod"
     if user:
         yield "loginctl enable-linger              # it runs on while you are not logged in, and from the machine's start"
-    if service.socket:
-        yield f"{manage} restart potatod            # where it runs already, to be handed the socket"
+    if replaced or service.socket:
+        yield f"{manage} restart potatod            # where it runs already: as the unit says it now"
     if service.token:
         yield f"sudo cat {service.token}    # what HTTP clients send"
     yield f"journalctl {'--user ' if user else ''}-u potatod -f"

@@ -5,6 +5,7 @@ config/potatod.service is that of a system service of which nothing is known yet
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ _SPARE_BYTES: Final = 256 << 20
 _SPARE_SHARE: Final = 8
 _GATEWAY_BYTES: Final = 192 << 20
 _MIB: Final = 1 << 20
+_SEAL: Final = "# as written by potatod install-service: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,21 @@ def memory_limit(pool_bytes: int, others_bytes: int, *, gateway: bool) -> int:
 
 def text(service: Service) -> str:
     return "\n".join([*_head(service), *_unit(service), *_start(service), *_places(service), *_limits(service), *_sandbox(service), *_install(service)])
+
+
+def sealed(page: str) -> str:
+    """With a last line that tells whether anybody has changed it."""
+    return f"{page}{_SEAL}{_checksum(page)}\n"
+
+
+def as_written(page: str) -> bool:
+    """Whether :func:`sealed` wrote it so."""
+    body, _, seal = page.rpartition(_SEAL)
+    return bool(body) and seal.strip() == _checksum(body)
+
+
+def _checksum(page: str) -> str:
+    return hashlib.sha256(page.encode()).hexdigest()[:16]
 
 
 def _head(service: Service) -> Iterator[str]:

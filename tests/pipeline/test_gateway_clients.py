@@ -18,6 +18,7 @@ import pytest
 
 from .gateway_harness import House
 
+README = (Path(__file__).parents[2] / "README.md").read_text()
 TEXT = (Path(__file__).parents[2] / "docs" / "CLIENTS.md").read_text()
 #: A folder with bin/python, bin/llm and node_modules.
 CLIENTS = os.environ.get("POTATO_TEST_CLIENTS", "")
@@ -71,6 +72,12 @@ def test_openai_for_python_asks_a_batch(house: House, tmp_path: Path) -> None:
 def test_openai_for_python_reads_a_form(house: House, tmp_path: Path) -> None:
     printed = run(house, tmp_path, sys.executable, "-c", asked(house, blocks("openai (Python)", "python")[4]))
     assert re.fullmatch(r"name=['\"].*['\"] legs=[0-8]", printed.strip())
+
+
+def test_openai_as_the_readme_shows_it(house: House, tmp_path: Path) -> None:
+    (shown,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "from openai" in block]
+    printed = run(house, tmp_path, sys.executable, "-c", asked(house, shown).replace('"qwen2.5-7b-instruct"', '"model", max_tokens=64'))
+    assert printed.strip() == said("Why is the sky blue?").strip()
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -223,7 +223,18 @@ def test_a_unit_that_was_edited_stays_without_force(install: Install, tmp_path: 
     assert unit.read_text() == fresh + "# mine\n"
     assert install("--force")[0] == 0
     assert unit.read_text() == fresh
+    code, out, _ = install("--gateway-listen", "127.0.0.1:8089")
+    assert code == 0 and "systemctl restart potatod" in out, "it was as it had been written"
+    assert " --gateway-listen 127.0.0.1:8089\n" in unit.read_text() and "IPAddressAllow=localhost\n" in unit.read_text()
     assert [path.name for path in unit.parent.iterdir()] == ["potatod.service"]
+
+
+def test_the_line_of_the_readme_makes_a_service_that_answers_http(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = re.findall(r"^potatod install-service (.*?) +#", (Path(__file__).parents[2] / "README.md").read_text(), re.MULTILINE)
+    monkeypatch.setattr(service_commands.manifest, "load", lambda folder: None)
+    assert install(*shown[0].split())[0] == 0
+    unit = (tmp_path / "config/systemd/user/potatod.service").read_text()
+    assert re.search(r"^ExecStart=.*/qwen2.5-7b-instruct --gateway-listen 127.0.0.1:8089$", unit, re.MULTILINE)
 
 
 def test_a_configuration_that_is_there_is_not_touched_and_decides(install: Install, tmp_path: Path) -> None:
