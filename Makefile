@@ -6,6 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GGUF   := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
+TOOLS  := .venv-clients/.installed
 
 .PHONY: help demo test test-all test-clients check torture soak bench clean
 
@@ -18,17 +19,15 @@ demo: $(STAMP) ## fetch a small model, serve it from disk with far too little RA
 # Programs are started by the hundred: each would compile our modules anew where nothing that is compiled is kept.
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
-test: $(STAMP) $(GGUF) ## the whole test suite: every value of everything that can vary, not all with all
+test: $(STAMP) $(GGUF) $(TOOLS) ## the whole test suite: every value of everything that can vary, not all with all
 	$(BIN)/python -m pytest -q -n $(TESTERS) --dist worksteal
 
-test-all: $(STAMP) $(GGUF) ## the same, all with all: every claim about every family in every dtype
+test-all: $(STAMP) $(GGUF) $(TOOLS) ## the same, all with all: every claim about every family in every dtype
 	POTATO_ALL=1 $(BIN)/python -m pytest -q -n $(TESTERS) --dist worksteal
 
-test-clients: $(STAMP) ## the tools of docs/CLIENTS.md, each as it is (needs npm)
-	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
-	@.venv-clients/bin/pip install -q litellm==1.110.2 llm==0.36 langchain-openai==1.7.4
+test-clients: $(STAMP) $(TOOLS) ## the tools of docs/CLIENTS.md, each as it is, that for node too (needs npm)
 	@npm install --silent --no-save --prefix .venv-clients openai@6.49.0
-	POTATO_TEST_CLIENTS=$(CURDIR)/.venv-clients $(BIN)/python -m pytest -q tests/pipeline/test_gateway_clients.py
+	$(BIN)/python -m pytest -q tests/pipeline/test_gateway_clients.py
 
 check: $(STAMP) ## lint, types and unit tests: what a change must pass before it is shown
 	$(BIN)/ruff check .
@@ -56,6 +55,12 @@ clean: ## remove the environment and everything fetched or prepared
 # A real model for the tests that compare with transformers on real weights.
 $(GGUF): | $(STAMP)
 	@$(BIN)/python demo/demo.py --fetch-only
+
+# Tools that ask over HTTP, as they are: with what they depend on, which is not ours.
+$(TOOLS): tests/clients.txt | $(STAMP)
+	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/pip install -q -r tests/clients.txt
+	@touch $@
 
 # The environment is made anew when what is installed changes. Exact versions: constraints.txt.
 $(STAMP): pyproject.toml constraints.txt

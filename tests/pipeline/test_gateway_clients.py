@@ -1,7 +1,7 @@
 """docs/CLIENTS.md, run: what it shows of each tool, by that tool as it is.
 
-The `openai` package and `curl` are there in every run. `make test-clients` installs the others into an environment of their own and says where
-(POTATO_TEST_CLIENTS); without it theirs are skipped.
+`make test` installs those for Python into an environment of their own, `make test-clients` that for node too, which needs npm. Where one is not
+installed its test is skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .gateway_harness import House
 README = (Path(__file__).parents[2] / "README.md").read_text()
 TEXT = (Path(__file__).parents[2] / "docs" / "CLIENTS.md").read_text()
 #: A folder with bin/python, bin/llm and node_modules.
-CLIENTS = os.environ.get("POTATO_TEST_CLIENTS", "")
+CLIENTS = Path(__file__).parents[2] / ".venv-clients"
 #: Everything shown asks one of these, and the model says it over and over.
 ECHO = re.compile(r"(Why is the sky blue\?|Tell me a long story\.|What is \{n\} squared\?)")
 
@@ -88,7 +88,7 @@ def test_curl(house: House, tmp_path: Path) -> None:
     assert '"jobs":[' in submitted
 
 
-needs_clients = pytest.mark.skipif(not CLIENTS, reason="`make test-clients` installs these")
+needs_clients = pytest.mark.skipif(not (CLIENTS / ".installed").exists(), reason="`make test` installs these")
 
 
 @needs_clients
@@ -106,8 +106,8 @@ def test_llm(house: House, tmp_path: Path) -> None:
     assert run(house, tmp_path, "bash", "-ec", lines).strip() == said("Why is the sky blue?").strip()
 
 
-@needs_clients
+@pytest.mark.skipif(not (CLIENTS / "node_modules" / "openai").exists(), reason="`make test-clients` installs it")
 def test_openai_for_node(house: House, tmp_path: Path) -> None:
-    (tmp_path / "node_modules").symlink_to(Path(CLIENTS) / "node_modules")
+    (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
     (tmp_path / "ask.mjs").write_text(asked(house, blocks("openai (npm)", "js")[0]).replace('"llama"', '"model"'))
     assert run(house, tmp_path, "node", "ask.mjs") == said("Why is the sky blue?")
