@@ -307,4 +307,6 @@ _CALLS: Final = """\
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+# ZeroMQ gives each of its threads the policy that it has already, and ends the process that may not.
+SystemCallFilter=sched_setscheduler
 SystemCallErrorNumber=EPERM"""
