@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 from .job_report import OVER, JobReport
 from .protocol import Described
-from .units import count, duration
+from .units import count, duration, span
 from .words import harmless, one_line
 
 #: Of an id that is drawn by chance, so many digits are enough to tell a person's jobs apart.
@@ -50,7 +51,8 @@ def ends(report: JobReport) -> str:
         return f"waits for {report.model}"
     if report.eta_s is None:
         return ""
-    return f"in {duration(report.eta_s)}"
+    spread = "" if report.eta_least_s is None or report.eta_most_s is None else f" ({span(report.eta_least_s, report.eta_most_s)})"
+    return f"in {duration(report.eta_s)}{spread}"
 
 
 def page(described: Described, text: str, reasoning: str, now: float) -> str:
@@ -84,7 +86,7 @@ def _expected(report: JobReport) -> str:
         return ""
     spread = ""
     if report.eta_least_s is not None and report.eta_most_s is not None:
-        spread = f" (most likely {duration(report.eta_least_s)} to {duration(report.eta_most_s)})"
+        spread = f" (nine times of ten {duration(report.eta_least_s)} to {duration(report.eta_most_s)})"
     return f"in {duration(report.eta_s)}{spread}"
 
 
@@ -98,6 +100,7 @@ def as_object(described: Described, text: str, reasoning: str, token_ids: Sequen
         **dataclasses.asdict(described.report),
         "seed": described.seed,
         **({"prompt": described.prompt} if described.prompt is not None else {"messages": [dataclasses.asdict(each) for each in described.messages]}),
+        **({"tools": [json.loads(tool) for tool in described.tools]} if described.tools else {}),
         "options": {name: value for name, value in dataclasses.asdict(described.options).items() if value not in (None, ())},
         "text": text,
         **({"reasoning": reasoning} if reasoning else {}),

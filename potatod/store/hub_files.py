@@ -143,7 +143,7 @@ class _Partial:
 
     def __enter__(self) -> _Partial:
         with self._explained():
-            self._file = open(self._path, "a+b")
+            self._file = open(self._path, "a+b", opener=shard_file.no_link)
             self._file.seek(0)
             self.digest, self.size = hashlib.sha256(), 0
             while data := self._file.read(_CHUNK_BYTES):

@@ -25,7 +25,7 @@ from potatod import manifest as manifests
 from potatod.errors import ModelDataError, TryAgain, UsageError
 from potatod.manifest import Manifest, Shard
 
-from .shard_file import explained, remove, sync_folder
+from .shard_file import explained, no_link, remove, sync_folder
 
 _NAME: Final = ".prepare.journal"
 _PARTIAL: Final = f"{_NAME}.partial"
@@ -110,7 +110,7 @@ class Journal:
     def __enter__(self) -> Journal:
         try:
             self._out.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._path, "a+b")
+            self._file = open(self._path, "a+b", opener=no_link)
         except OSError as error:
             raise explained(error, self._path) from None
         try:
@@ -178,9 +178,9 @@ class Journal:
             pages.append({"files": self.files, "shards": self.shards})
         partial = self._out / _PARTIAL
         try:
-            with open(partial, "wb") as file:
+            with open(partial, "wb", opener=no_link) as file:
                 _write(file, pages)
-            mine = open(partial, "a+b")  # noqa: SIM115 - it stays open, and locked from before it has the name
+            mine = open(partial, "a+b", opener=no_link)  # noqa: SIM115 - it stays open, and locked from before it has the name
             self._file, old = mine, self._file
             with old:
                 fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,7 +35,7 @@ def write(folder: Path, name: str, layout: Layout, values: Iterable[Iterable[Buf
     sums = [_Checksums(parts) for parts in tilings]
     partial = folder / f".{name}.partial"
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "wb", opener=no_link) as file:
             for buffer in _bytes_of(layout, values):
                 file.write(buffer)
                 for checksums in sums:
@@ -55,7 +55,7 @@ def write_text(folder: Path, name: str, text: str) -> None:
     """A small file, complete or not there at all."""
     partial = folder / f".{name}.partial"
     try:
-        with open(partial, "w", encoding="utf-8") as file:
+        with open(partial, "w", encoding="utf-8", opener=no_link) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -65,6 +65,11 @@ def write_text(folder: Path, name: str, text: str) -> None:
             partial.unlink(missing_ok=True)
         raise explained(error, folder / name) from None
     sync_folder(folder)
+
+
+def no_link(path: str, flags: int) -> int:
+    """Opens as :func:`open` does what we write to, and follows no link there: a model folder of a stranger's may have one that leads anywhere."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def remove(path: Path) -> None:
@@ -79,6 +84,8 @@ def explained(error: OSError, path: Path) -> DoesNotFit | InternalError:
     """What an error while writing means to a person."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DoesNotFit(f"the disk is full while writing {path}; make room and {AGAIN}")
+    if error.errno == errno.ELOOP:
+        return InternalError(f"cannot write {path}: a link lies in its place; remove it, and {AGAIN}")
     return InternalError(f"cannot write {path}: {error.strerror or error}; when that is mended {AGAIN}")
 
 

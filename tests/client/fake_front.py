@@ -184,7 +184,8 @@ class FakeFront:
                 found = [each for each in self.reports if (not states or each.state in states) and (not before or each.number < before)]
                 self._say(socket, identity, Listed(request, tuple(found[:limit]), len(found) > limit))
             case Show(request, name):
-                self._say(socket, identity, Described(request, self.reports[0], 42, (ChatMessage("user", "Why?"),), None, Options()))
+                asked = (ChatMessage("user", "Why?"),)
+                self._say(socket, identity, Described(request, self.reports[0], 42, asked, None, Options(), ('{"name":"look"}',)))
 
     def _cancel(self, socket: Any, identity: bytes, name: str) -> None:
         running = [job for job in self._jobs if job.name == name]

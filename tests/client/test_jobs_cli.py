@@ -173,7 +173,8 @@ def test_nothing_but_ctrl_c_cancels_what_was_asked(environment: dict[str, str], 
 def test_jobs_are_a_table_and_lines_of_json(run: Run, start: StartFront) -> None:
     front = start()
     front.reports = [
-        job_report(3, "queued", place=1, title="a\x1b[2J question"), job_report(2, "running", s_per_token=2.5, eta_s=125.0),
+        job_report(3, "queued", place=1, title="a\x1b[2J question"),
+        job_report(2, "running", s_per_token=2.5, eta_s=125.0, eta_least_s=100.0, eta_most_s=200.0),
         job_report(1, "failed", code="poisoned", why="three times"),
     ]  # fmt: skip
     lines = run("jobs").stdout.decode().splitlines()
@@ -181,7 +182,7 @@ def test_jobs_are_a_table_and_lines_of_json(run: Run, start: StartFront) -> None
     assert lines[1].split()[:4] == ["00000000", "queued", "1", "3/100"]
     assert "\x1b" not in lines[1]
     assert "2.5" in lines[2]
-    assert "in 2 min 5 s" in lines[2]
+    assert "in 2 min 5 s (1-4 min)" in lines[2]
     assert "poisoned" in lines[3]
     done = run("jobs", "--json", "--state", "running", "--state", "failed")
     assert [json.loads(line)["number"] for line in done.stdout.splitlines()] == [2, 1]
@@ -214,7 +215,7 @@ def test_an_export_is_the_oldest_first(run: Run, start: StartFront) -> None:
     start()
     lines = [json.loads(line) for line in run("export").stdout.splitlines()]
     assert len(lines) == 2
-    assert all(line["text"] == "The capital is Paris." for line in lines)
+    assert all((line["text"], line["tools"]) == ("The capital is Paris.", [{"name": "look"}]) for line in lines)
     assert len(run("export", "3f2a").stdout.splitlines()) == 1
 
 

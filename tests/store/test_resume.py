@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import random
-from pathlib import Path
 
 import pytest
 from factories import checkpoint, contents
 from killed import killed_at_random_moments
 
 from potatod import manifest as manifests
-from potatod.errors import DoesNotFit, NoSuchModel, TryAgain, UsageError
-from potatod.store import journal, shard_file, shards
+from potatod.errors import DoesNotFit, InternalError, NoSuchModel, TryAgain, UsageError
+from potatod.store import journal, shard_file, shards, verify
 from potatod.store.prepare import Progress, prepare
 
 #: Prepares as the command does, but sleeps after each shard, so that a kill can land anywhere.
@@ -206,9 +204,14 @@ def test_a_disk_that_fills_up_is_a_sentence_and_the_next_run_goes_on(tmp_path, m
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_real_full_device_is_told_as_such(tmp_path):
-    (tmp_path / ".x.json.partial").symlink_to("/dev/full")
-    with pytest.raises(DoesNotFit, match="disk is full"):
-        shard_file.write_text(tmp_path, "x.json", json.dumps({"a": "b"}))
-    assert not (tmp_path / "x.json").exists()
+@pytest.mark.parametrize("write", [lambda folder: shard_file.write_text(folder, "manifest.json", "{}"), verify.accept])
+def test_a_link_in_a_model_folder_is_never_written_through(tmp_path, write):
+    """Whoever unpacks a stranger's folder and works on it loses no file elsewhere; and where it is ours to remove, it is gone."""
+    prepare(checkpoint(tmp_path / "source", "Llama 3", "bfloat16"), tmp_path / "out")
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / "out" / "generation_config.json").write_text("{}")
+    (tmp_path / "out" / ".manifest.json.partial").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InternalError, match="a link lies in its place"):
+        write(tmp_path / "out")
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+    write(tmp_path / "out")

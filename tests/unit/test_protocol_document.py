@@ -73,6 +73,7 @@ def test_every_refusal_has_its_code_and_exit_code() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        ("PROTOCOL_VERSION", "# The client protocol, version {}\n"),
         ("PROTOCOL_VERSION", "`PROTOCOL_VERSION` is {}."),
         ("HEARTBEAT_S", "every {:g} s (`HEARTBEAT_S`)"),
         ("SILENCE_S", "for {:g} s (`SILENCE_S`)"),
