@@ -1,7 +1,8 @@
 """The disk under some folders, whose calls are counted and fail when the test wants it: what our Python opens, writes, syncs, renames, removes.
 
 A call is known by where it is made, so that it is the same one in the next run, whatever other threads do meanwhile. What fails is as bad as it may be:
-half of what was to be written is there, and of what was not synced before the second half is zeros.
+half of what was to be written is there, and of what was not synced before the second half is zeros. A disk may also be full for as long as a test
+wants.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import Any
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 #: Of these a full disk has no trouble to do more, where it lasts.
 _MAKE_ROOM = ("unlink", "rmdir")
-_OURS = f"{os.sep}potatod{os.sep}store{os.sep}"
 
 
 @dataclass(frozen=True, order=True)
@@ -51,7 +51,9 @@ class Fault:
 class FailingDisk:
     """``with FailingDisk(folder).under(fault) as disk``: the disk below ``folder`` has this fault, or none."""
 
-    def __init__(self, *folders: Path) -> None:
+    def __init__(self, *folders: Path, package: str = "store", full: Path | None = None) -> None:
+        """``package``: of potatod, whose calls are meant; ``full``: while this file is there, nothing is taken that needs room."""
+        self._ours, self._full = f"{os.sep}potatod{os.sep}{package}{os.sep}", full
         self._folders = tuple(f"{folder.resolve()}" for folder in folders)
         #: calls of each site so far
         self.calls: Counter[Site] = Counter()
@@ -80,8 +82,10 @@ class FailingDisk:
 
     def _asked(self, what: str, path: str) -> OSError | None:
         """What is wrong with this call, if it is one of ours."""
-        if not path.startswith(self._folders) or (where := _where()) is None:
+        if not path.startswith(self._folders) or (where := self._where()) is None:
             return None
+        if self._full is not None and self._full.exists() and what not in _MAKE_ROOM:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         site = Site(where, what)
         nth, fault = self.calls[site], self._fault
         self.calls[site] += 1
@@ -92,6 +96,16 @@ class FailingDisk:
         else:
             self.met = fails = (site, nth) == (fault.site, fault.nth)
         return OSError(fault.number, os.strerror(fault.number), path) if fails else None
+
+    def _where(self) -> str | None:
+        """The innermost place of our code that is being run here."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            if self._ours in code.co_filename:
+                return f"{os.path.basename(code.co_filename)}:{frame.f_lineno} {code.co_name}"
+            frame = frame.f_back  # type: ignore[assignment]
+        return None
 
     def do(self, what: str, path: str) -> None:
         if (error := self._asked(what, path)) is not None:
@@ -188,17 +202,6 @@ _PATCHED = (
 def _absolute(path: Any, folder: int | None = None) -> str:
     name = os.fsdecode(path)
     return os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name) if folder is not None else os.path.abspath(name)
-
-
-def _where() -> str | None:
-    """The innermost place of the store's code that is being run here."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if _OURS in code.co_filename:
-            return f"{os.path.basename(code.co_filename)}:{frame.f_lineno} {code.co_name}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
 
 
 def _lose_half(path: str, synced: int) -> None:

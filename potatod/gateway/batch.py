@@ -4,26 +4,25 @@ NOTE [ a batch outlives everything ]
 Each line is asked with a key made of the batch and the line, so that it is the same job however often it is asked for; and its answer is appended to a
 file as soon as it is there. So a gateway that begins reads the lines again, leaves out those that are answered, and asks for the rest: of these, the
 front has the jobs already. OpenAI's ``completion_window`` promises a day; here a batch takes what it takes and does not expire.
+
+What cannot be written, since the disk is full or files have no more room, is tried again until it can: it is never what becomes of a line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO, Final
-
-import msgspec
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final, ParamSpec, TypeVar
 
 from potato_client import ClientError, DaemonLost, NoDaemon, RequestRefused
 from potato_client.status import ToolUse
 from potatod import log
 
 from . import pages, streams, tools
-from .batch_lines import Line, Wrong, answered, custom_ids, failed, lines_of
+from .batch_lines import Line, Wrong, answered, failed, lines_of
+from .batch_work import Work
 from .faults import Fault
 from .filing import Files
 from .questions import Asked, Questions
@@ -35,10 +34,14 @@ from .upstream import Upstream
 _WINDOW: Final = 64
 #: What passes by itself is asked again after so long.
 _AGAIN_S: Final = 2.0
+#: So is what could not be written.
+_FULL_S: Final = 5.0
 _PASSING: Final = frozenset({"queue_full", "too_fast", "degraded", "stopping", "storage", "hello_first"})
 _ERRORS_SHOWN: Final = 100
 
 Page = dict[str, Any]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class Batch:
@@ -57,6 +60,8 @@ class Batch:
         self._files = files
         self._logger = logger
         self._work = Work(self._id, store)
+        #: one write after the other: what waits for room is said once
+        self._writing = asyncio.Lock()
 
     async def live(self) -> None:
         """A batch's top: whatever ends it is written down, or left for the next gateway."""
@@ -67,8 +72,6 @@ class Batch:
                 if not self._cancelled:
                     raise  # the gateway ends
                 await self._end_cancelled()
-        except (Fault, OSError) as error:
-            log.event(self._logger, "a batch stands still until the gateway is started again", level=logging.ERROR, batch=self._id, why=str(error))
         except Exception:  # a batch's top: the others, and the gateway, live
             self._logger.exception("batch %s stands still until the gateway is started again", self._id)
         finally:
@@ -77,27 +80,25 @@ class Batch:
     async def cancel(self) -> None:
         """Raises :class:`Fault`."""
         if not self._cancelled:
-            await self._note("cancelling")
+            await self._put("cancelling")
             self._cancelled = True
             assert self.task is not None
             self.task.cancel()
 
     async def _answer_all(self) -> None:
         if self._cancelled:
-            self._work.open(self.page["request_counts"]["total"])
-            self._count()
+            await self._open(self.page["request_counts"]["total"])
             await self._end_cancelled()
             return
         if (absent := next((name for name in self._models() if name not in self._served), None)) is not None:
             log.event(self._logger, "a batch waits for its model", batch=self._id, model=absent)
             return
-        lines, wrong = await self._lines()
+        lines, wrong = await self._kept(self._lines)
         if wrong and self.page["status"] == "validating":
             self.page["errors"] = {"object": "list", "data": [each.page() for each in wrong[:_ERRORS_SHOWN]]}
             await self._note("failed")
             return
-        self._work.open(len(lines))
-        self._count()
+        await self._open(len(lines))
         self.page["models"] = sorted({line.question.model for line in lines})
         self.page["model"] = self.page["models"][0] if len(self.page["models"]) == 1 else None
         await self._note("in_progress")
@@ -142,7 +143,8 @@ class Batch:
     async def _ask(self, lines: Iterator[Line]) -> None:
         """One after the other; others take from the same lines."""
         for line in lines:
-            await self._work.put(line, await self._answer(line))
+            page = await self._answer(line)
+            await self._kept(self._write, line, page)
             self._count()
 
     async def _answer(self, line: Line) -> Page:
@@ -151,7 +153,7 @@ class Batch:
             asked: Asked | None = None
             try:
                 asked = await self._questions.ask(line.question, digest=b"", again=False, idempotency=f"{self._id}:{line.number}")
-                self._work.asked(asked.jobs)
+                await self._kept(self._work.asked, asked.jobs)
                 async for _ in streams.merged(asked.answers):
                     pass
                 model = self._served.model(line.question.model)
@@ -178,21 +180,56 @@ class Batch:
 
     async def _end(self, status: str) -> None:
         self._work.close()
+        self._count()
         for kind in ("output", "error"):
             part = self._work.part(kind)
             if part.exists() and part.stat().st_size:
-                with part.open("rb") as source:
-                    self.page[f"{kind}_file_id"] = (await self._files.keep(f"{self._id}_{kind}.jsonl", "batch_output", source))["id"]
+                await self._kept(self._files.made, self._work.file_id(kind), f"{self._id}_{kind}.jsonl", "batch_output")
+                self.page[f"{kind}_file_id"] = self._work.file_id(kind)
+            else:
+                self._work.forget(kind)
         await self._note(status)
-        self._work.forget()
+        self._work.forget("jobs")
 
     def _count(self) -> None:
         self.page["request_counts"] = self._work.counts()
 
+    # what it writes
+
+    async def _kept(self, write: Callable[_P, Awaitable[_T]], *arguments: _P.args, **named: _P.kwargs) -> _T:
+        """What ``write`` returns as soon as there is room."""
+        async with self._writing:
+            waits = False
+            while True:
+                try:
+                    done = await write(*arguments, **named)
+                    break
+                except (OSError, Fault) as error:
+                    if not waits:
+                        log.event(self._logger, "a batch waits for the disk", level=logging.ERROR, batch=self._id, why=_why(error))
+                    waits = True
+                await asyncio.sleep(_FULL_S)
+            if waits:
+                log.event(self._logger, "a batch goes on", batch=self._id)
+            return done
+
+    async def _open(self, total: int) -> None:
+        await self._kept(asyncio.to_thread, self._work.open, total)
+        self._count()
+
+    async def _write(self, line: Line, page: Page) -> None:
+        """Raises OSError, and :class:`Fault` where files have no more room."""
+        await self._files.check_room()
+        await self._work.put(line, page)
+
     async def _note(self, status: str) -> None:
-        self.page["status"] = status
-        self.page[f"{status}_at"] = int(time.time())
-        await self._store.put("batches", self._id, self.page)
+        await self._kept(self._put, status)
+
+    async def _put(self, status: str) -> None:
+        """Raises :class:`Fault`; then it is as it was."""
+        new = {"status": status, f"{status}_at": int(time.time())}
+        await self._store.put("batches", self._id, self.page | new)
+        self.page |= new
 
 
 def _of_tools(line: Line, use: ToolUse) -> Wrong | None:
@@ -203,66 +240,5 @@ def _of_tools(line: Line, use: ToolUse) -> Wrong | None:
     return None
 
 
-class Work:
-    """What has been asked and answered of a batch, line by line on disk."""
-
-    def __init__(self, id: str, store: Store) -> None:
-        self._id = id
-        self._store = store
-        self._files: dict[str, BinaryIO] = {}
-        self._total = 0
-        self._failed: set[str] = set()
-        #: custom ids
-        self.done: set[str] = set()
-
-    def part(self, kind: str) -> Path:
-        """``output``, ``error``: lines of answers; ``jobs``: ids of those that were asked for."""
-        return self._store.content(f"{self._id}-{kind}")
-
-    def open(self, total: int) -> None:
-        """Raises OSError."""
-        self._total = total
-        found = {}
-        for kind in ("output", "error", "jobs"):
-            path = self.part(kind)
-            whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""  # what is cut was told to nobody
-            file = self._files[kind] = path.open("ab")
-            file.truncate(len(whole) + 1 if whole else 0)
-            found[kind] = whole.split(b"\n")
-        self._failed = custom_ids(found["error"])
-        self.done = custom_ids(found["output"]) | self._failed
-
-    def asked(self, jobs: list[str]) -> None:
-        """Raises OSError."""
-        self._files["jobs"].write("".join(f"{job}\n" for job in jobs).encode())
-        self._files["jobs"].flush()
-
-    async def put(self, line: Line, page: Page) -> None:
-        """Returns when it is on disk. Raises OSError."""
-        kind = "output" if page["error"] is None else "error"
-        self._files[kind].write(msgspec.json.encode(page) + b"\n")
-        await asyncio.to_thread(_sync, self._files[kind])
-        self.done.add(line.custom_id)
-        if kind == "error":
-            self._failed.add(line.custom_id)
-
-    def jobs(self) -> list[str]:
-        path = self.part("jobs")
-        return path.read_text().split() if path.exists() else []
-
-    def counts(self) -> Page:
-        return {"total": self._total, "completed": len(self.done) - len(self._failed), "failed": len(self._failed)}
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files = {}
-
-    def forget(self) -> None:
-        for kind in ("output", "error", "jobs"):
-            self.part(kind).unlink(missing_ok=True)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _why(error: OSError | Fault) -> str:
+    return error.message if isinstance(error, Fault) else error.strerror or type(error).__name__

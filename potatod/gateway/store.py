@@ -1,7 +1,7 @@
 """What the gateway itself keeps: pages of JSON in a folder, each whole or not there, on disk before anybody is told of it.
 
     PATH/responses/JOB.json     what a response's page says besides its job
-    PATH/files/ID.json, ID      a file that a client sent, or that a batch made
+    PATH/files/ID.json, ID      a file that a client sent, or that a batch made; without a page, what a batch writes
     PATH/batches/ID.json        a batch
     PATH/asked/KEY.json         what is to be cancelled if nobody asks for it again
 """
@@ -49,8 +49,12 @@ class Store:
 
     def note(self, kind: Kind, id: str, page: dict[str, Any]) -> None:
         """The same without waiting for the disk, and lost with it: what a killed gateway leaves to the next one."""
-        with suppress(OSError):
-            self._path(kind, id).write_bytes(msgspec.json.encode(page))
+        path = self._path(kind, id)
+        try:
+            path.write_bytes(msgspec.json.encode(page))
+        except OSError:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def get(self, kind: Kind, id: str) -> dict[str, Any] | None:
         if not _ID.fullmatch(id):
@@ -73,6 +77,14 @@ class Store:
         """Where a file's bytes are."""
         assert _ID.fullmatch(id), "whoever asks has its page"
         return self._folder / "files" / id
+
+    def content_bytes(self, page_bytes: int) -> int:
+        """Of all files, with so much for the page of each. Reads the folder."""
+        total = 0
+        for entry in os.scandir(self._folder / "files"):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                total += page_bytes if entry.name.endswith(".json") else entry.stat().st_size
+        return total
 
     def _path(self, kind: Kind, id: str) -> Path:
         return self._folder / kind / f"{id}.json"

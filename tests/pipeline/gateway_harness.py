@@ -31,6 +31,20 @@ questions.GRACE_S = 0.3
 sys.exit(stage.run("gateway", gateway.work))
 """
 
+#: While the file "full" lies in the gateway's directory, its disk takes nothing.
+FULL = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from failing_disk import FailingDisk
+from potatod import stage
+from potatod.gateway import batch, gateway
+batch._FULL_S = 0.2
+place = Path(sys.argv[sys.argv.index("--boot") + 1]).parent
+with FailingDisk(place / "kept", package="gateway", full=place / "full").under():
+    sys.exit(stage.run("gateway", gateway.work))
+"""
+
 #: What is said is what is answered, message after message: "hello|" gives "hellohello…". Tools come behind the bar, with one behind them.
 TEMPLATE = (
     "{% for m in messages %}{{ m.content }}"

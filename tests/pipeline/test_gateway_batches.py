@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from openai.types import Batch
 from potato_client import Client
 from potatod.gateway.store import Store
 
-from .gateway_harness import House, client_of, until
+from .gateway_harness import FULL, House, client_of, until
 
 CHAT = "/v1/chat/completions"
 
@@ -216,3 +217,132 @@ def test_a_queue_that_is_full_is_waited_for(begin: Callable[..., House]) -> None
         batch = ended(client, batch_of(client, [line(f"q{n}", f"{n},|") for n in range(12)]))
         assert batch.request_counts is not None
         assert batch.request_counts.completed == 12
+
+
+# a disk that is full
+
+
+def test_a_full_disk_is_waited_for_and_no_line_is_lost_or_asked_or_answered_twice(begin: Callable[..., House]) -> None:
+    house = begin(gateway={"program": FULL}, max_sequences=4, speculation=False)
+    house.front.engine_up(delay_s=0.005)
+    full = house.gateway.directory / "full"
+    with client_of(house) as client, Client(house.front.socket) as native:
+        batch = batch_of(client, [*(line(f"q{n}", f"{n},|") for n in range(150)), line("long", "x" * 500 + "|")])
+        for done in (0, 10, 60):  # before anything is open, while jobs are noted and answers written
+            until(lambda done=done: count(client, batch) >= done)
+            full.touch()
+            until(lambda: stands_still(client, batch))
+            full.unlink()
+        until(lambda: count(client, batch) > 60)
+        batch = ended(client, batch)
+        rows = client.files.content(batch.output_file_id or "").text.splitlines()
+        assert (len(rows), len(answers(client, batch.output_file_id)), len(answers(client, batch.error_file_id))) == (150, 150, 1)
+        assert "OSError" not in "".join(rows)
+        assert len(native.jobs(limit=500)) == 150
+    assert 1 <= house.gateway.log.count("a batch waits for the disk") <= 3
+    assert "Traceback" not in house.gateway.log
+    kept = house.gateway.directory / "kept"
+    assert len([path for path in (kept / "files").iterdir() if path.suffix != ".json"]) == 3, "the questions and two sorts of answers, nothing else"
+
+
+def test_a_gateway_that_is_killed_while_the_disk_is_full_goes_on_when_there_is_room(begin: Callable[..., House]) -> None:
+    house = begin(gateway={"program": FULL}, max_sequences=4, speculation=False)
+    house.front.engine_up(delay_s=0.005)
+    full = house.gateway.directory / "full"
+    with client_of(house) as client:
+        batch = batch_of(client, [line(f"q{n}", f"{n},|") for n in range(100)])
+        until(lambda: count(client, batch) >= 10)
+        full.touch()
+        until(lambda: stands_still(client, batch))
+    house.gateway_dies()
+    with client_of(house) as client, Client(house.front.socket) as native:
+        assert client.batches.retrieve(batch.id).status == "in_progress"
+        full.unlink()
+        batch = ended(client, batch)
+        assert len(client.files.content(batch.output_file_id or "").text.splitlines()) == 100
+        assert len(native.jobs(limit=500)) == 100
+
+
+def test_a_batch_that_waits_for_the_disk_can_be_cancelled_when_there_is_room(begin: Callable[..., House]) -> None:
+    house = begin(gateway={"program": FULL}, max_sequences=2, speculation=False)
+    house.front.engine_up(delay_s=0.01)
+    full = house.gateway.directory / "full"
+    with client_of(house) as client:
+        batch = batch_of(client, [line(f"q{n}", f"{n},|") for n in range(200)])
+        until(lambda: count(client, batch) > 5)
+        full.touch()
+        until(lambda: stands_still(client, batch))
+        with pytest.raises(openai.APIStatusError) as refused:
+            client.batches.cancel(batch.id)
+        assert (refused.value.status_code, client.batches.retrieve(batch.id).status) == (507, "in_progress")
+        full.unlink()
+        assert client.batches.cancel(batch.id).status == "cancelling"
+        batch = ended(client, batch, "cancelled")
+        assert batch.request_counts is not None
+        assert len(answers(client, batch.output_file_id)) == batch.request_counts.completed < 200
+    with Client(house.front.socket) as native:
+        until(lambda: not native.jobs(["running", "queued", "set aside"]))
+
+
+def test_what_a_full_disk_does_not_take_is_refused_and_nothing_of_it_stays(begin: Callable[..., House]) -> None:
+    house = begin(gateway={"program": FULL}, speculation=False)
+    house.front.engine_up()
+    full, kept = house.gateway.directory / "full", house.gateway.directory / "kept"
+    with client_of(house) as client, Client(house.front.socket) as native:
+        file = client.files.create(file=("questions.jsonl", json.dumps(line("a", "a|")).encode()), purpose="batch")
+        before = everything(kept)
+        full.touch()
+        for ask in (
+            lambda: client.files.create(file=("questions.jsonl", b"x" * 5000), purpose="batch"),
+            lambda: client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h"),
+            lambda: client.responses.create(model="model", input="endless|", background=True),
+        ):
+            with pytest.raises(openai.APIStatusError) as refused:
+                ask()
+            assert (refused.value.status_code, refused.value.code, refused.value.type) == (507, "storage", "server_error")
+        assert everything(kept) == before
+        until(lambda: {job.state for job in native.jobs()} == {"cancelled"})
+        answer = client.chat.completions.create(model="model", messages=[{"role": "user", "content": "a|"}], max_tokens=2)
+        assert answer.choices[0].message.content == "aa"
+        full.unlink()
+        assert client.responses.create(model="model", input="a$|").output_text == "a"
+
+
+def test_a_form_that_finds_no_room_while_it_comes_is_refused(begin: Callable[..., House]) -> None:
+    nowhere = "import sys, tempfile\nfrom potatod import stage\nfrom potatod.gateway import gateway\ntempfile.tempdir = '/nowhere'\n"
+    house = begin(gateway={"program": f'{nowhere}sys.exit(stage.run("gateway", gateway.work))'})
+    with client_of(house) as client, pytest.raises(openai.APIStatusError) as refused:
+        client.files.create(file=("large.jsonl", b"x" * (3 << 20)), purpose="batch")
+    assert (refused.value.status_code, refused.value.code) == (507, "storage")
+
+
+def test_what_batches_write_counts_and_one_that_finds_no_room_waits(begin: Callable[..., House]) -> None:
+    tiny = "import sys\nfrom potatod import stage\nfrom potatod.gateway import batch, filing, gateway\n"
+    tiny += "filing.MAX_KEPT_BYTES, filing._PAGE_BYTES, filing._LOOK_S, batch._FULL_S = 20_000, 0, 0, 0.2\n"
+    house = begin(gateway={"program": f'{tiny}sys.exit(stage.run("gateway", gateway.work))'}, max_sequences=4)
+    house.front.engine_up()
+    with client_of(house) as client:
+        ballast = client.files.create(file=("ballast", b"x" * 9_000), purpose="batch")
+        batch = batch_of(client, [line(f"q{n}", f"{n},|") for n in range(20)])
+        until(lambda: stands_still(client, batch))
+        with pytest.raises(openai.APIStatusError) as refused:
+            client.files.create(file=("more", b"x"), purpose="batch")
+        assert refused.value.status_code == 507
+        assert count(client, batch) < 20
+        client.files.delete(ballast.id)
+        assert len(answers(client, ended(client, batch).output_file_id)) == 20
+
+
+def count(client: openai.OpenAI, batch: Batch) -> int:
+    counts = client.batches.retrieve(batch.id).request_counts
+    return counts.completed if counts is not None else 0
+
+
+def stands_still(client: openai.OpenAI, batch: Batch) -> bool:
+    before = count(client, batch)
+    time.sleep(0.5)
+    return count(client, batch) == before
+
+
+def everything(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
