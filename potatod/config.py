@@ -200,7 +200,9 @@ class Jobs:
         unset="jobs.db in the user's state directory, ~/.local/state/potato", example="/var/lib/potato/jobs.db",
     )  # fmt: skip
     #: seconds
-    keep_s: float = _key(30 * 86400.0, Duration(1, 3650 * 86400), "Jobs that are over are deleted after so long.", name="keep")
+    keep_s: float = _key(
+        30 * 86400.0, Duration(1, 3650 * 86400), "Jobs that are over, and files and batches of HTTP clients, are deleted after so long.", name="keep",
+    )  # fmt: skip
     #: bytes
     size_bytes: int = _key(
         256 << 20, Size(1 << 20, 1 << 40), "Where the database becomes larger, jobs that are over are deleted before that, the oldest first.",

@@ -22,7 +22,7 @@ from potatod import log
 
 from . import pages, streams, tools
 from .batch_lines import Line, Wrong, answered, failed, lines_of
-from .batch_work import Work
+from .batch_work import Kind, Work, file_id
 from .faults import Fault
 from .filing import Files
 from .questions import Asked, Questions
@@ -181,11 +181,12 @@ class Batch:
     async def _end(self, status: str) -> None:
         self._work.close()
         self._count()
-        for kind in ("output", "error"):
+        written: tuple[Kind, ...] = ("output", "error")
+        for kind in written:
             part = self._work.part(kind)
             if part.exists() and part.stat().st_size:
-                await self._kept(self._files.made, self._work.file_id(kind), f"{self._id}_{kind}.jsonl", "batch_output")
-                self.page[f"{kind}_file_id"] = self._work.file_id(kind)
+                await self._kept(self._files.made, file_id(self._id, kind), f"{self._id}_{kind}.jsonl", "batch_output")
+                self.page[f"{kind}_file_id"] = file_id(self._id, kind)
             else:
                 self._work.forget(kind)
         await self._note(status)

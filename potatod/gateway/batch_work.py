@@ -16,7 +16,7 @@ from .batch_lines import Line, custom_ids
 from .store import Store
 
 Kind = Literal["output", "error", "jobs"]
-_KINDS: Final[tuple[Kind, ...]] = ("output", "error", "jobs")
+KINDS: Final[tuple[Kind, ...]] = ("output", "error", "jobs")
 
 
 class Work:
@@ -32,18 +32,14 @@ class Work:
         #: custom ids
         self.done: set[str] = set()
 
-    def file_id(self, kind: Kind) -> str:
-        """The same whenever it is asked for, so that no answers are kept twice."""
-        return f"file-{hashlib.sha256(f'{self._id}-{kind}'.encode()).hexdigest()[:24]}"
-
     def part(self, kind: Kind) -> Path:
-        return self._store.content(self.file_id(kind))
+        return self._store.content(file_id(self._id, kind))
 
     def open(self, total: int) -> None:
         """Goes on with what is there. Raises OSError; then it can be tried again."""
         self.close()
         found = {}
-        for kind in _KINDS:
+        for kind in KINDS:
             path = self.part(kind)
             whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""  # what is cut was told to nobody
             self._files[kind] = _Lines(path, len(whole) + 1 if whole else 0)
@@ -87,6 +83,11 @@ class Work:
     def forget(self, *kinds: Kind) -> None:
         for kind in kinds:
             self.part(kind).unlink(missing_ok=True)
+
+
+def file_id(batch: str, kind: Kind) -> str:
+    """The same whenever it is asked for, so that no answers are kept twice."""
+    return f"file-{hashlib.sha256(f'{batch}-{kind}'.encode()).hexdigest()[:24]}"
 
 
 class _Lines:

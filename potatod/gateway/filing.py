@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from .faults import Fault, Json, not_found, unsupported
-from .store import OVER, Store
+from .store import Store
 
 _MAX_NAME_CHARS: Final = 255
 #: Of all files: those that clients have sent, and those that batches have written and write now. Beyond it none is taken, and batches wait.
@@ -98,11 +98,10 @@ class Files:
 
     async def delete(self, request: Request) -> Response:
         id = self._page(request)["id"]
-        asking = [page["id"] for page in self._store.pages("batches") if page["input_file_id"] == id and page["status"] not in OVER]
-        if asking:
-            raise Fault(409, f"{asking[0]} is asked from it: cancel that first", code="not_now")
-        self._store.delete("files", id)
-        self._store.content(id).unlink(missing_ok=True)
+        asking = self._store.asked_from(id)
+        if asking is not None:
+            raise Fault(409, f"{asking} is asked from it: cancel that first", code="not_now")
+        self._store.delete_file(id)
         return Json({"id": id, "object": "file", "deleted": True})
 
     async def content(self, request: Request) -> Response:

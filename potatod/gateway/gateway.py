@@ -24,6 +24,7 @@ from .job_pages import JobPages
 from .metrics import Metrics
 from .questions import Questions
 from .responding import Responding
+from .retention import Retention
 from .served import Served
 from .store import Store
 from .upstream import Upstream
@@ -46,6 +47,7 @@ async def _serve(stage: Stage) -> None:
     questions = Questions(upstream, store, stage.logger)
     files = Files(store)
     batches = Batches(served, upstream, questions, store, files, stage.logger)
+    retention = Retention(store, upstream, lambda: stage.boot.settings.jobs.keep_s, stage.logger)
     metrics = Metrics()
     about, answering, jobs = About(served, upstream, metrics), Answering(served, upstream, questions), JobPages(served, upstream, questions)
     parts = about, answering, Responding(served, upstream, questions, store), files, batches, jobs
@@ -59,6 +61,7 @@ async def _serve(stage: Stage) -> None:
     server = listener.server(door)
     questions.go_on()
     batches.go_on()
+    retention.start()
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     ready = False
     try:
@@ -73,6 +76,7 @@ async def _serve(stage: Stage) -> None:
         server.should_exit = AppStatus.should_exit = True  # the second ends streams
         await serving
     finally:
+        await retention.close()
         await batches.close()
         await questions.close()
         await upstream.close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -70,8 +70,31 @@ class Store:
         found = [page for path in (self._folder / kind).glob("*.json") if (page := self.get(kind, path.stem)) is not None]
         yield from sorted(found, key=lambda page: (page.get("created_at", 0), str(page.get("id"))), reverse=True)
 
+    def ids(self, kind: Kind) -> set[str]:
+        """Of all pages."""
+        return {path.stem for path in (self._folder / kind).glob("*.json")}
+
     def delete(self, kind: Kind, id: str) -> None:
         self._path(kind, id).unlink(missing_ok=True)
+
+    def delete_file(self, id: str) -> None:
+        """Its page first: without it, it is nobody's."""
+        self.delete("files", id)
+        self.content(id).unlink(missing_ok=True)
+
+    def asked_from(self, id: str) -> str | None:
+        """A batch that is not over and is asked from this file."""
+        return next((page["id"] for page in self.pages("batches") if page["input_file_id"] == id and page["status"] not in OVER), None)
+
+    def delete_half_made(self, but: Collection[str], before: float) -> None:
+        """What was last written ``before`` (seconds since 1970): pages that were not put in their place, and files without a page, ``but`` these."""
+        paged = self.ids("files")
+        for kind in get_args(Kind):
+            for path in (self._folder / kind).iterdir():
+                half = path.name.startswith(".") or (kind == "files" and path.suffix != ".json" and path.name not in paged and path.name not in but)
+                with suppress(FileNotFoundError):
+                    if half and path.stat().st_mtime < before:
+                        path.unlink()
 
     def content(self, id: str) -> Path:
         """Where a file's bytes are."""
