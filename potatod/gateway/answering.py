@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from potato_client import AsyncAnswer
-
 from . import asking, body, pages, streams, tools
 from .faults import Json
 from .questions import Asked, Questions, digest_of
-from .requests import asked_before, idempotency_key, patience_s, until_gone
+from .requests import asked_before, idempotency_key, over_within, patience, until_gone
 from .served import Served
 from .upstream import Upstream
 
@@ -44,8 +40,8 @@ class Answering:
         model = self._served.model(question.model)
         if question.tools:
             tools.check(await self._upstream.tool_use(question.model), forced=question.forced)
-        patience = patience_s(request)
-        asked = await self._ask(request, question, stays=patience is not None)
+        limit = None if question.stream else patience(request)
+        asked = await self._ask(request, question, stays=limit is not None)
         head = pages.Head(asked.jobs[0], int(time.time()), model.name, model.fingerprint)
         headers = {"Potato-Job": ", ".join(asked.jobs)}
         prompts = len(question.prompts)
@@ -54,7 +50,10 @@ class Answering:
                 shape, head, asked.answers, prompts, include_usage=question.include_usage, left=lambda: self._questions.leave(asked)
             )
             return streams.response(events, asked.answers, headers)
-        if not await until_gone(request, _over(asked.answers, patience), lambda: self._questions.leave(asked)):
+        over = await until_gone(request, over_within(asked.answers, limit), lambda: self._questions.leave(asked))
+        if limit is not None:
+            headers |= limit.applied(later=not over)
+        if not over:
             return _later(asked, headers)
         return Json(shape.whole(head, asked.answers, prompts), headers=headers)
 
@@ -66,17 +65,6 @@ class Answering:
         return await until_gone(request, asking_for, lambda: None)
 
 
-async def _over(answers: Sequence[AsyncAnswer], patience_s: float | None) -> bool:
-    """Whether all of them are, after so long. Raises :class:`potato_client.ClientError`."""
-    try:
-        async with asyncio.timeout(patience_s):
-            async for _ in streams.merged(answers):
-                pass
-    except TimeoutError:
-        return False
-    return True
-
-
 def _later(asked: Asked, headers: dict[str, str]) -> Response:
     where = [f"/jobs/{job}" for job in asked.jobs]
-    return Json({"jobs": asked.jobs, "locations": where}, 202, headers | {"Location": where[0], "Preference-Applied": "respond-async"})
+    return Json({"jobs": asked.jobs, "locations": where}, 202, headers | {"Location": where[0]})

@@ -47,7 +47,7 @@ class Asked:
     stays: bool
     #: whether the key was drawn for it, so that no job can have been there before
     fresh: bool = True
-    #: whether their jobs are to be deleted when nobody needs them any more
+    #: whether their jobs are to be deleted when nobody needs them any more; not where they stay
     forgotten: bool = False
     answers: list[AsyncAnswer] = field(default_factory=list)
 
@@ -96,6 +96,7 @@ class Questions:
             log.event(self._logger, "asked for again", jobs=",".join(before.jobs))
         key = before.key if before is not None else _key_of(idempotency)
         fresh = before is None and idempotency is None
+        assert not (forgotten and (stays or idempotency is not None)), "what is kept for others is not forgotten"
         asked = Asked(digest, key, stays or idempotency is not None, fresh, forgotten)
         try:
             await self._all(question, asked)

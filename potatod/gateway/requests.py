@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from starlette.requests import Request
 
+from potato_client import AsyncAnswer
+
+from . import streams
 from .faults import Fault
 
 _T = TypeVar("_T")
@@ -52,10 +56,37 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-def patience_s(request: Request) -> float | None:
-    """``Prefer`` (RFC 7240): how long the client waits before it would rather have a 202 and the address of its job; None: until it is over."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a client waits before it would rather have a 202 and the address of its job."""
+
+    seconds: float
+    #: in its words
+    wait: str
+    respond_async: bool
+
+    def applied(self, *, later: bool) -> dict[str, str]:
+        """The header that says what was heeded; ``later``: by an answer that is not there yet."""
+        preferences = (self.wait, "respond-async" if self.respond_async and later else "")
+        said = ", ".join(filter(None, preferences))
+        return {"Preference-Applied": said} if said else {}
+
+
+def patience(request: Request) -> Patience | None:
+    """``Prefer`` (RFC 7240), which leaves out what it does not know; None: until it is over."""
     preferred = [each.strip().lower() for each in ",".join(request.headers.getlist("prefer")).split(",")]
-    for each in preferred:
-        if (found := _WAIT.fullmatch(each)) is not None:
-            return float(found[1])
-    return 0.0 if "respond-async" in preferred else None
+    waits = [found[1] for each in preferred if (found := _WAIT.fullmatch(each)) is not None]
+    if not waits and "respond-async" not in preferred:
+        return None
+    return Patience(float(waits[0]) if waits else 0.0, f"wait={waits[0]}" if waits else "", "respond-async" in preferred)
+
+
+async def over_within(answers: Sequence[AsyncAnswer], limit: Patience | None) -> bool:
+    """Whether all of them are. Raises :class:`potato_client.ClientError`."""
+    try:
+        async with asyncio.timeout(None if limit is None else limit.seconds):
+            async for _ in streams.merged(answers):
+                pass
+    except TimeoutError:
+        return False
+    return True

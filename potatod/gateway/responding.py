@@ -22,7 +22,7 @@ from potatod import tool_calls
 from . import asking, body, response_pages, responses, streams, tools
 from .faults import Fault, Json, not_found, unsupported
 from .questions import Questions, digest_of
-from .requests import asked_before, idempotency_key, until_gone
+from .requests import asked_before, idempotency_key, over_within, patience, until_gone
 from .response_events import Events
 from .served import Served
 from .store import Store
@@ -61,8 +61,13 @@ class Responding:
             asked_for.model, (messages,), False, options | offer.options(), 1, asked_for.stream, False, offer.pages, offer.forced
         )
         digest = digest_of(request.url.path, await request.body())
+        key = idempotency_key(request)
+        if key is not None and not asked_for.store:
+            why = "what has an Idempotency-Key is kept for whoever asks again: leave store out, or the key"
+            raise Fault(400, why, code="invalid_value", param="store")
+        limit = patience(request) if asked_for.store and not (asked_for.stream or asked_for.background) else None
         asking_for = self._questions.ask(
-            question, digest=digest, again=asked_before(request), idempotency=idempotency_key(request), stays=asked_for.background,
+            question, digest=digest, again=asked_before(request), idempotency=key, stays=asked_for.background or limit is not None,
             forgotten=not asked_for.store,
         )  # fmt: skip
         asked = await until_gone(request, asking_for, lambda: None)
@@ -80,7 +85,11 @@ class Responding:
         if asked_for.background:
             self._questions.leave(asked)
             return Json(response_pages.page(id, record, "queued", []), headers=headers)
-        await until_gone(request, _over(answer), lambda: self._questions.leave(asked))
+        over = await until_gone(request, over_within(asked.answers, limit), lambda: self._questions.leave(asked))
+        if limit is not None:
+            headers |= limit.applied(later=not over)
+        if not over:
+            return Json(await self._page(id, asked.jobs[0], record), 202, headers | {"Location": f"/v1/responses/{id}"})
         return Json(_page_of(id, record, answer), headers=headers)
 
     async def retrieve(self, request: Request) -> Response:
@@ -180,11 +189,6 @@ class Responding:
         found = tool_calls.read(now.text, offered) if offered else tool_calls.Found((now.text,))
         calls = tuple(ToolCall(tool_calls.call_id(job, number), call.name, call.arguments) for number, call in enumerate(found.calls))
         return (*asked, ChatMessage("assistant", found.text, now.reasoning or None, calls))
-
-
-async def _over(answer: AsyncAnswer) -> None:
-    async for _ in answer.messages():
-        pass
 
 
 async def _events(events: Events, answer: AsyncAnswer, left: Callable[[], None]) -> AsyncIterator[ServerSentEvent]:

@@ -487,5 +487,35 @@ def test_whoever_prefers_not_to_wait_gets_the_address_of_a_job(begin: Callable[.
         where = headers["location"]
         until(lambda where=where: house.gateway.request("GET", where)[2]["state"] == "finished")
         assert house.gateway.request("GET", where)[2]["text"] == "laterlat"
-    status, _, page = house.gateway.request("POST", "/v1/chat/completions", ask("soon|", max_tokens=2), Prefer="wait=20")
+        assert headers["preference-applied"] == prefer
+    status, headers, page = house.gateway.request("POST", "/v1/chat/completions", ask("soon|", max_tokens=2), Prefer="respond-async, wait=20")
     assert (status, page["choices"][0]["message"]["content"]) == (200, "so")
+    assert headers["preference-applied"] == "wait=20"
+    assert "preference-applied" not in house.gateway.request("POST", "/v1/chat/completions", ask("a|", max_tokens=2), Prefer="return=minimal")[1]
+
+
+def test_patience_that_runs_out_gets_the_addresses_of_all_answers(begin: Callable[..., House]) -> None:
+    house = begin(gateway={"program": IMPATIENT}, speculation=False)
+    house.front.engine_up(delay_s=0.05)
+    status, headers, page = house.gateway.request("POST", "/v1/chat/completions", ask("slow|", n=2, max_tokens=40), Prefer="wait=1")
+    assert (status, headers["preference-applied"], len(page["jobs"])) == (202, "wait=1", 2)
+    assert page["locations"] == [f"/jobs/{job}" for job in page["jobs"]]
+    assert headers["location"] == page["locations"][0]
+    for where in page["locations"]:
+        until(lambda where=where: house.gateway.request("GET", where)[2]["state"] == "finished")
+        assert house.gateway.request("GET", where)[2]["text"] == "slow" * 10
+
+
+def test_a_stream_takes_no_notice_of_preferences_and_is_cancelled_when_its_reader_leaves(begin: Callable[..., House]) -> None:
+    house = begin(gateway={"program": IMPATIENT}, speculation=False)
+    house.front.engine_up(delay_s=0.05)
+    with client_of(house) as client:
+        asked = ask("endless|", stream=True, extra_headers={"Prefer": "respond-async"})
+        answer = client.chat.completions.with_raw_response.create(**asked)
+        assert (answer.status_code, answer.headers.get("preference-applied")) == (200, None)
+        answer.http_response.close()
+        stream = client.responses.create(model="model", input="endless|", stream=True, extra_headers={"Prefer": "wait=1"})
+        assert next(iter(stream)) is not None
+        stream.close()
+    with Client(house.front.socket) as native:
+        until(lambda: [job.state for job in native.jobs()] == ["cancelled", "cancelled"])

@@ -169,6 +169,26 @@ def test_what_is_not_to_be_kept_is_not(begin: Callable[..., House]) -> None:
             client.responses.retrieve(made.id)
 
 
+def test_what_has_a_key_is_kept_so_that_not_to_keep_it_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="Idempotency-Key") as refused:
+        client.responses.create(model="model", input="a$|", store=False, extra_headers={"Idempotency-Key": "not kept"})
+    assert refused.value.param == "store"
+
+
+def test_whoever_prefers_not_to_wait_gets_the_address_of_a_response(begin: Callable[..., House]) -> None:
+    house = begin(speculation=False)
+    house.front.engine_up(delay_s=0.05)
+    page = {"model": "model", "input": "later|", "max_output_tokens": 30}
+    for prefer in ("respond-async", "wait=1"):
+        status, headers, answer = house.gateway.request("POST", "/v1/responses", page, Prefer=prefer)
+        assert (status, headers["location"], headers["preference-applied"]) == (202, f"/v1/responses/{answer['id']}", prefer)
+        assert answer["status"] in ("queued", "in_progress")
+        until(lambda where=headers["location"]: house.gateway.request("GET", where)[2]["status"] == "incomplete")
+    status, headers, answer = house.gateway.request("POST", "/v1/responses", page | {"max_output_tokens": 2}, Prefer="wait=20")
+    assert (status, answer["status"], headers["preference-applied"]) == (200, "incomplete", "wait=20")
+    assert "preference-applied" not in house.gateway.request("POST", "/v1/responses", page | {"store": False}, Prefer="wait=0")[1]
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
