@@ -13,6 +13,7 @@ from potato_client import ClientError
 from . import pages
 from .faults import Fault, Json
 from .metrics import CONTENT_TYPE, Metrics
+from .query import route
 from .served import Served, ServedModel
 from .upstream import Upstream
 
@@ -25,14 +26,14 @@ class About:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/health", self.live),
-            Route("/health/live", self.live),
-            Route("/health/ready", self.ready),
-            Route("/status", self.status),
-            Route("/metrics", self.metrics),
-            Route("/v1/models", self.models),
-            Route("/v1/models/{model:path}", self.model),
-            Route("/v1/embeddings", self.embeddings, methods=["POST"]),
+            route("/health", self.live),
+            route("/health/live", self.live),
+            route("/health/ready", self.ready),
+            route("/status", self.status),
+            route("/metrics", self.metrics),
+            route("/v1/models", self.models),
+            route("/v1/models/{model:path}", self.model),
+            route("/v1/embeddings", self.embeddings, "POST"),
         ]
 
     async def live(self, request: Request) -> Response:

@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from . import asking, body, pages, streams, tools
 from .faults import Json
+from .query import route
 from .questions import Asked, Questions, digest_of
 from .requests import asked_before, idempotency_key, over_within, patience, until_gone
 from .served import Served
@@ -24,8 +25,8 @@ class Answering:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
-            Route("/v1/completions", self.completions, methods=["POST"]),
+            route("/v1/chat/completions", self.chat, "POST"),
+            route("/v1/completions", self.completions, "POST"),
         ]
 
     async def chat(self, request: Request) -> Response:

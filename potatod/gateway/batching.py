@@ -22,7 +22,8 @@ from . import body
 from .batch import Batch
 from .batch_lines import ENDPOINTS
 from .faults import Fault, Json, not_found
-from .filing import Files, listed
+from .filing import Files
+from .query import listed, route
 from .questions import Questions
 from .requests import idempotency_key
 from .responses import check_metadata
@@ -55,10 +56,10 @@ class Batches:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/batches", self.create, methods=["POST"]),
-            Route("/v1/batches", self.list, methods=["GET"]),
-            Route("/v1/batches/{id}", self.show, methods=["GET"]),
-            Route("/v1/batches/{id}/cancel", self.cancel, methods=["POST"]),
+            route("/v1/batches", self.create, "POST"),
+            route("/v1/batches", self.list, query=("limit", "after")),
+            route("/v1/batches/{id}", self.show),
+            route("/v1/batches/{id}/cancel", self.cancel, "POST"),
         ]
 
     def go_on(self) -> None:

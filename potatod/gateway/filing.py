@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import secrets
 import shutil
 import time
@@ -17,6 +16,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from .faults import Fault, Json, not_found, unsupported
+from .query import LIST, listed, route
 from .store import Store
 
 _MAX_NAME_CHARS: Final = 255
@@ -37,11 +37,11 @@ class Files:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/files", self.upload, methods=["POST"]),
-            Route("/v1/files", self.list, methods=["GET"]),
-            Route("/v1/files/{id}", self.show, methods=["GET"]),
-            Route("/v1/files/{id}", self.delete, methods=["DELETE"]),
-            Route("/v1/files/{id}/content", self.content, methods=["GET"]),
+            route("/v1/files", self.upload, "POST"),
+            route("/v1/files", self.list, query=(*LIST, "purpose")),
+            route("/v1/files/{id}", self.show),
+            route("/v1/files/{id}", self.delete, "DELETE"),
+            route("/v1/files/{id}/content", self.content),
         ]
 
     async def upload(self, request: Request) -> Response:
@@ -114,21 +114,6 @@ class Files:
         if page is None:
             raise not_found(f"there is no file {id[:100]!r}")
         return page
-
-
-def listed(found: list[dict[str, Any]], request: Request) -> dict[str, Any]:
-    """A page of a list, ``after`` one of its members, as OpenAI's cut it. Raises :class:`Fault`."""
-    limit = request.query_params.get("limit", "100")
-    if not re.fullmatch("[0-9]{1,5}", limit) or not 1 <= int(limit) <= 10_000:
-        raise Fault(400, "limit is a whole number from 1 to 10000", code="invalid_value", param="limit")
-    ids = [page["id"] for page in found]
-    after = request.query_params.get("after")
-    if after is not None and after not in ids:
-        raise Fault(400, f"after: there is no {after[:100]!r} in this list", code="invalid_value", param="after")
-    first = ids.index(after) + 1 if after is not None else 0
-    data = found[first : first + int(limit)]
-    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
-    return {"object": "list", "data": data, "has_more": first + len(data) < len(found)} | ends
 
 
 def _copy(source: BinaryIO, path: Path) -> None:

@@ -27,6 +27,7 @@ from potato_client.protocol import MAX_LISTED, Finished, JobAction, Piece
 
 from . import asking, body, streams, tools
 from .faults import Fault, Json, not_found, unsupported
+from .query import route, whole
 from .questions import Questions
 from .requests import idempotency_key
 from .served import Served
@@ -44,12 +45,12 @@ class JobPages:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/jobs", self.submit, methods=["POST"]),
-            Route("/jobs", self.list, methods=["GET"]),
-            Route("/jobs/{job}", self.show, methods=["GET"]),
-            Route("/jobs/{job}", self.delete, methods=["DELETE"]),
-            Route("/jobs/{job}/events", self.events, methods=["GET"]),
-            Route("/jobs/{job}/{action}", self.manage, methods=["POST"]),
+            route("/jobs", self.submit, "POST"),
+            route("/jobs", self.list, query=("state", "limit", "before")),
+            route("/jobs/{job}", self.show),
+            route("/jobs/{job}", self.delete, "DELETE"),
+            route("/jobs/{job}/events", self.events),
+            route("/jobs/{job}/{action}", self.manage, "POST"),
         ]
 
     async def submit(self, request: Request) -> Response:
@@ -69,8 +70,8 @@ class JobPages:
         states = request.query_params.getlist("state")
         if not set(states) <= set(JOB_STATES):
             raise Fault(400, f"a job's state is one of {', '.join(JOB_STATES)}", code="invalid_value", param="state")
-        limit = _whole(request, "limit", 100, 1, MAX_LISTED)
-        reports = await self._upstream.jobs(cast(list[JobState], states), limit + 1, _whole(request, "before", 0, 0, 1 << 62))
+        limit = whole(request, "limit", 100, 1, MAX_LISTED)
+        reports = await self._upstream.jobs(cast(list[JobState], states), limit + 1, whole(request, "before", 0, 0, 1 << 62))
         return Json({"jobs": [asdict(report) for report in reports[:limit]], "more": len(reports) > limit})
 
     async def show(self, request: Request) -> Response:
@@ -118,11 +119,3 @@ class JobPages:
             yield streams.event(Fault.of(error).page(), "error")
         finally:
             self._upstream.done([answer])
-
-
-def _whole(request: Request, name: str, default: int, least: int, most: int) -> int:
-    """A whole number of the address. Raises :class:`Fault`."""
-    text = request.query_params.get(name, str(default))
-    if not re.fullmatch("[0-9]{1,19}", text) or not least <= int(text) <= most:
-        raise Fault(400, f"{name} is a whole number from {least} to {most}", code="invalid_value", param=name)
-    return int(text)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Final
 
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
@@ -21,6 +20,7 @@ from potatod import tool_calls
 
 from . import asking, body, response_pages, responses, streams, tools
 from .faults import Fault, Json, not_found, unsupported
+from .query import LIST, listed, one_of, route, whole
 from .questions import Questions, digest_of
 from .requests import asked_before, idempotency_key, over_within, patience, until_gone
 from .response_events import Events
@@ -28,7 +28,9 @@ from .served import Served
 from .store import Store
 from .upstream import Upstream, unknown
 
-_LISTED = 100
+#: Of what was asked, in one page: as many as OpenAI's.
+_LISTED: Final = 20
+_MOST_LISTED: Final = 100
 
 
 class Responding:
@@ -40,11 +42,11 @@ class Responding:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/responses", self.create, methods=["POST"]),
-            Route("/v1/responses/{id}", self.retrieve, methods=["GET"]),
-            Route("/v1/responses/{id}", self.delete, methods=["DELETE"]),
-            Route("/v1/responses/{id}/cancel", self.cancel, methods=["POST"]),
-            Route("/v1/responses/{id}/input_items", self.input_items, methods=["GET"]),
+            route("/v1/responses", self.create, "POST"),
+            route("/v1/responses/{id}", self.retrieve, query=("stream", "starting_after", "include_obfuscation")),
+            route("/v1/responses/{id}", self.delete, "DELETE"),
+            route("/v1/responses/{id}/cancel", self.cancel, "POST"),
+            route("/v1/responses/{id}/input_items", self.input_items, query=LIST),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -96,13 +98,14 @@ class Responding:
         id = request.path_params["id"]
         job = responses.job_of(id)
         record = self._record(job)
-        if request.query_params.get("stream", "false").lower() == "true":
-            after = request.query_params.get("starting_after", "-1")
-            if not re.fullmatch(r"-?[0-9]{1,15}", after):
-                raise Fault(400, "starting_after is a sequence number", code="invalid_value", param="starting_after")
+        one_of(request, "include_obfuscation", "false")
+        after = whole(request, "starting_after", -1, -1, 10**15)
+        if one_of(request, "stream", "false", "true") == "true":
             answer = await self._attach(job)
-            events = _events(Events(id, record, int(after)), answer, lambda: self._upstream.done([answer]))
+            events = _events(Events(id, record, after), answer, lambda: self._upstream.done([answer]))
             return streams.response(events, [answer], {"Potato-Job": job})
+        if after >= 0:
+            raise Fault(400, "starting_after needs stream", code="invalid_value", param="starting_after")
         return Json(await self._page(id, job, record))
 
     async def cancel(self, request: Request) -> Response:
@@ -130,11 +133,8 @@ class Responding:
         job = responses.job_of(request.path_params["id"])
         self._record(job)
         described = await self._show(job)
-        items = [_input_item(job, number, message) for number, message in enumerate(described.messages)]
-        if request.query_params.get("order", "desc") == "desc":
-            items.reverse()
-        ids = [item["id"] for item in items]
-        return Json({"object": "list", "data": items, "first_id": ids[0], "last_id": ids[-1], "has_more": False})
+        items = [item for number, message in enumerate(described.messages) for item in response_pages.input_items(job, number, message)]
+        return Json(listed(items[::-1], request, limit=_LISTED, most=_MOST_LISTED))
 
     # means
 
@@ -217,11 +217,3 @@ def _page_of(id: str, record: responses.Page, answer: AsyncAnswer) -> responses.
     usage = response_pages.usage_of(finished.prompt_tokens, finished.completion_tokens)
     said = response_pages.output(id, answer.text, answer.reasoning, status, response_pages.tools_of(record))
     return response_pages.page(id, record, status, said, usage)
-
-
-def _input_item(job: str, number: int, message: ChatMessage) -> responses.Page:
-    if message.role == "tool":
-        return {"id": f"fco_{job}_{number}", "type": "function_call_output", "call_id": message.tool_call_id, "output": message.content}
-    kind = "output_text" if message.role == "assistant" else "input_text"
-    content = [{"type": kind, "text": message.content}]
-    return {"id": f"msg_{job}_{number}", "type": "message", "role": message.role, "status": "completed", "content": content}

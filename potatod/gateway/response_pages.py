@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from potato_client.job_report import JobReport
+from potato_client.question import ChatMessage
 from potatod import tool_calls
 
 from . import tools
@@ -92,6 +93,22 @@ def reasoning_item(job: str, text: str) -> Page:
 def call_item(job: str, number: int, call: tool_calls.Call) -> Page:
     called = {"call_id": tool_calls.call_id(job, number), "name": call.name, "arguments": call.arguments}
     return {"id": f"fc_{job}_{number}", "type": "function_call", "status": "completed"} | called
+
+
+def input_items(job: str, number: int, message: ChatMessage) -> list[Page]:
+    """Of what was asked, the message of this number: with an assistant's thoughts before it and its calls behind."""
+    if message.role == "tool":
+        answered = {"call_id": message.tool_call_id, "output": message.content, "status": "completed"}
+        return [{"id": f"fco_{job}_in_{number}", "type": "function_call_output"} | answered]
+    part = text_part(message.content) if message.role == "assistant" else {"type": "input_text", "text": message.content}
+    said = {"id": f"msg_{job}_in_{number}", "type": "message", "role": message.role, "status": "completed", "content": [part]}
+    thought = [reasoning_item(f"{job}_in_{number}", message.reasoning)] if message.reasoning else []
+    calls = [
+        {"id": f"fc_{job}_in_{number}_{at}", "type": "function_call", "status": "completed"}
+        | {"call_id": call.id, "name": call.name, "arguments": call.arguments}
+        for at, call in enumerate(message.tool_calls)
+    ]
+    return [*thought, *([said] if message.content or not calls else []), *calls]
 
 
 def text_part(text: str) -> Page:

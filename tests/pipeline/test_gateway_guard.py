@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import socket
 import stat
 import time
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from potato_client import Client
+from potatod.gateway import query
 from potatod.messages import Failed
 
 from .front_harness import start_front
@@ -99,6 +101,28 @@ def test_what_is_not_there_is_said_in_the_same_shape(house: House) -> None:
     status, headers, page = house.gateway.request("GET", "/v1/chat/completions")
     assert (status, page["error"]["type"], headers["allow"]) == (405, "invalid_request_error", "POST")
     assert headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name", "near"),
+    [
+        ("GET", "/health?verbose=1", "verbose", ""), ("GET", "/v1/models?limit=1", "limit", ""), ("GET", "/metrics?name=up", "name", ""),
+        ("POST", "/v1/chat/completions?api-version=1", "api-version", ""), ("POST", "/v1/responses?stream=true", "stream", ""),
+        ("GET", "/v1/responses/resp_a?include=usage", "include", ""), ("GET", "/v1/responses/resp_a/input_items?lmit=2", "lmit", "limit"),
+        ("GET", "/v1/files?status=processed", "status", ""), ("DELETE", "/v1/files/file-a?force=true", "force", ""),
+        ("GET", "/v1/batches?order=asc", "order", ""), ("GET", "/jobs?stat=running", "stat", "state"), ("POST", "/jobs/a/cancel?now=1", "now", ""),
+    ],
+)  # fmt: skip
+def test_what_is_not_known_behind_an_address_is_refused_by_its_name(house: House, method: str, path: str, name: str, near: str) -> None:
+    status, _, page = house.gateway.request(method, path)
+    assert (status, page["error"]["param"], page["error"]["code"]) == (400, name, "unknown_parameter")
+    assert ("did you mean" in page["error"]["message"]) == bool(near)
+    assert near in page["error"]["message"]
+
+
+def test_every_address_says_what_may_stand_behind_it() -> None:
+    made = [path.name for path in Path(query.__file__).parent.glob("*.py") if re.search(r"\bRoute\(", path.read_text())]
+    assert made == ["query.py"]
 
 
 def test_ready_is_who_can_compute(begin: Callable[..., House]) -> None:

@@ -118,7 +118,27 @@ def test_what_tools_answered_goes_back_by_hand_or_from_the_earlier_response(clie
     assert said.output_text == "athere"
     on = client.responses.create(model="model", input=[answer], tools=[GO], previous_response_id=first.id, max_output_tokens=3)
     items = client.responses.input_items.list(on.id, order="asc")
-    assert [item.type for item in items] == ["message", "message", "function_call_output"]
+    assert [item.type for item in items] == ["message", "function_call", "function_call_output"]
+    asked = items.data[1]
+    assert asked.type == "function_call"
+    assert (asked.name, asked.arguments, asked.call_id) == ("go", '{"to": "Rome"}', call.call_id)
+
+
+def test_what_was_asked_is_listed_page_by_page_in_either_order(client: openai.OpenAI) -> None:
+    asked: list[Any] = [{"role": "user", "content": f"{n}"} for n in range(24)] + [{"role": "user", "content": "$|"}]
+    made = client.responses.create(model="model", input=asked)
+    first = client.responses.input_items.list(made.id, order="asc", limit=10)
+    assert (len(first.data), first.has_more) == (10, True)
+    assert len(client.responses.input_items.list(made.id).data) == 20
+    for order in ("asc", "desc"):
+        texts = [item.content[0].text for item in client.responses.input_items.list(made.id, order=order, limit=7)]  # type: ignore[arg-type, union-attr]
+        wanted = [f"{n}" for n in range(24)] + ["$|"]
+        assert texts == (wanted if order == "asc" else wanted[::-1])
+    assert client.responses.input_items.list(made.id, limit=100).has_more is False
+    for wrong in ({"limit": 101}, {"order": "up"}, {"after": "msg_none"}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.responses.input_items.list(made.id, **wrong)  # type: ignore[arg-type]  # what is wrong on purpose
+        assert refused.value.param == next(iter(wrong))
 
 
 def test_a_tool_that_must_be_called_is_called(client: openai.OpenAI) -> None:
