@@ -198,8 +198,11 @@ def chat(page: Mapping[str, Any]) -> Question:
     elif asked.top_logprobs:
         raise Fault(400, "top_logprobs needs logprobs", code="invalid_value", param="top_logprobs")
     if asked.max_completion_tokens is not None:
+        if asked.max_tokens not in (None, asked.max_completion_tokens):
+            raise _differs("max_tokens", "max_completion_tokens")
         options["max_tokens"] = asked.max_completion_tokens
-    offer, format = offered(asked.tools, asked.tool_choice, parallel=asked.parallel_tool_calls), formats.options_of(asked.response_format)
+    offer = offered(asked.tools, asked.tool_choice, parallel=asked.parallel_tool_calls, within=".function")
+    format = formats.options_of(asked.response_format)
     if offer.pages and format:
         raise unsupported("response_format", "beside tools it is not: an answer that keeps to a form can call none")
     options |= format | offer.options()
@@ -223,6 +226,8 @@ def completion(page: Mapping[str, Any]) -> Question:
 def _question(asked: _Body, prompts: tuple[Any, ...], options: dict[str, Any], *, raw: bool, echo: bool = False) -> Question:
     if not 1 <= asked.n * len(prompts) <= _MOST_ANSWERS or asked.n < 1:
         raise Fault(400, f"n must be a whole number from 1 to {_MOST_ANSWERS}, prompts times n", code="invalid_value", param="n")
+    if asked.stream_options.include_obfuscation:
+        raise unsupported("stream_options.include_obfuscation", "chunks come as they are")
     if not asked.stream and asked.stream_options.include_usage:
         raise Fault(400, "stream_options needs stream", code="invalid_value", param="stream_options")
     return Question(asked.model, prompts, raw, options, asked.n, asked.stream, asked.stream_options.include_usage, echo=echo)
@@ -230,13 +235,24 @@ def _question(asked: _Body, prompts: tuple[Any, ...], options: dict[str, Any], *
 
 def _thinking(asked: ChatBody) -> bool | None:
     """``chat_template_kwargs`` as vLLM has it: of what a template may be told, we know one thing."""
-    more = dict(asked.chat_template_kwargs)
-    wanted = more.pop("enable_thinking", more.pop("thinking", asked.thinking))
-    if more:
-        raise unsupported(f"chat_template_kwargs.{next(iter(more))}", "enable_thinking is")
-    if not (wanted is None or isinstance(wanted, bool)):
-        raise Fault(400, "enable_thinking must be true or false", code="invalid_value", param="chat_template_kwargs.enable_thinking")
-    return wanted
+    said = {} if asked.thinking is None else {"thinking": asked.thinking}
+    for name, value in asked.chat_template_kwargs.items():
+        path = f"chat_template_kwargs.{name[:100]}"
+        if value is None:
+            continue
+        if name not in ("enable_thinking", "thinking"):
+            raise unsupported(path, "enable_thinking is")
+        if not isinstance(value, bool):
+            raise Fault(400, f"{name} must be true or false", code="invalid_value", param=path)
+        other = next((other for other, before in said.items() if before != value), None)
+        if other is not None:
+            raise _differs(path, other)
+        said[path] = value
+    return next(iter(said.values()), None)
+
+
+def _differs(name: str, other: str) -> Fault:
+    return Fault(400, f"{name} and {other} say different things", code="invalid_value", param=name)
 
 
 #: Answers of one request.

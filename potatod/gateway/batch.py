@@ -21,7 +21,7 @@ from potato_client.status import ToolUse
 from potatod import log
 
 from . import pages, streams, tools
-from .batch_lines import Line, Wrong, answered, failed, lines_of
+from .batch_lines import Line, Wrong, answered, failed, lines_of, within_body
 from .batch_work import Kind, Work, file_id
 from .faults import Fault
 from .filing import Files
@@ -237,7 +237,7 @@ def _of_tools(line: Line, use: ToolUse) -> Wrong | None:
     try:
         tools.check(use, forced=line.question.forced)
     except Fault as fault:
-        return Wrong(line.number, fault)
+        return Wrong(line.number, within_body(fault))
     return None
 
 

@@ -79,10 +79,13 @@ def _line(number: int, row: bytes, endpoint: str, check: Callable[[str], object]
     found = body.understood(body.parse(row), _Line, {}, {})
     if (found.method, found.url) != ("POST", endpoint):
         raise Fault(400, f"this batch is of POST {endpoint}, and the line of {found.method[:20]} {found.url[:100]}", code="mismatched_url", param="url")
-    question = ENDPOINTS[endpoint](found.body)
-    if question.stream:
-        raise Fault(400, "a batch is not streamed", code="invalid_value", param="body.stream")
-    check(question.model)
+    try:
+        question = ENDPOINTS[endpoint](found.body)
+        if question.stream:
+            raise Fault(400, "a batch is not streamed", code="invalid_value", param="stream")
+        check(question.model)
+    except Fault as fault:
+        raise within_body(fault) from None
     if question.options.get("priority") is None:
         question.options["priority"] = "batch"
     return Line(number, found.custom_id, question)
@@ -97,6 +100,13 @@ def failed(line: Line, fault: Fault) -> pages.Page:
     response = {"status_code": fault.status, "request_id": secrets.token_hex(8), "body": fault.page()}
     error = {"code": fault.code or "failed", "message": fault.message}
     return {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": line.custom_id, "response": response, "error": error}
+
+
+def within_body(fault: Fault) -> Fault:
+    """What it names stands in the line's ``body``."""
+    if fault.param is not None:
+        fault.param = f"body.{fault.param}"
+    return fault
 
 
 def custom_ids(rows: Sequence[bytes]) -> set[str]:

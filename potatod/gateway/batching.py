@@ -78,6 +78,8 @@ class Batches:
     async def create(self, request: Request) -> Response:
         asked = body.understood(await body.read_json(request), _Body, {"output_expires_after": ()}, {})
         check_metadata(asked.metadata)
+        if asked.completion_window != "24h":
+            raise Fault(400, 'completion_window is "24h": it does not expire', code="invalid_value", param="completion_window")
         if asked.endpoint not in ENDPOINTS:
             raise Fault(400, f"endpoint is one of {', '.join(ENDPOINTS)}", code="invalid_value", param="endpoint")
         if self._store.get("files", asked.input_file_id) is None:

@@ -26,6 +26,7 @@ class AnyObject(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", ta
 class Named(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     schema: dict[str, Any] | None = None
+    #: for whoever reads the request: the model is not told of it
     description: str | None = None
     #: it is kept to in any case
     strict: bool | None = None
@@ -51,7 +52,8 @@ def options_of(format: ResponseFormat | TextFormat | None) -> Options:
     if not isinstance(named, Named):
         return {}
     if named.schema is None:
-        raise Fault(400, "a json_schema without a schema: say which", code="invalid_value", param="response_format")
+        path = "response_format.json_schema.schema" if isinstance(format, Schema) else "text.format.schema"
+        raise Fault(400, "a json_schema without a schema: say which", code="invalid_value", param=path)
     return {"json_schema": _text(named.schema)}
 
 

@@ -27,7 +27,7 @@ _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
     "include": ([],),
     "service_tier": ("auto", "default"),
     "top_logprobs": (0,),
-    "reasoning": ({}, {"effort": None}, {"effort": None, "summary": None}),
+    "reasoning": ({},),
     "stream_options": ({}, {"include_obfuscation": False}),
     "conversation": (),
     "prompt": (),

@@ -59,22 +59,24 @@ class Offer:
         return formats.call_of(self.pages, self.name) if self.forced else {}
 
 
-def offered(tools: Sequence[Tool], choice: str | Chosen | None, *, parallel: bool) -> Offer:
-    """Raises :class:`Fault`."""
+def offered(tools: Sequence[Tool], choice: str | Chosen | None, *, parallel: bool, within: str = "") -> Offer:
+    """``within``: where in a tool its fields stand, for those who are refused one. Raises :class:`Fault`."""
     names = [tool.function.name for tool in tools]
-    for name in names:
+    for number, name in enumerate(names):
         if not _NAME.fullmatch(name) or names.count(name) > 1:
             why = "letters, digits, _ . and -, 64 at most" if not _NAME.fullmatch(name) else "once"
-            raise Fault(400, f"a tool cannot be called {name[:70]!r}: {why}", code="invalid_value", param="tools")
+            raise Fault(400, f"a tool cannot be called {name[:70]!r}: {why}", code="invalid_value", param=f"tools[{number}]{within}.name")
     chosen = choice.function.name if isinstance(choice, Chosen) else None
     forced = chosen is not None or choice == "required"
     if forced and (not tools or chosen not in (None, *names)):
         what = f"{chosen!r} to call" if chosen is not None else "tool to call"
-        raise Fault(400, f"there is no {what} among the tools", code="invalid_value", param="tool_choice")
-    if tools and not parallel and not forced:
+        path = f"tool_choice{within}.name" if chosen is not None else "tool_choice"
+        raise Fault(400, f"there is no {what} among the tools", code="invalid_value", param=path)
+    if tools and choice != "none" and not parallel and not forced:
         raise unsupported("parallel_tool_calls", "a model that may call tools calls as many as it likes; one that must calls one")
-    if any(tool.function.strict for tool in tools) and not forced and choice != "none":
-        raise unsupported("tools.function.strict", 'only what must be called is held to its schema: "tool_choice": "required", or a function')
+    strict = next((number for number, tool in enumerate(tools) if tool.function.strict), None)
+    if strict is not None and not forced and choice != "none":
+        raise unsupported(f"tools[{strict}]{within}.strict", 'only what must be called is held to its schema: "tool_choice": "required", or a function')
     return Offer() if choice == "none" else Offer(tuple(tool.page() for tool in tools), forced, chosen)
 
 

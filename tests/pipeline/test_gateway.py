@@ -21,6 +21,10 @@ from .gateway_harness import IMPATIENT, House, client_of, until
 Ask = dict[str, Any]
 
 
+#: A tool whose schema has a null.
+GO_NOTHING: Ask = {"type": "function", "name": "f", "strict": None, "description": None, "parameters": {"type": "object", "default": None}}
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One for all tests that change nothing of it."""
@@ -308,6 +312,10 @@ def test_logprobs_of_texts_have_the_old_form(client: openai.OpenAI) -> None:
         ({"messages": [{"role": "user", "content": "x" * 1500 + "|"}]}, 400, "context"),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options needs stream"),
         ({"chat_template_kwargs": {"tone": "warm"}}, 400, "chat_template_kwargs.tone"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, 400, "stream_options.include_obfuscation is not supported"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, 400, "max_tokens and max_completion_tokens say different things"),
+        ({"chat_template_kwargs": {"thinking": True, "enable_thinking": False}}, 400, "say different things"),
+        ({"thinking": True, "chat_template_kwargs": {"enable_thinking": False}}, 400, "say different things"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_its_name(client: openai.OpenAI, more: Ask, status: int, sentence: str) -> None:
@@ -315,6 +323,47 @@ def test_what_is_not_understood_is_refused_by_its_name(client: openai.OpenAI, mo
         client.chat.completions.create(model="model", messages=[{"role": "user", "content": "a|"}], extra_body=more)
     assert refused.value.status_code == status
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "param"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "txt": "a"}]}]}, "messages[0].content[0].txt"),
+        ("chat/completions", {"messages": [{"content": "a"}]}, "messages[0].role"),
+        ("chat/completions", {"tools": [{"type": "function", "function": {"name": "f", "descripton": "a"}}]}, "tools[0].function.descripton"),
+        ("chat/completions", {"tools": [{"type": "function", "function": {"name": "f"}}, {"type": "function", "function": {"name": "no blanks"}}]},
+         "tools[1].function.name"),
+        ("chat/completions", {"response_format": {"type": "json_schema", "json_schema": {"name": "f"}}}, "response_format.json_schema.schema"),
+        ("chat/completions", {"stream_options": {"include_costs": True}}, "stream_options.include_costs"),
+        ("responses", {"text": {"verbosity": "low"}}, "text.verbosity"),
+        ("responses", {"text": {"format": {"type": "json_schema", "name": "f"}}}, "text.format.schema"),
+        ("responses", {"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ("responses", {"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
+        ("responses", {"tools": [{"type": "function", "name": "f", "strict": True}]}, "tools[0].strict"),
+        ("batches", {}, "input_file_id"),
+        ("batches", {"input_file_id": "a", "endpoint": "b", "completion_window": "1h"}, "completion_window"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_whole_way_to_the_field(house: House, path: str, more: Ask, param: str) -> None:
+    asked = {"chat/completions": ask("a|"), "responses": {"model": "model", "input": "a|"}, "batches": {}}[path]
+    status, _, page = house.gateway.request("POST", f"/v1/{path}", asked | more)
+    assert (status, page["error"]["param"]) == (400, param)
+    if param.endswith("descripton"):
+        assert "did you mean 'description'" in page["error"]["message"]
+
+
+def test_null_is_as_good_as_leaving_it_out_at_every_level_but_in_what_is_the_clients_own(house: House, client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a|", "annotations": None, "cache": None}], "name": None, "weight": None}]
+    tool = {"type": "function", "function": {"name": "f", "strict": None, "parameters": {"type": "object", "default": None}, "more": None}}
+    more = {"stream_options": {"include_usage": None, "include_costs": None}, "chat_template_kwargs": {"enable_thinking": None}, "tools": [tool]}
+    answer = client.chat.completions.create(model="model", messages=[], max_tokens=2, extra_body=more | {"messages": messages})
+    assert (answer.choices[0].finish_reason, len(answer.choices[0].message.content or "")) == ("length", 2)
+    with Client(house.front.socket) as native:
+        tools = native.show(native.jobs(limit=1)[0].job).tools
+    assert json.loads(tools[0])["function"]["parameters"] == {"type": "object", "default": None}
+    nothing = {"text": {"verbosity": None, "format": {"type": "text", "more": None}}, "reasoning": {"effort": None, "summary": None, "more": None}}
+    made = client.responses.create(model="model", input="a|", max_output_tokens=2, extra_body=nothing | {"tools": [GO_NOTHING]})
+    assert made.tools[0].to_dict()["parameters"] == GO_NOTHING["parameters"]
 
 
 def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:

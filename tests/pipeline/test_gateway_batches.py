@@ -142,6 +142,8 @@ def test_a_file_with_a_wrong_line_is_not_asked_at_all(idle: House, bad: Any, sen
         assert batch.errors.data is not None
         assert [error.line for error in batch.errors.data] == [2]
         assert sentence in (batch.errors.data[0].message or "")
+        if isinstance(bad, dict) and "temprature" in bad.get("body", {}):
+            assert batch.errors.data[0].param == "body.temprature"
         assert ended(client, batch_of(client, []), "failed").errors is not None
     with Client(idle.front.socket) as native:
         assert native.jobs() == []
