@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 from sse_starlette import ServerSentEvent
@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from potato_client import AsyncAnswer, ClientError
 from potato_client.job_report import OVER
-from potato_client.protocol import Finished, Piece
+from potato_client.protocol import Finished, Piece, Progress
 from potato_client.question import ChatMessage, ToolCall
 from potatod import tool_calls
 
@@ -91,7 +91,7 @@ class Responding:
         if limit is not None:
             headers |= limit.applied(later=not over)
         if not over:
-            return Json(await self._page(id, asked.jobs[0], record), 202, headers | {"Location": f"/v1/responses/{id}"})
+            return Json(_page_so_far(id, record, answer), 202, headers | {"Location": f"/v1/responses/{id}"})
         return Json(_page_of(id, record, answer), headers=headers)
 
     async def retrieve(self, request: Request) -> Response:
@@ -197,17 +197,22 @@ async def _events(events: Events, answer: AsyncAnswer, left: Callable[[], None])
             yield streams.event(page, page["type"])
         try:
             async for message in answer.messages():
-                if isinstance(message, Piece):
-                    for page in events.said(message.reasoning, message.text):
-                        yield streams.event(page, page["type"])
-                elif isinstance(message, Finished):
-                    for page in events.ended(message):
-                        yield streams.event(page, page["type"])
+                for page in _said(events, message):
+                    yield streams.event(page, page["type"])
         except ClientError as error:
             for page in events.failed(Fault.of(error)):
                 yield streams.event(page, page["type"])
     finally:
         left()
+
+
+def _said(events: Events, message: object) -> Iterator[responses.Page]:
+    if isinstance(message, Progress):
+        yield from events.progress(message)
+    elif isinstance(message, Piece):
+        yield from events.said(message.reasoning, message.text)
+    elif isinstance(message, Finished):
+        yield from events.ended(message)
 
 
 def _page_of(id: str, record: responses.Page, answer: AsyncAnswer) -> responses.Page:
@@ -217,3 +222,9 @@ def _page_of(id: str, record: responses.Page, answer: AsyncAnswer) -> responses.
     usage = response_pages.usage_of(finished.prompt_tokens, finished.completion_tokens)
     said = response_pages.output(id, answer.text, answer.reasoning, status, response_pages.tools_of(record))
     return response_pages.page(id, record, status, said, usage)
+
+
+def _page_so_far(id: str, record: responses.Page, answer: AsyncAnswer) -> responses.Page:
+    said = response_pages.output(id, answer.text, answer.reasoning, "in_progress", response_pages.tools_of(record))
+    status = "in_progress" if answer.token_ids or response_pages.began(answer.progress) else "queued"
+    return response_pages.page(id, record, status, said)

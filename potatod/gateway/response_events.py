@@ -3,7 +3,8 @@
 NOTE [ sequence numbers ]
 A client that has lost its stream asks for what came after a sequence number, of a gateway that may be another by then. So numbers are no counter of
 what was sent, but say where in the response something stands: an event of structure takes one, a delta as many as it has characters, and carries that
-of its last. However the text is cut into deltas, the same number is the same place.
+of its last. However the text is cut into deltas, the same number is the same place. For the same reason each response is said
+to be queued and then to be in progress, once, however short either was.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from potato_client.protocol import Finished
+from potato_client.protocol import Finished, Progress
 from potatod.tool_calls import Call, Found, Parser
 
 from . import response_pages as pages
@@ -32,6 +33,7 @@ class Events:
         self._next = 0
         #: items that are complete, and of these the messages and the calls
         self._index = self._messages = self._calls = 0
+        self._in_progress = False
         #: all that has been said
         self._reasoning = self._text = ""
         #: the item that is being said
@@ -39,10 +41,15 @@ class Events:
         self._item_text = ""
 
     def begun(self) -> Iterator[Page]:
-        for name in ("response.created", "response.in_progress"):
-            yield from self._say(name, response=self._page("in_progress", []))
+        for name in ("response.created", "response.queued"):
+            yield from self._say(name, response=self._page("queued", []))
+
+    def progress(self, progress: Progress) -> Iterator[Page]:
+        if pages.began(progress):
+            yield from self._go()
 
     def said(self, reasoning: str, text: str) -> Iterator[Page]:
+        yield from self._go()
         self._reasoning += reasoning
         self._text += text
         if reasoning:
@@ -50,6 +57,7 @@ class Events:
         yield from self._found(self._parser.feed(text) if self._tools else Found((text,) if text else ()))
 
     def ended(self, finished: Finished) -> Iterator[Page]:
+        yield from self._go()
         status = pages.ended_as(finished.reason)
         if self._tools:
             yield from self._found(self._parser.finish())
@@ -57,11 +65,18 @@ class Events:
             yield from self._enter("message")
         yield from self._close(status)
         usage = pages.usage_of(finished.prompt_tokens, finished.completion_tokens)
-        yield from self._say(f"response.{status}", response=self._page(status, self._output(status), usage))
+        name = "response.completed" if status == "completed" else "response.incomplete"  # there is none for what is cancelled
+        yield from self._say(name, response=self._page(status, self._output(status), usage))
 
     def failed(self, fault: Fault) -> Iterator[Page]:
+        yield from self._go()
         error = {"code": fault.code or "server_error", "message": fault.message}
         yield from self._say("response.failed", response=self._page("failed", self._output("in_progress"), error=error))
+
+    def _go(self) -> Iterator[Page]:
+        if not self._in_progress:
+            self._in_progress = True
+            yield from self._say("response.in_progress", response=self._page("in_progress", []))
 
     def _page(self, status: str, output: list[Page], usage: Page | None = None, error: Page | None = None) -> Page:
         return pages.page(self._id, self._record, status, output, usage, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from potato_client.job_report import JobReport
+from potato_client.protocol import Progress
 from potato_client.question import ChatMessage
 from potatod import tool_calls
 
@@ -26,7 +27,7 @@ def page(id: str, record: Page, status: str, output: list[Page], usage: Page | N
         "metadata": record["metadata"],
         "model": record["model"],
         "output": output,
-        "parallel_tool_calls": False,
+        "parallel_tool_calls": record.get("parallel_tool_calls", True),
         "previous_response_id": record["previous_response_id"],
         "reasoning": {"effort": None, "summary": None},
         "store": record["store"],
@@ -58,6 +59,7 @@ def output(id: str, text: str, reasoning: str, status: str, offered: tool_calls.
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int) -> Page:
+    """The zeros are not counted by the daemon, and OpenAI's clients want them to be there: docs/OPERATIONS.md says so."""
     return {
         "input_tokens": prompt_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -65,6 +67,11 @@ def usage_of(prompt_tokens: int, completion_tokens: int) -> Page:
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": prompt_tokens + completion_tokens,
     }
+
+
+def began(progress: Progress | None) -> bool:
+    """Whether a job of which nothing has come yet is computed, as far as was said."""
+    return progress is not None and progress.state in ("prefill", "decode")
 
 
 def status_of(report: JobReport) -> str:

@@ -116,7 +116,8 @@ class Body(msgspec.Struct, kw_only=True):
         """What the page of the response says besides its job."""
         format = {"type": "text"} if self.text.format is None else msgspec.to_builtins(self.text.format)
         tools = {"tools": msgspec.to_builtins(self.tools), "tool_choice": msgspec.to_builtins(self.tool_choice or "auto")}
-        return {"created_at": created, "text": {"format": format}} | tools | {name: getattr(self, name) for name in _RECORDED}
+        parallel = {"parallel_tool_calls": self.parallel_tool_calls and not self.offer().forced}
+        return {"created_at": created, "text": {"format": format}} | tools | parallel | {name: getattr(self, name) for name in _RECORDED}
 
 
 def understood(page: Mapping[str, Any]) -> Body:

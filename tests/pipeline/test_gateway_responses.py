@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import openai
 import pytest
+from openai.types.responses import ResponseStreamEvent
 
 from potato_client import Client
+from potatod.gateway import response_events
 
 from .gateway_harness import House, client_of, until
 
@@ -63,7 +67,9 @@ def test_events_come_in_order_and_end_with_the_whole(client: openai.OpenAI) -> N
         final = stream.get_final_response()
     assert final.output_text == "hello"
     kinds = [event.type for event in events]
-    assert kinds[:4] == ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
+    assert kinds[:3] == ["response.created", "response.queued", "response.in_progress"]
+    assert kinds[3:5] == ["response.output_item.added", "response.content_part.added"]
+    assert [event.response.status for event in events[:3]] == ["queued", "queued", "in_progress"]  # type: ignore[union-attr]
     ends = ["response.output_text.done", "response.content_part.done", "response.output_item.done", "response.completed"]
     assert kinds[-4:] == ends
     numbers = [event.sequence_number for event in events]
@@ -160,6 +166,44 @@ def test_in_the_background_it_goes_on_alone_and_is_there_when_the_gateway_is_ano
     with client_of(house) as client:
         assert text_of(client.responses.retrieve(made.id, stream=True)) == "alonealonealonealone"
         assert client.responses.retrieve(made.id).output_text == "alonealonealonealone"
+
+
+def test_a_response_that_waits_is_queued_until_it_is_computed(begin: Callable[..., House]) -> None:
+    house = begin(speculation=False, max_sequences=1)
+    worker = house.front.engine_up()
+    worker.hold.set()
+    with client_of(house) as client:
+        first = client.responses.create(model="model", input="endless|", background=True)
+        second = client.responses.create(model="model", input="endless|", background=True)
+        stream = iter(client.responses.retrieve(second.id, stream=True))
+        assert [next(stream).type for _ in range(2)] == ["response.created", "response.queued"]
+        client.responses.cancel(first.id)
+        worker.hold.clear()
+        events = [next(stream) for _ in range(5)]
+        assert events[0].type == "response.in_progress"
+        client.responses.cancel(second.id)
+        events += list(stream)
+        assert (events[-1].type, events[-1].response.status) == ("response.incomplete", "cancelled")
+        assert events[-1].response.incomplete_details is None
+        again = list(client.responses.retrieve(second.id, stream=True, starting_after=1))
+        assert [event.sequence_number for event in again][-1] == events[-1].sequence_number
+        assert again[-1] == events[-1]
+
+
+def test_every_event_that_is_sent_is_one_that_the_package_knows(client: openai.OpenAI) -> None:
+    known = {get_args(kind.model_fields["type"].annotation)[0] for kind in get_args(get_args(ResponseStreamEvent)[0])}
+    named = set(re.findall(r'"(response\.[a-z_.]+)"', Path(response_events.__file__).read_text()))
+    assert named <= known
+    assert len(named) > 10
+
+
+def test_a_response_says_whether_tools_may_be_called_side_by_side(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "model", "input": "a$|", "max_output_tokens": 1}
+    assert client.responses.create(**asked, tools=[GO]).parallel_tool_calls is True
+    assert client.responses.create(**asked, tools=[GO], tool_choice="required").parallel_tool_calls is False
+    made = client.responses.create(**asked, parallel_tool_calls=False)
+    assert made.parallel_tool_calls is False
+    assert client.responses.retrieve(made.id).parallel_tool_calls is False
 
 
 def test_a_response_that_is_cancelled_says_so_and_is_deleted_with_its_job(begin: Callable[..., House]) -> None:
