@@ -1,5 +1,6 @@
 """Who may ask, and how much: decided before a body is read.
 
+    head      of a size
     Host      an address, "localhost", or a name of [gateway] hosts: another is a page that had its name point here (DNS rebinding)
     token     Authorization: Bearer …, for everything but /health
     body      of a size and within a time
@@ -29,6 +30,8 @@ LET_IN: Final = "potato.let_in"
 MAX_BODY_BYTES: Final = MAX_FRAME_BYTES
 #: Of /v1/files.
 MAX_FILE_BYTES: Final = 64 << 20
+#: Of address and headers.
+MAX_HEAD_BYTES: Final = 32 << 10
 #: From piece to piece of a body.
 PIECE_S: Final = 20.0
 _OPEN: Final = frozenset({"/health", "/health/live", "/health/ready"})
@@ -54,6 +57,8 @@ class Guard:
             await send(message)
 
         try:
+            if _head_bytes(scope) > MAX_HEAD_BYTES:
+                raise head_too_large()
             self._let_in(scope["path"], headers)
             scope[LET_IN] = True
             if scope["method"] == "HEAD" and scope["path"] not in _OPEN:
@@ -118,6 +123,15 @@ def _bounded(receive: Receive, most_bytes: int) -> Receive:
 
 
 _SLOWEST_BYTES_PER_S: Final = 10_000
+
+
+def _head_bytes(scope: Scope) -> int:
+    """h11 bounds a head only while it is not complete, and one that comes at once is."""
+    return len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+
+
+def head_too_large() -> Fault:
+    return Fault(431, f"address and headers have at most {MAX_HEAD_BYTES >> 10} KiB", code="too_large", headers={"Connection": "close"})
 
 
 async def _drain(receive: Receive) -> None:

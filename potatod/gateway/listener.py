@@ -13,16 +13,17 @@ import socket
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from potatod.errors import ConfigError
 
-from .guard import LET_IN
+from .faults import Fault
+from .guard import LET_IN, MAX_HEAD_BYTES, head_too_large
 
 #: From the connection, or the first character after an answer, to the end of the headers.
 HEAD_S: Final = 10.0
-_MAX_HEAD_BYTES: Final = 32 << 10
 #: A connection between two requests.
 _KEEP_ALIVE_S: Final = 75
 #: Connections at the same time; the next one is told 503.
@@ -94,6 +95,16 @@ class Protocol(H11Protocol):
         super().on_response_complete()
         self._unwatch()  # uvicorn's keep-alive has begun
 
+    def send_400_response(self, msg: str) -> None:
+        """Of what is no request, in the shape of all other refusals."""
+        bad = Fault(400, "this is no HTTP request", code="bad_http", headers={"Connection": "close"})
+        response = (head_too_large() if len(self.conn.trailing_data[0]) > MAX_HEAD_BYTES else bad).response()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            head = h11.Response(status_code=response.status_code, headers=response.raw_headers)
+            for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
     def _watch(self) -> None:
         answering = self.cycle is not None and not self.cycle.response_complete
         if answering:
@@ -122,6 +133,6 @@ def server(app: Any) -> Server:
         uvicorn.Config(
             app, http=Protocol, ws="none", loop="asyncio", lifespan="off", log_config=None, access_log=False, server_header=False,
             limit_concurrency=MAX_CONNECTIONS, timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=_GRACE_S,
-            h11_max_incomplete_event_size=_MAX_HEAD_BYTES, proxy_headers=False,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES, proxy_headers=False,
         )
     )  # fmt: skip

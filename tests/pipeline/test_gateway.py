@@ -439,6 +439,31 @@ def test_a_key_that_is_used_twice_at_the_same_time_is_one_job_and_both_get_it(be
     assert len({answer.id for answer in answers}) == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "page"),
+    [
+        ("/v1/completions", {"model": "model", "prompt": ["key|", "yes|"], "n": 2, "max_tokens": 6}),
+        ("/v1/responses", {"model": "model", "input": "key|", "max_output_tokens": 6}),
+    ],
+)
+def test_a_key_is_good_wherever_answers_are_asked_for(begin: Callable[..., House], path: str, page: Ask) -> None:
+    house = begin(gateway={"program": IMPATIENT}, speculation=False)
+    house.front.engine_up(delay_s=0.02)
+    connection = house.gateway.connect()
+    connection.request("POST", path, json.dumps(page), house.gateway.headers | {"Idempotency-Key": "mine"})
+    with Client(house.front.socket) as native:
+        until(lambda: len(native.jobs()) > 0)
+        time.sleep(0.2)
+        connection.close()
+        first, again = (house.gateway.request("POST", path, page, Idempotency_Key="mine") for _ in range(2))
+        assert (first[0], again[0], first[2]["id"]) == (200, 200, again[2]["id"])
+        assert first[1]["potato-job"] == again[1]["potato-job"]
+        assert {job.job for job in native.jobs()} == set(first[1]["potato-job"].split(", "))
+        assert {job.state for job in native.jobs()} == {"finished"}
+    other = {"prompt": "other|"} if path == "/v1/completions" else {"input": "other|"}
+    assert house.gateway.request("POST", path, page | other, Idempotency_Key="mine")[0] == 422
+
+
 @pytest.mark.parametrize("after_s", [0.0, 0.002, 0.005, 0.01])
 def test_what_stays_stays_however_early_its_client_leaves(begin: Callable[..., House], after_s: float) -> None:
     house = begin(gateway={"program": IMPATIENT}, speculation=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -147,6 +148,29 @@ def test_a_request_that_does_not_come_to_its_end_is_ended(begin: Callable[..., H
             assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.parametrize("end", ["\r\n\r\n", ""])
+@pytest.mark.parametrize("where", ["/v1/models?{}", "/v1/models HTTP/1.1\r\nX-Long: {}"])
+def test_a_head_that_is_too_large_is_refused_whether_or_not_it_is_complete(house: House, where: str, end: str) -> None:
+    for size, statuses in ((30 << 10, (200, 400)), (34 << 10, (431,))):
+        first = f"GET {where.format('x' * size)}"
+        head = first if "HTTP/1.1" in first else f"{first} HTTP/1.1"
+        with raw(house) as connection:
+            connection.sendall(f"{head}\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {house.gateway.token}{end}".encode())
+            if not end and statuses != (431,):
+                continue  # more may come
+            answer, body = read_all(connection).split(b"\r\n\r\n", 1)
+            assert int(answer.split(b" ")[1]) in statuses
+            assert statuses != (431,) or json.loads(body)["error"]["code"] == "too_large"
+
+
+def test_what_is_no_http_is_refused_in_the_same_shape(house: House) -> None:
+    with raw(house) as connection:
+        connection.sendall(b"what is this\r\n\r\n")
+        answer, body = read_all(connection).split(b"\r\n\r\n", 1)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
 def test_strangers_that_fill_all_places_keep_nobody_out_who_has_the_token(begin: Callable[..., House]) -> None:
     few = "import sys\nfrom potatod import stage\nfrom potatod.gateway import gateway, listener\nlistener.MAX_CONNECTIONS, listener._CROWDED = 40, 30\n"
     house = begin(gateway={"program": f'{few}sys.exit(stage.run("gateway", gateway.work))'})
@@ -205,6 +229,13 @@ def garbage(house: House, chance: random.Random) -> list[bytes]:
         [head + b"Content-Length: 2\r\n\r\n{}"],
         [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + chance.randbytes(200)],  # TLS
     ])  # fmt: skip
+
+
+def read_all(connection: socket.socket) -> bytes:
+    found = b""
+    while piece := connection.recv(1 << 16):
+        found += piece
+    return found
 
 
 def raw(house: House) -> socket.socket:
