@@ -87,7 +87,6 @@ class Batch:
 
     async def _answer_all(self) -> None:
         if self._cancelled:
-            await self._open(self.page["request_counts"]["total"])
             await self._end_cancelled()
             return
         if (absent := next((name for name in self._models() if name not in self._served), None)) is not None:
@@ -175,6 +174,7 @@ class Batch:
 
     async def _end_cancelled(self) -> None:
         """What is answered stays; the jobs of the rest are cancelled."""
+        await self._open(self.page["request_counts"]["total"])
         await self._questions.cancel(self._work.jobs())
         await self._end("cancelled")
 

@@ -26,6 +26,7 @@ class Work:
         self._id = id
         self._store = store
         self._files: dict[Kind, _Lines] = {}
+        self._opening = threading.Lock()
         self._total = 0
         self._failed: set[str] = set()
         self._jobs: dict[str, None] = {}
@@ -37,17 +38,18 @@ class Work:
 
     def open(self, total: int) -> None:
         """Goes on with what is there. Raises OSError; then it can be tried again."""
-        self.close()
-        found = {}
-        for kind in KINDS:
-            path = self.part(kind)
-            whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""  # what is cut was told to nobody
-            self._files[kind] = _Lines(path, len(whole) + 1 if whole else 0)
-            found[kind] = whole.split(b"\n")
-        self._total = total
-        self._failed = custom_ids(found["error"])
-        self._jobs = {job.decode(): None for job in found["jobs"] if job}
-        self.done = custom_ids(found["output"]) | self._failed
+        with self._opening:  # whoever was cancelled while it was opened has left a thread at it
+            self.close()
+            found = {}
+            for kind in KINDS:
+                path = self.part(kind)
+                whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""  # what is cut was told to nobody
+                self._files[kind] = _Lines(path, len(whole) + 1 if whole else 0)
+                found[kind] = whole.split(b"\n")
+            self._total = total
+            self._failed = custom_ids(found["error"])
+            self._jobs = {job.decode(): None for job in found["jobs"] if job}
+            self.done = custom_ids(found["output"]) | self._failed
 
     async def asked(self, jobs: list[str]) -> None:
         """Raises OSError; then nothing of it is written."""
