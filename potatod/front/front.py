@@ -198,7 +198,7 @@ class Front:
     def _send_sweep(self) -> None:
         """Nothing is computed that cannot be kept."""
         self._journal.settle()
-        if self._engine.engine.paused or self._journal.trouble:
+        if self._held:
             return
         self._change_model()
         if not self._engine.up or self._awaited is not None:
@@ -214,9 +214,14 @@ class Front:
             self._desk.answers.taken(sweep)
         self._journal.flush()
 
+    @property
+    def _held(self) -> str:
+        """Why no sweep begins, whatever the engine is; empty where one may."""
+        return self._engine.engine.paused or self._journal.trouble
+
     def _now(self) -> EngineNow:
         loading = self._engine.engine.state in ("starting", "switching")
-        return EngineNow(self._engine.up, self._layers_done, self._desk.layers, self._engine.under_way_s, loading, self._engine.engine.paused)
+        return EngineNow(self._engine.up, self._layers_done, self._desk.layers, self._engine.under_way_s, loading, self._held)
 
     def _look_around(self) -> None:
         """What need not be done at once. However long the queue, a fiftieth of the time goes into it at most."""
@@ -228,15 +233,15 @@ class Front:
         self._retention.look()
         self._say_trouble()
         places = self._desks.places()
-        paused = self._engine.engine.paused if self._engine.up else ""
+        held = self._held if self._engine.up else ""
         for desk in self._desks:
-            desk.outlook.say_progress(self._now() if desk is self._desk else EngineNow(up=bool(paused), paused=paused), places)
+            desk.outlook.say_progress(self._now() if desk is self._desk else EngineNow(up=bool(held), paused=held), places)
         sweeps, read_bytes = sum(desk.times.sweeps for desk in self._desks), sum(desk.times.read_bytes for desk in self._desks)
         if self._stage.beat(sweeps=sweeps, read_bytes=read_bytes):
-            running, held = len(self._desk.scheduler.running), bool(self._journal.trouble)
+            running, trouble = len(self._desk.scheduler.running), bool(self._journal.trouble)
             waiting = sum(len(desk.answers) for desk in self._desks if not desk.why) - running
-            resting = paused if self._desk.scheduler.in_flight is None else ""
-            self._stage.control.send(Queued(os.getpid(), running, waiting, held, self._desk.times.s_per_sweep, resting))
+            resting = self._engine.engine.paused if self._engine.up and self._desk.scheduler.in_flight is None else ""
+            self._stage.control.send(Queued(os.getpid(), running, waiting, trouble, self._desk.times.s_per_sweep, resting))
         if (minute := self._desk.beside.look(began)) is not None:
             self._tell(minute)
             if minute.parted:

@@ -122,18 +122,18 @@ class Handlers:
         self._attach(client, message.request, number, message)
 
     def _attach(self, client: bytes, request: int, number: int, has: Attach | None = None) -> None:
-        """``has``: what the client has of it already."""
-        found_here = self._desks.find(number)
-        if found_here is not None:
+        """``has``: what the client has of it already. While the disk takes nothing it is told what there is on it, and the rest when that is there,
+        too."""
+        found_here, held = self._desks.find(number), bool(self._journal.trouble)
+        if found_here is not None and not held:
             _, answer = found_here
             shown = Answered(answer.shown_ids, "".join(answer.shown), "".join(answer.reasoning), tuple(answer.logprobs))
             self._journal.then(partial(self._catch_up, client, request, answer.job.copy(), shown, has))
-            answer.said = None
             return
 
         def found(job_and_answered: tuple[Job, Answered]) -> None:
             job, answered = job_and_answered
-            if self._desks.find(number) is not None:  # it has begun meanwhile
+            if self._desks.find(number) is not None and not held:  # it has begun meanwhile
                 self._attach(client, request, number, has)
                 return
             self._catch_up(client, request, job, replace(answered, ids=answered.ids[: job.shown_tokens]), has)
@@ -155,6 +155,8 @@ class Handlers:
             self._send(client, goes_on(refusal, job.id).to(job=job.id))
         else:
             self._followers.add(job.number, client)
+            if (here := self._desks.find(job.number)) is not None:
+                here[1].said = None
             if job.state is State.PAUSED:
                 self._send(client, paused(job))
             elif desk is None:

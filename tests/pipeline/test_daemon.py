@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -171,6 +172,27 @@ def test_the_job_of_a_client_that_is_killed_goes_on_and_can_be_attached_to(daemo
     job = json.loads(daemon.client("jobs", "--json", "--limit", "1").stdout)["job"]
     attached = daemon.client("attach", job[:8])
     assert (attached.returncode, attached.stdout) == (0, whole)
+
+
+def test_jobs_wait_while_the_disk_takes_nothing_and_go_on_with_the_same_tokens(daemon):
+    """As a quota that is used up: the front's files may not become longer."""
+    ask = ("Once upon a disk", "--max-tokens", "200", "--temperature", "0")
+    front, unlimited = daemon.stages()["front"].pid, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    with ThreadPoolExecutor(1) as pool:
+        accepted = daemon.text().count("accepted")
+        asked = pool.submit(daemon.ask, *ask)
+        daemon.until(lambda: daemon.text().count("accepted") > accepted, "the job in the log")
+        resource.prlimit(front, resource.RLIMIT_FSIZE, (len(daemon.text()) + (32 << 10), resource.RLIM_INFINITY))
+        try:
+            daemon.until(lambda: "nothing is accepted or computed now: the job database" in daemon.client("status").stdout, "trouble in the status")
+            refused = daemon.client("x")
+            assert refused.returncode == 75 and "nothing can be accepted now: the job database" in refused.stderr, refused.stderr
+            assert not asked.done()
+        finally:
+            resource.prlimit(front, resource.RLIMIT_FSIZE, unlimited)
+        answer = asked.result()
+    assert answer["token_ids"] == daemon.ask(*ask)["token_ids"]
+    assert "nothing is accepted or computed now" not in daemon.client("status").stdout
 
 
 def test_a_job_outlives_the_daemon_that_is_killed_with_all_its_processes(tiny_model, probe_cache):
