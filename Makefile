@@ -37,7 +37,8 @@ check: $(STAMP) ## lint, types and unit tests: what a change must pass before it
 torture: $(STAMP) ## kills, power cuts, failing disks, damaged folders and frames in full numbers: three hours; kills go on from .torture.json
 	POTATO_KILLS=1000 POTATO_CUTS=10000 POTATO_ENGINE_KILLS=100 POTATO_CONNECTIONS=2000 $(BIN)/python -m pytest -q --timeout 3600 \
 		tests/pipeline/test_front_torture.py tests/faults/test_power_cuts.py tests/faults/test_job_disk.py \
-		tests/faults/test_kills.py::test_kills_of_the_engine_change_no_token tests/pipeline/test_gateway_guard.py
+		tests/faults/test_kills.py::test_kills_of_the_engine_change_no_token tests/pipeline/test_gateway_guard.py \
+		tests/pipeline/test_front_hostile.py
 	POTATO_DAMAGES=2000 POTATO_FRAMES=200000 POTATO_DISK_CALLS=1000000 $(BIN)/python -m pytest -q --timeout 7200 \
 		tests/faults/test_damaged_folders.py tests/pipeline/test_front_frames.py tests/faults/test_store_disk.py
 	$(BIN)/python tests/torture/kills.py --kills 1000 --resume .torture.json

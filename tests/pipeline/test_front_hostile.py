@@ -8,6 +8,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgpack
@@ -20,6 +21,8 @@ from potato_client.protocol import PROTOCOL_VERSION, Alive, Hello, Refused, Stat
 from .front_harness import Client, Front, Heard, front_fails, start_front
 
 StartFront = Callable[..., Front]
+#: `make torture` asks for more.
+CONNECTIONS = int(os.environ.get("POTATO_CONNECTIONS", "200"))
 
 
 @pytest.fixture
@@ -97,23 +100,92 @@ def test_several_frames_in_one_message_are_refused(start: StartFront) -> None:
 
 
 def test_raw_connections_that_do_not_speak_zeromq_harm_nobody(start: StartFront) -> None:
-    front = start()
-    front.engine_up()
-    path = front.socket.removeprefix("ipc://")
+    """Of all sorts, and many of them: half open, garbage, frames that never end, closed in the middle. The job goes on, memory does not grow."""
+    front = start(speculation=False, max_context=2048)
+    front.engine_up(delay_s=0.002)
     noise = random.Random(6)
-    held = []
-    for _ in range(200):
-        raw = socket.socket(socket.AF_UNIX)
-        raw.connect(path)
-        held.append(raw)
-        try:
-            raw.send(noise.randbytes(200))
-        except OSError:
-            continue  # hung up on already
+    client = front.client()
+    client.ask("running|", max_tokens=1500, follow=False)
+    job = client.hear(Heard(), "Accepted").last.job
+    process = psutil.Process(front.process.pid)
+    descriptors = process.num_fds()
+    storm(front, noise, CONNECTIONS // 4)
+    memory = process.memory_info().rss
+    storm(front, noise, CONNECTIONS)
+    assert process.memory_info().rss - memory < 64 << 20
+    assert client.attach(job).text == ("running" * 215)[:1500]
     assert serves(front)
-    for raw in held:
-        raw.close()
-    assert serves(front)
+    deadline = time.monotonic() + 30
+    while process.num_fds() > descriptors + 10:
+        assert time.monotonic() < deadline, "connections that are closed are let go"
+        time.sleep(0.05)
+    assert "Traceback" not in front.log
+
+
+def test_a_stranger_that_speaks_just_enough_zeromq_is_told_that_it_was_not_understood(start: StartFront) -> None:
+    """So that what garbage begins with gets as far as it is to get."""
+    front = start()
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.settimeout(10)
+        raw.connect(front.socket.removeprefix("ipc://"))
+        assert say(raw, READY) and say(raw, b"\x00\x07garbage")
+        said = b""
+        while b"bad_frame" not in said:
+            more = raw.recv(1 << 16)
+            assert more, said
+            said += more
+
+
+def storm(front: Front, noise: random.Random, count: int) -> None:
+    """Connections to the clients' socket; others are served while they are open."""
+    with ExitStack() as held:
+        for _ in range(count):
+            raw = held.enter_context(socket.socket(socket.AF_UNIX))
+            raw.settimeout(10)
+            raw.connect(front.socket.removeprefix("ipc://"))
+            for piece in garbage(noise):
+                if not say(raw, piece):
+                    break
+            if noise.random() < 0.3:
+                raw.close()
+        assert serves(front)
+
+
+def say(raw: socket.socket, piece: bytes) -> bool:
+    """Whether it was not hung up on. What goes before READY has been answered is part of the handshake."""
+    try:
+        raw.sendall(piece)
+        said = b"" if piece == READY else b"ROUTER"
+        while b"ROUTER" not in said:
+            said += (more := raw.recv(1 << 10))
+            if not more:
+                return False
+    except OSError:
+        return False
+    return True
+
+
+#: What ZeroMQ says first, and then what kind of socket it is.
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(48)
+READY = GREETING + b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+
+
+def garbage(noise: random.Random) -> list[bytes]:
+    long = b"\x02" + (1 << 20).to_bytes(8, "big")
+    return noise.choice([
+        [],
+        [noise.randbytes(noise.randrange(1, 4000))],
+        [GREETING[: noise.randrange(1, len(GREETING))]],
+        [GREETING.replace(b"NULL", b"ECHO")],
+        [GREETING, noise.randbytes(200)],
+        [READY, noise.randbytes(2000)],
+        [READY, b"\x02" + (1 << 62).to_bytes(8, "big") + b"x"],  # a frame that nobody can send
+        [READY, long + bytes(1000)],  # and one that does not come to its end
+        [READY, b"\x01\x04more" * 2000],  # nor does this message
+        [READY, b"\x00\x07garbage"],
+        [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"],
+        [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + noise.randbytes(200)],  # TLS
+    ])  # fmt: skip
 
 
 def test_a_frame_larger_than_any_honest_one_ends_the_connection_and_the_daemon_lives(start: StartFront) -> None:
