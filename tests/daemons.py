@@ -87,10 +87,11 @@ class Daemon:
     """``with Daemon(model, …) as daemon``: a running `potatod start`; stopped, and looked over for leaks, at the end."""
 
     def __init__(
-        self, model: Path, cache: Path, *flags: str, config: str = "", env: dict[str, str] | None = None, program: str = "",
+        self, model: Path | None, cache: Path, *flags: str, config: str = "", env: dict[str, str] | None = None, program: str = "",
         until: str = "serving",
     ) -> None:  # fmt: skip
-        """``program``: Python that is run instead of `potatod` itself; ``until``: entered when the log says this."""
+        """``model``: None where ``config`` names them; ``program``: Python that is run instead of `potatod` itself; ``until``: entered when the log
+        says this."""
         self._until = until
         self._place = tempfile.TemporaryDirectory(prefix="pt-")
         self.place = Path(self._place.name)
@@ -102,7 +103,7 @@ class Daemon:
         self._environment = {**os.environ, **homes, "OMP_NUM_THREADS": "1", **(env or {})}
         self._command = [
             *([sys.executable, "-c", program] if program else [str(BIN / "potatod")]),
-            "start", str(model), "--config", str(self.place / "potatod.toml"), "--run-directory",
+            "start", *([] if model is None else [str(model)]), "--config", str(self.place / "potatod.toml"), "--run-directory",
             str(self.directory), "--front-socket", self.socket, "--worker-threads", "1", *flags,
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from daemons import BIN, Daemon, make_model
+from forked import Potatod
 
 FLAGS = ("--pool-size", "600KiB", "--front-max-context", "256")
 QUESTION = ("What is a potato?", "--max-tokens", "12")
@@ -53,6 +54,42 @@ def test_each_answers_as_it_does_alone_whichever_process_is_killed(tiny_model: P
         refused = daemon.client("--model", "third", "x")
         assert refused.returncode == 66
         assert "there is no model 'third' here: model and other are served" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_draft_model_comes_and_goes_with_its_model_and_changes_no_text(
+    potatod: Potatod, other: Path, probe_cache: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    drafted = make_model(tmp_path).rename(tmp_path / "drafted")
+    assert potatod("prepare", drafted, "--draft", "int8").returncode == 0
+    question = ("The potato is a", "--raw", "--max-tokens", "60", "--temperature", "0.8", "--seed", "4")
+    texts = {}
+    for folder in (drafted, other):
+        with Daemon(folder, probe_cache, *FLAGS, "--speculation-enabled", "false") as daemon:
+            texts[folder.name] = daemon.ask(*question)["text"].strip()
+    entries = f'[[models]]\npath = "{other}"\n\n[[models]]\npath = "{drafted}"\ndraft = "self:int8"\n'
+    with Daemon(None, probe_cache, *FLAGS, "--speculation-lookup", "false", config=entries) as daemon:
+
+        def guessed() -> int:
+            queue = json.loads(daemon.client("status", "--json").stdout)["queue"]
+            assert queue["draft_failed"] == "" and {guess["source"] for guess in queue["guesses"]} <= {"draft"}
+            right: int = queue["accepted_tokens"]
+            return right
+
+        def turn_of(name: str) -> None:
+            before = guessed()
+            assert daemon.ask("--model", name, *question)["text"].strip() == texts[name]
+            assert guessed() > before + 4 if name == "drafted" else guessed() == before, name
+
+        turn_of("other")
+        turn_of("drafted")
+        daemon.stages()["worker"].send_signal(signal.SIGKILL)
+        names, before = ("drafted", "other") * 2, guessed()
+        jobs = [daemon.client("submit", "--model", name, *question).stdout.strip() for name in names]
+        assert [daemon.client("attach", job).stdout.strip() for job in jobs] == [texts[name] for name in names]
+        assert guessed() > before + 8
+        turn_of("drafted")
 
 
 def test_two_folders_of_the_same_name_cannot_be_told_from_each_other(tiny_model: Path, tmp_path: Path) -> None:
