@@ -14,12 +14,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from daemons import Daemon
 from engine import Engine
 
+from potato_client import Client
+from potato_client.protocol import Piece, Progress
 from potatod.messages import Counted
 
 #: `potatod`, of the package that these tests are of.
@@ -223,3 +226,51 @@ def test_it_stands_back_reads_its_configuration_again_pauses_and_keeps_the_socke
         unplugged.unlink()
         assert daemon.client("attach", job).returncode == 0
         assert daemon.stop() == 0
+
+
+#: A kernel that shows what lies in a folder of the test's, looked at often.
+SHOWN = """
+import os, sys
+from pathlib import Path
+from potatod import pausing
+from potatod.cli import main
+text = pausing._text
+pausing.EVERY_S = 0.05
+pausing._text = lambda file: text(Path(os.environ["SHOWN"], *file.parts[1:]))
+sys.exit(main())
+"""
+
+
+def test_a_job_that_runs_waits_while_the_machine_is_short_of_memory_and_goes_on_with_the_same_text(
+    tiny_model: Path, probe_cache: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    page, why = tmp_path / "proc/pressure/memory", "this machine is short of memory"
+    page.parent.mkdir(parents=True)
+    asked: dict[str, Any] = {"prompt": LONG[0], "max_tokens": 230, "temperature": 1.0, "seed": 5}
+    flags = (*SMALL, "--run-pause-on-pressure", "20%", "--speculation-enabled", "false")
+
+    def stands_still(percent: float) -> None:
+        page.write_text(f"some avg10={percent:.2f} avg60=0.08 avg300=0.01 total=62385\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=51234\n")
+
+    with Daemon(tiny_model, probe_cache, *flags, env={"SHOWN": str(tmp_path)}, program=SHOWN) as daemon, Client(daemon.socket) as client:
+        answer = client.generate(**asked)
+        text = ""
+        for message in answer.messages():
+            if isinstance(message, Piece):
+                text += message.text
+                if message.index == 3:
+                    stands_still(50)
+            elif isinstance(message, Progress) and message.state == "paused":
+                assert message.why == why
+                break
+        assert f"no job is computed now: {why}" in daemon.client("status").stdout
+        sweeps = client.status().engine.sweeps
+        stands_still(12)  # less, and not yet less than half of what paused it
+        time.sleep(0.5)
+        report = client.status()
+        assert (report.queue.paused, report.queue.running, report.engine.sweeps) == (why, 1, sweeps)
+        stands_still(5)
+        text += "".join(piece.text for piece in answer)
+        assert text == "".join(piece.text for piece in client.generate(**asked))
+        assert client.status().queue.paused == ""
+        assert [daemon.text().count(line) for line in (f"paused: {why}", "sweeps go on")] == [1, 1]
