@@ -34,7 +34,8 @@ check: $(STAMP) ## lint, types and unit tests: what a change must pass before it
 	MYPYPATH=$(VENV)/typed $(BIN)/mypy -p potatod -p potato_client
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit
 
-torture: $(STAMP) ## kills, power cuts, failing disks, damaged folders and frames in full numbers: three hours; kills go on from .torture.json
+torture: export POTATO_STATE = .torture-counts.json
+torture: $(STAMP) ## kills, power cuts, failing disks, damaged folders and frames in full numbers: three hours; goes on from .torture*.json
 	POTATO_KILLS=1000 POTATO_CUTS=10000 POTATO_ENGINE_KILLS=100 POTATO_CONNECTIONS=2000 $(BIN)/python -m pytest -q --timeout 3600 \
 		tests/pipeline/test_front_torture.py tests/faults/test_power_cuts.py tests/faults/test_job_disk.py \
 		tests/faults/test_kills.py::test_kills_of_the_engine_change_no_token tests/pipeline/test_gateway_guard.py \

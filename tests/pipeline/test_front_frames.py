@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from counts import portions
 from frames import examples, mutated
 
 from potato_client.codec import BadFrame
@@ -105,17 +106,18 @@ class Talk:
 
 
 def test_every_frame_is_answered_or_means_nothing_and_the_front_is_as_it_was(front: Front) -> None:
-    sender = Sender(SEED, max(200, FRAMES // 50))
     heard: Counter[str] = Counter()
     process = psutil.Process(front.process.pid)
     sizes = []
-    for _ in range(-(-FRAMES // A_CLIENT)):
-        talk = Talk(front.client(), sender)
-        for _ in range(A_CLIENT):
-            talk.send(sender.frame())
-        talk.end()
-        heard += talk.heard
-        sizes.append(process.memory_info().rss)
+    for first, count in portions("frames", FRAMES, 10_000):
+        sender = Sender(SEED + first, 200)
+        for _ in range(-(-count // A_CLIENT)):
+            talk = Talk(front.client(), sender)
+            for _ in range(A_CLIENT):
+                talk.send(sender.frame())
+            talk.end()
+            heard += talk.heard
+            sizes.append(process.memory_info().rss)
     assert front.worker is not None and front.worker.wrong is None
     assert front.client().answer("ok|", max_tokens=4).text == "okok"
     assert "Traceback" not in front.log and front.failed is None
