@@ -8,6 +8,7 @@ for is decided elsewhere.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ _RECEIVE_FRAMES: Final = 8
 _HANDSHAKE_MS: Final = 5000
 #: Peers that we remember; beyond it the one silent for longest goes.
 _MAX_CLIENTS: Final = 1024
+#: Each connection takes a descriptor, whether anything is said or not; and libzmq ends its process where it wants one that is not there.
+_MAX_DESCRIPTORS: Final = 1 << 16
 
 
 @dataclass(slots=True)
@@ -89,6 +92,7 @@ class Server:
     ) -> None:
         """``models``: the first is meant where a client names none, and has ``max_context_tokens``; ``remote``: where clients of other machines
         connect, and the folder of their keys."""
+        _may_open_many()
         self.boot = boot
         self._welcome = Welcome(PROTOCOL_VERSION, boot, daemon, models[0], max_context_tokens, models)
         self._vanished_s = vanished_s
@@ -237,6 +241,12 @@ def _local_owner(frame: zmq.Frame) -> str | None:
     except (zmq.ZMQError, IndexError):  # an old protocol of ZeroMQ says nothing of its peer
         return None
     return f"uid:{uid}"
+
+
+def _may_open_many() -> None:
+    """As many descriptors as this process may give itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MAX_DESCRIPTORS)), hard))
 
 
 def _local(context: zmq.Context[Any], endpoint: str) -> zmq.Socket[bytes]:

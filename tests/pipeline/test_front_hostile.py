@@ -122,6 +122,21 @@ def test_raw_connections_that_do_not_speak_zeromq_harm_nobody(start: StartFront)
     assert "Traceback" not in front.log
 
 
+FEW_DESCRIPTORS = [
+    "-c",
+    "import resource; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard)); "
+    "import potatod.front.__main__",
+]
+
+
+def test_more_connections_than_descriptors_that_a_process_begins_with_harm_nobody(start: StartFront) -> None:
+    """As 1,024 of them do where nothing else was said to the system: libzmq ends its process where there is none left."""
+    front = start(program=FEW_DESCRIPTORS)
+    front.engine_up()
+    storm(front, random.Random(7), 200)
+    assert front.process.poll() is None
+
+
 def test_a_stranger_that_speaks_just_enough_zeromq_is_told_that_it_was_not_understood(start: StartFront) -> None:
     """So that what garbage begins with gets as far as it is to get."""
     front = start()
@@ -141,8 +156,8 @@ def storm(front: Front, noise: random.Random, count: int) -> None:
     with ExitStack() as held:
         for _ in range(count):
             raw = held.enter_context(socket.socket(socket.AF_UNIX))
+            raw.connect(front.socket.removeprefix("ipc://"))  # it waits its turn, which one with a time limit does not
             raw.settimeout(10)
-            raw.connect(front.socket.removeprefix("ipc://"))
             for piece in garbage(noise):
                 if not say(raw, piece):
                     break
