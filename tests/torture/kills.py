@@ -307,6 +307,7 @@ def undisturbed(daemon: Daemon, models: int) -> list[str]:
 @click.option("--models", type=click.IntRange(1, 2), default=1, show_default=True, help="That one daemon serves.")
 @click.option("--seed", type=int, help="Of what is killed when; drawn where there is none.")
 def main(kills: int, minutes: float, resume: Path | None, models: int, seed: int | None) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what runs in its background ignore it
     tally = Tally.load(resume)
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="potato-torture-") as place:

@@ -3,7 +3,7 @@
     python tests/torture/soak.py --minutes 5
 
 Native and HTTP clients ask, stream, leave, cancel, submit, delete and send batches, and strangers send garbage. Every few seconds each process is
-looked at. What it takes in the last quarter of the time is held against the second quarter: the first one is for warming up.
+looked at. What it takes in the last quarter of the time is held against the second quarter: the first one is for warming up. Ctrl-C ends it sooner.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import random
+import signal
 import socket
 import statistics
 import sys
@@ -120,12 +121,20 @@ class Soak:
 
 def look(daemon: Daemon) -> dict[str, float]:
     """By what is measured, and of which process."""
-    found: dict[str, float] = {"database bytes": sum(path.stat().st_size for path in (daemon.place / "state" / "potato").glob("jobs.db*"))}
+    state = daemon.place / "state" / "potato"
+    found: dict[str, float] = {"database bytes": sum(path.stat().st_size for path in state.glob("jobs.db*"))}
+    found["gateway's folder bytes"] = sum(_size(path) for path in (state / "gateway").rglob("*"))
     assert daemon.process is not None
     for name, process in {**daemon.stages(), "supervisor": psutil.Process(daemon.process.pid)}.items():
         found[f"{name} bytes"] = process.memory_info().rss
         found[f"{name} descriptors"] = process.num_fds()
     return found
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):  # it has just gone
+        return path.lstat().st_size
+    return 0
 
 
 def growth(samples: list[dict[str, float]], key: str) -> tuple[float, float]:
@@ -138,6 +147,7 @@ def growth(samples: list[dict[str, float]], key: str) -> tuple[float, float]:
 @click.command()
 @click.option("--minutes", default=5.0, show_default=True)
 def main(minutes: float) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what runs in its background ignore it
     with tempfile.TemporaryDirectory(prefix="potato-soak-") as place:
         model, cache = make_model(Path(place)), Path(place) / "cache"
         know_rates(cache)
@@ -149,13 +159,14 @@ def main(minutes: float) -> None:
             for thread in threads:
                 thread.start()
             samples, until = [], time.monotonic() + 60 * minutes
-            for number in itertools.count():
-                if time.monotonic() > until or soak.faults:
-                    break
-                time.sleep(EVERY_S)
-                samples.append(look(daemon))
-                if number % 30 == 29:
-                    click.echo(f"{number * EVERY_S / 60:.0f} minutes: {dict(soak.done)}")
+            with contextlib.suppress(KeyboardInterrupt):
+                for number in itertools.count():
+                    if time.monotonic() > until or soak.faults:
+                        break
+                    time.sleep(EVERY_S)
+                    samples.append(look(daemon))
+                    if number % 30 == 29:
+                        click.echo(f"{number * EVERY_S / 60:.0f} minutes: {dict(soak.done)}")
             soak.over.set()
             for thread in threads:
                 thread.join(30)
