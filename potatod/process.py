@@ -96,13 +96,14 @@ class Process:
         return self.child.poll() is None and not self.lost
 
 
-def start(name: str, boot: Path, fds: Mapping[str, int]) -> Process:
-    """``python -m potatod.<name> --boot FILE --fd NAME=N``. In a process group of its own: a terminal's Ctrl-C is the supervisor's to hear."""
+def start(name: str, boot: Path, fds: Mapping[str, int], *, alone: bool = False) -> Process:
+    """``python -m potatod.<name> --boot FILE --fd NAME=N``. In a process group of its own: a terminal's Ctrl-C is the supervisor's to hear. ``alone``:
+    in a session of its own too, NOTE [ sessions ] in priority.py."""
     arguments = [word for key, fd in fds.items() for word in ("--fd", f"{key}={fd}")]
     child = subprocess.Popen(
         [sys.executable, "-m", f"potatod.{name}", "--boot", str(boot), *arguments],
         pass_fds=tuple(fds.values()), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment(),
-        process_group=0,
+        process_group=None if alone else 0, start_new_session=alone,
     )  # fmt: skip
     return Process(name, child, os.pidfd_open(child.pid), time.time(), time.monotonic())
 

@@ -87,8 +87,9 @@ class Stages:
         try:
             own = model.page()
             boot = self._written("", Boot(self.epoch, str(self._directory), own.folder, own.settings, model.plan, own.verdict))
-            self.engine = [process.start("reader", boot, {"pool": pool_fd})]
-            self.engine.append(process.start("worker", boot, {"pool": pool_fd, "logits": self._logits_fd}))
+            alone = own.settings.run.nice > 0
+            self.engine = [process.start("reader", boot, {"pool": pool_fd}, alone=alone)]
+            self.engine.append(process.start("worker", boot, {"pool": pool_fd, "logits": self._logits_fd}, alone=alone))
         finally:
             os.close(pool_fd)  # the stages hold it now, and it goes with them
 

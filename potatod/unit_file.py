@@ -157,8 +157,10 @@ def _limits(service: Service) -> Iterator[str]:
         yield "# [run] nice and io_priority, here of all processes: none of them may change its own."
     if service.nice:
         yield f"Nice={service.nice}"
+        yield f"CPUWeight={max(1, round(100 / 1.25**service.nice))}"  # a nice value counts within a unit only
     if service.io_idle:
         yield "IOSchedulingClass=idle"
+        yield "IOWeight=1"
     if service.memory_bytes is None:
         yield "# No MemoryMax=: [pool] size is not a number of bytes, or a card computes. What is free at each start decides what the pool takes."
     else:

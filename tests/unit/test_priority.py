@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,33 @@ def test_every_thread_of_a_process_stands_back_as_far_as_is_said(nice: int, io: 
     assert said[:3] == [str(own)] * 3
     assert (said[3] == "IOPRIO_CLASS_IDLE") is (io == "idle")
     assert said[4] == "[]"
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not group by session")
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_session_stands_back_as_a_whole_where_it_is_the_processs_own(alone: bool) -> None:
+    child = "from potatod.priority import lower, Run; print(list(lower(Run(nice=7))), open('/proc/self/autogroup').read())"
+    said = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True, start_new_session=alone).stdout
+    assert said.startswith("[] /autogroup-")
+    assert said.strip().endswith("nice 7") is alone
+
+
+def test_who_is_told_to_come_again_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel lets such values be changed ten times a second, by all processes together."""
+    tried: list[str] = []
+
+    def busy_at_first(_path: Path, text: str) -> int:
+        tried.append(text)
+        if len(tried) < 3:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return len(text)
+
+    monkeypatch.setattr(Path, "write_text", busy_at_first)
+    monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
+    monkeypatch.setattr(os, "setpriority", lambda *_: None)
+    monkeypatch.setattr(priority, "_OF_SESSION", Path("/proc/self/stat"))
+    assert list(priority.lower(Run(nice=5))) == []
+    assert tried == ["5"] * 3
 
 
 def test_what_stands_back_further_already_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,10 +144,10 @@ def test_the_memory_is_limited_where_it_is_known_and_the_unit_says_why_not_elsew
 
 def test_a_service_stands_back_as_a_whole_where_the_configuration_says_so(install: Install, tmp_path: Path) -> None:
     config = tmp_path / "potatod.toml"
-    for line in ("", "Nice=10", "IOSchedulingClass=idle"):
-        config.write_text({"": "", "Nice=10": "[run]\nnice = 10\n"}.get(line, '[run]\nio_priority = "idle"\n'))
+    for said, lines in (("", []), ("nice = 10", ["Nice=10", "CPUWeight=11"]), ('io_priority = "idle"', ["IOSchedulingClass=idle", "IOWeight=1"])):
+        config.write_text(f"[run]\n{said}\n")
         unit = install("--print", "--config", config)[1]
-        assert re.findall(r"^(?:Nice|IOSchedulingClass)=.*$", unit, re.MULTILINE) == [line][: bool(line)]
+        assert re.findall(r"^(?:Nice|CPUWeight|IOSchedulingClass|IOWeight)=.*$", unit, re.MULTILINE) == lines
 
 
 def test_the_limit_is_above_what_is_planned_and_counts_http() -> None:
