@@ -53,7 +53,7 @@ def test_a_seed_gives_the_same_text_alone_and_in_company(daemon):
     ask = ("Once upon", "--max-tokens", "30", "--temperature", "0.9", "--seed", "7")
     alone = daemon.ask(*ask)
     with ThreadPoolExecutor(4) as pool:
-        others = [pool.submit(daemon.ask, f"other {n}", "--max-tokens", "25", "--temperature", "1.1") for n in range(3)]
+        others = [pool.submit(daemon.ask, f"other {n}", "--max-tokens", "25", "--temperature", "1.1", "--seed", f"{n}") for n in range(3)]
         together = pool.submit(daemon.ask, *ask).result()
         assert all(other.result()["completion_tokens"] for other in others)
     assert together["token_ids"] == alone["token_ids"]
