@@ -31,8 +31,8 @@ test-clients: $(STAMP) $(TOOLS) ## the tools of docs/CLIENTS.md, each as it is, 
 
 check: $(STAMP) ## lint, types and unit tests: what a change must pass before it is shown
 	$(BIN)/ruff check .
-	MYPYPATH=$(VENV)/typed $(BIN)/mypy -p potatod -p potato_client
-	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit
+	@MYPYPATH=$(VENV)/typed $(BIN)/mypy -p potatod -p potato_client & types=$$!; \
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit; tests=$$?; wait $$types && exit $$tests
 
 torture: export POTATO_STATE = .torture-counts.json
 torture: $(STAMP) ## kills, power cuts, failing disks, damaged folders and frames in full numbers: three hours; goes on from .torture*.json
