@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from potato_client import Client
 from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.sizes import parse_size
 from potatod.worker import native
 from potatod.worker.machine_code import microkernel
@@ -84,7 +85,7 @@ def products_s(model: Path, rows: int) -> dict[str, float]:
     """Seconds of all products of a sweep of so many rows, by turns: torch's of weights that lie there in fp32, and ours of bf16. Of two layers'
     matrices, scaled to all."""
     torch.set_num_threads(os.cpu_count() or 1)
-    shards = [shard for shard in manifests.load(model).shards if shard.kind in ("layer", "head")]
+    shards = [shard for shard in model_folder.load(model).shards if shard.kind in ("layer", "head")]
     shapes = [shape for shard in shards for shape in manifests.shapes_of(shard).values() if len(shape) == 2]
     some = [shape for shard in shards[:2] for shape in manifests.shapes_of(shard).values() if len(shape) == 2]
     whole = sum(out * columns for out, columns in shapes) / sum(out * columns for out, columns in some)

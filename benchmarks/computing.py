@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from potato_client import Client
 from potatod import manifest as manifests
-from potatod import pool, schemes
+from potatod import model_folder, pool, schemes
 from potatod.store import skeleton as skeletons
 from potatod.worker import arithmetic, kernels, native
 from potatod.worker.attention import PackedAttention
@@ -73,7 +73,7 @@ def machinery(model: Path) -> dict[str, Any]:
 def product(model: Path) -> dict[str, Any]:
     """One row with the matrices of some layers, in the pool's kind of memory and by turns: bytes of weights a second through our product and torch's,
     and through a sum of the same bytes, which does nothing but read; and of the same weights stored in SCHEMES the share of bf16's time."""
-    shard = next(shard for shard in manifests.load(model).shards if shard.kind == "layer")
+    shard = next(shard for shard in model_folder.load(model).shards if shard.kind == "layer")
     shapes = [shape for shape in manifests.shapes_of(shard).values() if len(shape) == 2]
     memory = pool.Pool(pool.create(LAYERS * sum(2 * rows * columns for rows, columns in shapes)))
     flat = torch.frombuffer(memory.view, dtype=torch.bfloat16)

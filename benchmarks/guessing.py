@@ -18,7 +18,7 @@ from quality import filled
 from speculating import MOST_REPEATED, NOISES, PROMPTS, TEMPERATURES, noisy, repeats
 from transformers import AutoTokenizer, PreTrainedModel
 
-from potatod import drafts
+from potatod import drafts, model_folder
 from potatod import manifest as manifests
 from potatod.config import Settings
 from potatod.front.guessing import LONGEST_DRAFTS
@@ -71,7 +71,7 @@ def guessed(model: Path) -> dict[str, Any]:
 
 
 def _drafter(folder: Path, vocabulary: int) -> Drafter:
-    manifest = manifests.load(folder)
+    manifest = model_folder.load(folder)
     found = arithmetic.find("fast", weight_shapes(manifest), getattr(torch, manifest.dtype), torch.device("cpu"), manifests.schemes_of(manifest))
     return Drafter(folder, {"arithmetic": found.to_json()}, vocabulary, torch.device("cpu"), PackedAttention(), Spans())
 

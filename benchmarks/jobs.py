@@ -25,7 +25,7 @@ POOL = "64MiB"
 TURNS = 3
 COMMITS = 200
 #: Jobs, of so many tokens, on so many places.
-JOBS, TOKENS, PLACES = 8, 40, 2
+JOBS, TOKENS, PLACES = 12, 40, 2
 
 
 def durable(model: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.store import skeleton
 from potatod.store.prepare import prepare
 from potatod.worker.banded import Banded
@@ -41,7 +41,7 @@ KV: Final = "bfloat16, KV in float8"
 
 def filled(folder: Path) -> PreTrainedModel:
     """transformers' model in fp32 with the values that the folder holds."""
-    manifest = manifests.load(folder)
+    manifest = model_folder.load(folder)
     model = transformers.AutoModelForCausalLM.from_config(skeleton.load_config(folder), dtype=torch.float32).eval()
     values = {}
     for shard in manifest.shards:
@@ -114,7 +114,7 @@ def table(source: Path, forms: tuple[str, ...], place: Path) -> dict[str, Any]:
             prepare(source, out, dtype=form, notice=lambda _: None)
         perplexity, same, own = judged(out, likeliest, Rounding if form == KV else transformers.DynamicCache)
         likeliest = likeliest or own
-        weights = sum(p.length for s in manifests.load(out).shards if s.kind in ("layer", "head") for p in s.parts)
+        weights = sum(p.length for s in model_folder.load(out).shards if s.kind in ("layer", "head") for p in s.parts)
         click.echo(f"{source.name} as {form}: perplexity {perplexity:.3f}, the same token at {same:.1%}", err=True)
         rows[form] = {"weights_bytes": weights, "perplexity": round(perplexity, 3), "same_token": round(same, 4)}
     return rows

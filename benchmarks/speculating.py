@@ -13,8 +13,7 @@ from limited import Limits
 from quality import with_noise
 from serving import Serving, answer, daemon, s_per_token
 
-from potatod import drafts
-from potatod import manifest as manifests
+from potatod import drafts, model_folder
 from potatod.sizes import parse_size
 from potatod.store import draft as drafting
 from potatod.store.prepare import prepare
@@ -78,7 +77,7 @@ def drafted(model: Path, read: str = "50MB") -> dict[str, Any]:
     result: dict[str, Any] = {}
     for percent in NOISES:
         folder = noisy(model, percent)
-        draft = drafts.resident_bytes(manifests.load(drafts.named(folder, "int4")))
+        draft = drafts.resident_bytes(model_folder.load(drafts.named(folder, "int4")))
         flags = ("--front-max-context", "1024", "--front-max-sequences", "1")
         pool = parse_size(POOL)
         rows: dict[str, Any] = {}
@@ -111,7 +110,7 @@ def drafted(model: Path, read: str = "50MB") -> dict[str, Any]:
 def noisy(model: Path, percent: int) -> Path:
     """The model folder with noise on its weights, and a copy in int4 in it; made once."""
     noisy = model.with_name(f"smol-noise-{percent}")
-    if not (drafts.named(noisy, "int4") / manifests.NAME).exists():
+    if not (drafts.named(noisy, "int4") / model_folder.NAME).exists():
         with tempfile.TemporaryDirectory() as place:
             prepare(with_noise(model, Path(place), percent / 100), noisy)
         drafting.make(noisy, noisy, "int4")

@@ -16,7 +16,7 @@ from limited import Limits
 from peers import environments, models
 from serving import ONE, TOKENS, daemon, gaps, s_per_token
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.sizes import parse_size
 from potatod.store.prepare import prepare
 
@@ -37,7 +37,7 @@ def folder_of(model: Path, form: str) -> Path:
 
 def weights_bytes(folder: Path) -> int:
     """Of what a sweep computes with."""
-    return sum(part.length for shard in manifests.load(folder).shards if shard.kind in ("layer", "head") for part in shard.parts)
+    return sum(part.length for shard in model_folder.load(folder).shards if shard.kind in ("layer", "head") for part in shard.parts)
 
 
 def stored(model: Path) -> dict[str, Any]:

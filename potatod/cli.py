@@ -253,11 +253,11 @@ def measure(model: Path, as_json: bool, file: Path | None) -> None:
 
     The first start and `potatod plan` do this by themselves and keep what they find; this tries it out anew.
     """
-    from . import manifest, plan_page, rates
+    from . import manifest, model_folder, plan_page, rates
 
     model = Path(names.folder_of(str(model), os.environ))
     settings = sources.gather(file, os.environ, {}).settings.of(model)
-    dtype = manifest.stored_as(manifest.load(model))
+    dtype = manifest.stored_as(model_folder.load(model))
     found = rates.of(model, settings, dtype, lambda sentence: click.echo(sentence, err=True), anew=True)
     click.echo((plan_page.rates_json if as_json else plan_page.rates_text)(found, dtype, settings.worker.kernels), nl=False)
 

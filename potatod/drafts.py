@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from . import errand
-from . import manifest as manifests
+from . import errand, model_folder
 from .config import Settings
 from .dtypes import RAW
 from .errors import ConfigError, ModelDataError, NoSuchModel, UnsupportedModel
@@ -122,12 +121,12 @@ def folder_of(settings: Settings, folder: Path) -> Path | None:
     if wanted.startswith(SELF):
         form = wanted.removeprefix(SELF)
         own = named(folder, form)
-        if not (own / manifests.NAME).is_file():
+        if not (own / model_folder.NAME).is_file():
             raise NoSuchModel(
                 f'[speculation] draft is "{wanted}", and {folder} has no such copy: make it with `potatod prepare {folder} --draft {form}`'
             )
         return own
-    if not (Path(wanted) / manifests.NAME).is_file():
+    if not (Path(wanted) / model_folder.NAME).is_file():
         raise NoSuchModel(f"[speculation] draft names {wanted}, which is no model folder: make one with `potatod prepare SOURCE {wanted}`")
     if Path(wanted).resolve() == folder.resolve():
         raise ConfigError('[speculation] draft names the model itself, which guesses nothing sooner; "self:int4" is a copy of it that does')
@@ -155,10 +154,10 @@ def _weights_of(model: Manifest) -> str:
 def check(folder: Path, draft: Path) -> Manifest:
     """The draft model's manifest, where its files are whole and its tokens are the model's; a copy of the model was made of the weights that are there
     now. Raises what tells what is wrong."""
-    manifest = manifests.load(draft)
-    manifests.check_files(draft, manifest)
-    manifests.check_companions(draft, manifest)
-    if draft.parent == folder and draft.name.startswith(_COPY) and not is_of(draft, manifests.load(folder)):
+    manifest = model_folder.load(draft)
+    model_folder.check_files(draft, manifest)
+    model_folder.check_companions(draft, manifest)
+    if draft.parent == folder and draft.name.startswith(_COPY) and not is_of(draft, model_folder.load(folder)):
         form = draft.name.removeprefix(_COPY)
         raise ModelDataError(f"{draft} is a copy of other weights than {folder} has now: make it anew with `potatod prepare {folder} --draft {form}`")
     if not _alike(folder / "tokenizer.json", draft / "tokenizer.json"):

@@ -11,8 +11,8 @@ import click
 from potato_client.key_file import ADDRESS
 
 from . import remote_keys, sources
-from .config import Front
 from .errors import ConfigError, UsageError
+from .sections import Front
 
 _CONFIG = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file of settings.")
 

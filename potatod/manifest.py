@@ -3,8 +3,8 @@
     manifest.json ─▶ Manifest ─▶ shards (embed, layer 0 … n, head, resident) ─▶ parts ─▶ tensors
 
 A **part** is the unit of everything: read, checked, placed, lent, resident. It starts at a multiple of 4096 bytes in
-its file and is padded to one, so it is one aligned read. Parsing is pure and trusts nothing; :func:`check_files` holds
-a parsed manifest against the files themselves, :func:`check_companions` against the small ones beside the weights.
+its file and is padded to one, so it is one aligned read. Parsing is pure and trusts nothing; model_folder.py holds a parsed
+manifest against the files themselves.
 """
 
 from __future__ import annotations
@@ -14,17 +14,14 @@ import itertools
 import json
 import math
 import re
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 from . import companions
 from .companions import Companion
 from .dtypes import RAW
-from .errors import ModelDataError, NoSuchModel
+from .errors import ModelDataError
 from .forms import FORMS, fits, has_more, refusal
-from .json_file import read_text
 from .typed_json import build
 
 FORMAT: Final = 1
@@ -138,7 +135,6 @@ def stored_as(manifest: Manifest) -> str:
     return manifest.dtype if scheme == RAW else f"{scheme} of {manifest.dtype}"
 
 
-NAME: Final = "manifest.json"
 _FILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\.safetensors")
 _TENSOR_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,254}")
 _CHECKSUM: Final = re.compile(r"[0-9a-f]{16}")
@@ -146,8 +142,6 @@ _DTYPE_BYTES: Final = {
     "float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1,
     "bool": 1,
 }  # fmt: skip
-#: A model of 60,000 tensors needs some 24 MB.
-_MAX_BYTES: Final = 32 << 20
 #: Objects and lists take far more memory than the bytes they are written with; ours are never written with so few.
 _MANY: Final = 100_000
 _BYTES_EACH: Final = 24
@@ -156,23 +150,6 @@ _MAX_DIMENSION: Final = 1 << 40
 
 def dumps(manifest: Manifest) -> str:
     return json.dumps(dataclasses.asdict(manifest), indent=1)
-
-
-def load(folder: Path) -> Manifest:
-    """The folder's manifest, parsed and consistent; :class:`NoSuchModel` where there is none."""
-    path = folder / NAME
-    try:
-        text = read_text(path, _MAX_BYTES)
-    except NoSuchModel:
-        if not folder.is_dir():
-            raise NoSuchModel(f"there is no model folder at {folder}; make one with `potatod prepare SOURCE {folder}`") from None
-        raise NoSuchModel(
-            f"{folder} is not a finished model folder: it has no {NAME}; run `potatod prepare` again, it goes on where it stopped"
-        ) from None
-    try:
-        return parse(text)
-    except ModelDataError as error:
-        raise ModelDataError(f"{path}: {error}; prepare the model again") from None
 
 
 def parse(text: str) -> Manifest:
@@ -191,63 +168,6 @@ def parse(text: str) -> Manifest:
     _check_shards(manifest)
     companions.check(manifest.companions or {})
     return manifest
-
-
-def check_files(folder: Path, manifest: Manifest) -> None:
-    """Every file is there, a regular file of the folder's own, and as large as the manifest says."""
-    for name, size in manifest.files.items():
-        path = folder / name
-        try:
-            found = path.lstat()
-        except OSError as error:
-            raise ModelDataError(f"{path} is missing ({error.strerror}); prepare the model again") from None
-        if not stat.S_ISREG(found.st_mode):
-            raise ModelDataError(f"{path} is not a regular file: a model folder's shards lie in it, not behind links")
-        if found.st_size != size:
-            raise ModelDataError(f"{path} has {found.st_size} bytes and should have {size}: it was cut or changed; prepare it again")
-
-
-def check_companions(folder: Path, manifest: Manifest) -> None:
-    """Config, tokenizer and chat template are byte for byte those that the manifest says, where it does. Reads them all, which takes milliseconds."""
-    wrong = companions.differences(folder, manifest.companions) if manifest.companions is not None else {}
-    if wrong:
-        what = ", ".join(f"{folder / name} {why}" for name, why in wrong.items())
-        raise ModelDataError(f"{what}; {mend(folder, manifest)}{accept(folder)}")
-
-
-def mend(folder: Path, manifest: Manifest) -> str:
-    """What to do about a folder that is damaged."""
-    return f"`potatod verify --repair {folder}` gets what is damaged anew" if is_of_hub(manifest) else "prepare the model again"
-
-
-def accept(folder: Path) -> str:
-    """What else there is to do, where it is not the weights."""
-    return f", or take it as it is, if that is on purpose, with `potatod verify --accept {folder}`"
-
-
-def is_of_hub(manifest: Manifest) -> bool:
-    """Whether `potatod pull` made it, so that it is known where its parts come from."""
-    return manifest.provenance.keys() >= {"source", "revision", "dtype"}
-
-
-def check_mirror(folder: Path, mirror: Path) -> None:
-    """``mirror`` has the weights of ``folder``. They are compared with their checksums when they are read; what lies beside them is read of ``folder``
-    alone, and may be another one there."""
-    if not _same_weights(folder, mirror):
-        raise ModelDataError(f"[model] mirrors: {mirror} is not the model of {folder}; copy the whole folder there, or take it out of the list")
-    check_files(mirror, load(mirror))
-
-
-def _same_weights(folder: Path, mirror: Path) -> bool:
-    if not (mirror / NAME).is_file():
-        return False
-    if (mirror / NAME).read_bytes() == (folder / NAME).read_bytes():
-        return True
-    try:
-        one, other = (dataclasses.replace(load(each), companions=None) for each in (folder, mirror))
-    except ModelDataError:
-        return False
-    return one == other
 
 
 def _check_shards(manifest: Manifest) -> None:

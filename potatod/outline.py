@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from . import errand, manifest, process, verdict
+from . import errand, manifest, model_folder, process, verdict
 from .config import Settings
 from .kv_layout import KvLayout
 from .manifest import Manifest
@@ -44,8 +44,8 @@ def of(source: str, dtype: str, revision: str | None, settings: Settings, ram: i
     """Of a model folder, a checkpoint's folder, a GGUF file, a config.json or a hub id, prepared with so many bytes of RAM, None for what is available
     here. Raises what `potatod prepare` raises for it."""
     folder = Path(source)
-    if dtype == "auto" and (folder / manifest.NAME).is_file():
-        index = manifest.load(folder)
+    if dtype == "auto" and (folder / model_folder.NAME).is_file():
+        index = model_folder.load(folder)
         found = verdict.known(settings, folder, index)
         if found is not None:
             return Outline(index, found.kv, found.max_positions, found.together, found.worker_bytes)

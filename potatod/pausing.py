@@ -17,7 +17,7 @@ from typing import Final
 
 from . import log
 from .cgroups import groups
-from .config import Run
+from .sections import Run
 from .sizes import Percent
 
 #: Between two looks.

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import card as cards
-from . import draft_forecast, drafts, memory, outline, rates
-from . import manifest as manifests
+from . import draft_forecast, drafts, memory, model_folder, outline, rates
 from . import room as rooms
 from .arrangement import CHUNKS, Arrangement, arrange
 from .config import Settings
@@ -160,9 +159,9 @@ class Planner:
         """The command that makes the copy that is wanted; empty where it is there, or none is."""
         wanted = self._settings.speculation.draft
         form = wanted.removeprefix(SELF)
-        if not wanted.startswith(SELF) or (drafts.named(self._source, form) / manifests.NAME).is_file():
+        if not wanted.startswith(SELF) or (drafts.named(self._source, form) / model_folder.NAME).is_file():
             return ""
-        folder = self._source if (self._source / manifests.NAME).is_file() else "FOLDER"
+        folder = self._source if (self._source / model_folder.NAME).is_file() else "FOLDER"
         return f"potatod prepare {folder} --draft {form}"
 
     @property
@@ -236,7 +235,7 @@ class Planner:
     def _disks(self, machine: Machine) -> tuple[str, Sequence[float]]:
         if machine.disk is not None:
             return "given", [machine.disk]
-        if (self._source / manifests.NAME).is_file():
+        if (self._source / model_folder.NAME).is_file():
             return "measured", [rates.disk(self._source, self._settings, self._notice, anew=self._anew)]
         return "supposed", DISKS
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from .config import Run
+from .sections import Run
 
 _OF_SESSION: Final = Path("/proc/self/autogroup")
 #: Nobody but root may say so ten times a second, all processes together.

@@ -14,8 +14,9 @@ from . import plan as plans
 from .config import Settings
 from .errors import ConfigError
 from .forecast import Load, forecast
-from .manifest import Manifest, check_companions, check_files, check_mirror
-from .manifest import load as load_manifest
+from .manifest import Manifest
+from .model_folder import check_companions, check_files, check_mirror
+from .model_folder import load as load_manifest
 from .room import logits_rows, tokenizer_bytes
 from .sizes import Auto, Percent
 from .stage import BootModel

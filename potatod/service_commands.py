@@ -14,9 +14,10 @@ from typing import Final
 import click
 import psutil
 
-from . import bearer_token, config_page, manifest, names, socket_unit, sources, unit_file
-from .config import OneOfModels, Settings, keys
+from . import bearer_token, config_page, model_folder, names, socket_unit, sources, unit_file
+from .config import Settings, keys
 from .errors import UsageError
+from .sections import OneOfModels
 from .sizes import Auto, Percent
 from .unit_file import Service
 
@@ -61,7 +62,7 @@ def install_service(
         served = dataclasses.replace(settings, models=tuple(OneOfModels(str(each)) for each in models))
     for each in served.each():
         if each.model.path:
-            manifest.load(Path(each.model.path))  # whether it is one
+            model_folder.load(Path(each.model.path))  # whether it is one
     words = (*map(str, models), *(word for key in flags for word in (key.flag, str(key.plain(key.of(settings))))))
     service = _service(user, config, dataclasses.replace(gathered, settings=served), words, socket)
     pages = {_NAME: unit_file.text(service)} | ({_SOCKET: _socket(settings, user)} if socket else {})

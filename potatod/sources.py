@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from .config import Key, OneOfModels, Settings, build, keys
+from .config import Key, Settings, build, keys
 from .errors import ConfigError
+from .sections import OneOfModels
 
 _PREFIX: Final = "POTATO_"
 #: Variables with two underscores that are no keys: the test suite's own.

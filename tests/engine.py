@@ -18,8 +18,8 @@ import torch
 import zmq
 
 from potatod import manifest as manifests
+from potatod import model_folder, pool, wire
 from potatod import plan as plans
-from potatod import pool, wire
 from potatod.config import Settings
 from potatod.messages import Drop, Fork, Step, Stop, Sweep
 from potatod.reader.reader import Reader
@@ -61,8 +61,8 @@ class Engine:
         max_sequences: int = 8, card_bytes: int | None = None, kv: str | None = None,
     ) -> None:  # fmt: skip
         """``card_bytes``: of the memory of a ``device`` that is not the cpu, for weights; ``kv``: what keys and values are kept as."""
-        manifest = manifests.load(folder)
-        manifests.check_files(folder, manifest)
+        manifest = model_folder.load(folder)
+        model_folder.check_files(folder, manifest)
         self.plan = plans.make(manifest, pool_bytes, card_bytes)
         settings = Settings()
         settings = dataclasses.replace(settings, worker=dataclasses.replace(settings.worker, kernels=kernels, threads=1))

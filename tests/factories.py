@@ -40,7 +40,7 @@ def checkpoint(
     return folder
 
 
-def model_folder(place: Path, family: str | Family = "Llama 2", dtype: str = "float32", **options: Any) -> Path:
+def prepared_folder(place: Path, family: str | Family = "Llama 2", dtype: str = "float32", **options: Any) -> Path:
     """The model folder that `prepare` makes of :func:`checkpoint`, with a tokenizer unless told otherwise."""
     from potatod.store.prepare import prepare
 
@@ -74,9 +74,9 @@ def tensors_of(folder: Path) -> dict[str, Any]:
     """Every tensor of a model folder by the model's name for it, read by safetensors itself."""
     from safetensors import safe_open
 
-    from potatod import manifest as manifests
+    from potatod import model_folder
 
-    manifest = manifests.load(folder)
+    manifest = model_folder.load(folder)
     found = {}
     for file in manifest.files:
         prefix = f"{manifest.layers_name}.{int(file.split('.')[1])}." if file.startswith("layer.") else ""

@@ -11,9 +11,9 @@ from potato_client.codec import MAX_FRAME_BYTES
 from potato_client.protocol import FROM_CLIENT, Generate
 from potato_client.question import PRIORITIES
 from potato_client.status import ToolUse
-from potatod.config import Sampling as Defaults
 from potatod.jobs.job import Ask
 from potatod.sampling.params import Sampling, of_model, resolve
+from potatod.sections import Sampling as Defaults
 
 from . import detokenizer, generation, reasoning, tool_use
 from .detokenizer import Detokenizer

@@ -31,7 +31,7 @@ from potatod.sampling.params import Sampling
 from potatod.sampling.sampler import needs_logits, sample
 
 from .answer import Answer, Gain
-from .eta import Lengths
+from .eta import Acceptance, Lengths
 from .followers import Followers
 from .pieces import pieces
 from .promises import Promises
@@ -85,6 +85,8 @@ class Answers:
         self._sequence_ids = itertools.count(1)
         #: of answers that ended by themselves
         self.lengths = Lengths()
+        #: of all that are over
+        self.acceptance = Acceptance()
         #: what was said of jobs' ends, and how that was kept
         self.promises = Promises()
         #: sampled since the front began; an end of text is one
@@ -306,6 +308,7 @@ class Answers:
         job.reason = reason
         if reason == "stop":
             self.lengths.add(job.sampled_tokens)
+        self.acceptance.add(job.sampled_tokens, job.accepted_tokens)
         if event is Event.FINISH:
             self.promises.over(job.number, self._clock())
         self._leave(answer, event)

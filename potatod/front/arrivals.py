@@ -11,10 +11,10 @@ from functools import partial
 
 from potato_client.protocol import Accepted, Generate
 from potatod import log
-from potatod.config import Jobs as JobSettings
 from potatod.jobs.database import Added
 from potatod.jobs.job import Ask, Job
 from potatod.jobs.journal import Journal
+from potatod.sections import Jobs as JobSettings
 
 from .admission import Admitted
 from .desk import Desk

@@ -4,7 +4,8 @@
     work of all jobs, in the order of the queue, on so many places     ──▶  when each is over
 
 How long an answer becomes nobody knows: answers before it that had become as long say how much longer they became. Where few have, it is taken to go
-on to its limit.
+on to its limit. How many tokens a sweep will give the answer so far says, and while it is young those before it: guesses become right where a text
+begins to repeat itself, which its first words do not show.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from typing import Final
 #: Answers whose length is remembered, and how many must have been as long for their lengths to say anything.
 _REMEMBERED: Final = 500
 _ENOUGH: Final = 5
+#: Answers before it count as much as so many sweeps of its own; each of them less, the more have ended since.
+_BEFORE_SWEEPS: Final = 32
+_FADING: Final = 0.95
 #: Between the least and the most lie nine times of ten.
 _LEAST, _MOST = 0.05, 0.95
 #: So much slower or faster sweeps become: the machine does other things, texts grow, jobs join and leave.
@@ -80,6 +84,23 @@ class Lengths:
             left = float(limit - said)
             return Tokens(left, longer(0.0) if count else 0.0, left) if asked_for else None
         return Tokens(longer(0.5), longer(_LEAST), longer(_MOST))
+
+
+class Acceptance:
+    """Tokens that a sweep gives an answer: one, and the guesses that were right."""
+
+    def __init__(self) -> None:
+        self._tokens = self._sweeps = 0.0
+
+    def add(self, tokens: int, accepted: int) -> None:
+        """Of an answer that is over; ``accepted`` of its tokens had been guessed."""
+        self._tokens = _FADING * self._tokens + tokens
+        self._sweeps = _FADING * self._sweeps + tokens - accepted
+
+    def tokens_per_sweep(self, tokens: int, accepted: int) -> float:
+        """Of an answer that has so many, from now on."""
+        before = self._tokens / self._sweeps if self._sweeps else 1.0
+        return (tokens + _BEFORE_SWEEPS * before) / (tokens - accepted + _BEFORE_SWEEPS)
 
 
 def work_of(number: int, running: bool, left: Tokens, s_per_token: float, prefill_s: float) -> Work:

@@ -29,10 +29,12 @@ from .handlers import Handlers
 from .known import Known
 from .outlook import EngineNow
 from .refusal import Refusal
+from .replies import Replies
 from .report import Reporter
 from .restoring import restore
 from .retention import Retention
 from .server import Server
+from .wishes import Wishes
 
 #: With nothing to do, nothing waits longer than this without looking whether it should stop.
 _PATIENCE_MS: Final = 500
@@ -90,9 +92,13 @@ class Front:
             desks=self._desks, journal=self._journal, known=self._known, followers=self._followers, limits=jobs, send=self._server.send,
             logger=stage.logger, full=lambda: self._retention.full,
         )  # fmt: skip
+        self._replies = Replies(desks=self._desks, journal=self._journal, known=self._known, send=self._server.send, logger=stage.logger)
+        wishes = Wishes(
+            desks=self._desks, journal=self._journal, known=self._known, followers=self._followers, replies=self._replies, logger=stage.logger
+        )
         self._handlers = Handlers(
-            desks=self._desks, arrivals=arrivals, journal=self._journal, known=self._known, followers=self._followers, send=self._server.send,
-            logger=stage.logger, down=self._refusal,
+            desks=self._desks, arrivals=arrivals, journal=self._journal, known=self._known, followers=self._followers, replies=self._replies,
+            wishes=wishes, down=self._refusal,
         )  # fmt: skip
         self._retention = Retention(self._journal, self._known, jobs.keep_s, jobs.size_bytes, stage.logger)
         restored = restore(self._desks, self._journal, self._known, stage.logger)
@@ -275,7 +281,7 @@ class Front:
                 return
 
     def _asked(self, identity: bytes, owner: str, message: Any) -> None:
-        self._handlers.safely(identity, getattr(message, "request", 0), partial(self._handle, identity, owner, message))
+        self._replies.safely(identity, getattr(message, "request", 0), partial(self._handle, identity, owner, message))
 
     def _handle(self, identity: bytes, owner: str, message: Any) -> None:
         """Raises :class:`Refusal`."""

@@ -11,8 +11,8 @@ import psutil
 
 from potato_client.protocol import Report
 from potato_client.status import EngineReport, Guesses, ModelReport, QueueReport, ServedReport, StageReport
-from potatod.config import Front as Limits
 from potatod.messages import Engine, StageProcess
+from potatod.sections import Front as Limits
 
 from .desk import Desk
 from .desks import Desks

@@ -33,8 +33,10 @@ def restore(desks: Desks, journal: Journal, known: Known, logger: logging.Logger
     def found(jobs: list[Job]) -> None:
         for job in jobs:
             known.add(job)
-            if job.reason == "stop" and (desk := desks.of_model(job.model)) is not None:
-                desk.answers.lengths.add(job.sampled_tokens)
+            if job.reason and (desk := desks.of_model(job.model)) is not None:
+                if job.reason == "stop":
+                    desk.answers.lengths.add(job.sampled_tokens)
+                desk.answers.acceptance.add(job.sampled_tokens, job.accepted_tokens)
 
     journal.ask(read, found, _damaged)
     journal.wait()

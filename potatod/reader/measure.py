@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import xxhash
 
-from potatod import errand, manifest
-from potatod.config import Reader, Settings
+from potatod import errand, model_folder
+from potatod.config import Settings
+from potatod.sections import Reader
 
 from .source import Source
 
@@ -38,7 +39,7 @@ def _of(folder: Path, settings: Settings) -> dict[str, Any]:
 def find(folder: Path, settings: Reader, mirrors: Sequence[str] = ()) -> dict[str, Any]:
     """``bytes_per_s`` of reading the folder's parts in their order, ``in_flight`` pieces at a time from it and each of its mirrors, round and round;
     ``checksum_bytes_per_s``."""
-    index = manifest.load(folder)
+    index = model_folder.load(folder)
     parts = [part for shard in index.shards if shard.kind in ("layer", "head") for part in shard.parts]
     pieces = [
         (part.file, part.offset + at, min(settings.piece, part.length - at)) for part in parts for at in range(0, part.length, settings.piece)

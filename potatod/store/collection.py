@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.errors import ModelDataError, NoSuchModel, TryAgain
 from potatod.manifest import stored_as
 
@@ -41,7 +41,7 @@ def check_unused(folder: Path) -> None:
 def remove(folder: Path) -> None:
     """Raises TryAgain where somebody has files of it open. The manifest goes first: what is half gone is no model."""
     check_unused(folder)
-    (folder / manifests.NAME).unlink(missing_ok=True)
+    (folder / model_folder.NAME).unlink(missing_ok=True)
     shutil.rmtree(folder)
 
 
@@ -61,8 +61,8 @@ def user_of(folder: Path) -> int | None:
 def _kept(folder: Path) -> Kept | None:
     size = sum(_sizes(folder))
     try:
-        manifest = manifests.load(folder)
-        manifests.check_files(folder, manifest)
+        manifest = model_folder.load(folder)
+        model_folder.check_files(folder, manifest)
         return Kept(folder.name, stored_as(manifest), size, "complete")
     except NoSuchModel:
         return Kept(folder.name, "", size, "interrupted") if is_begun(folder) or (folder / STAGING).exists() else None

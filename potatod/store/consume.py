@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.dtypes import KEEP
 from potatod.errors import ModelDataError, UsageError
 from potatod.sizes import human_size
@@ -122,7 +122,7 @@ def _tensors(source: Path, page: Mapping[str, Any]) -> dict[str, Lazy]:
 
 def _is_done(source: Path, out: Path) -> bool:
     """Whether ``out`` is whole and this source has no weights any more."""
-    if not (out / manifests.NAME).exists() or any(source.glob("*.safetensors")):
+    if not (out / model_folder.NAME).exists() or any(source.glob("*.safetensors")):
         return False
-    provenance = manifests.load(out).provenance
+    provenance = model_folder.load(out).provenance
     return provenance.get("source") == source.name and "consumed" in provenance

@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from potatod import drafts
-from potatod import manifest as manifests
+from potatod import drafts, model_folder
 from potatod.errors import ModelDataError
 from potatod.manifest import Manifest, Part
 
@@ -20,13 +19,13 @@ def make(
 ) -> bool:  # fmt: skip
     """The copy of the model in ``folder``, which was made from ``source`` or is that itself; False where it is there already, of these weights.
     Raises as prepare()."""
-    if not (folder / manifests.NAME).is_file():
+    if not (folder / model_folder.NAME).is_file():
         raise ModelDataError(f"{folder} is no model folder; a draft copy lies in one")
-    copy, of = drafts.named(folder, form), manifests.load(folder)
-    stale = (copy / manifests.NAME).is_file() and not drafts.is_of(copy, of)
+    copy, of = drafts.named(folder, form), model_folder.load(folder)
+    stale = (copy / model_folder.NAME).is_file() and not drafts.is_of(copy, of)
     made = prepare(source, copy, dtype=form, force=force or stale, progress=progress, notice=notice)
     drafts.says_of(copy, of)
-    _share_embedding(of, folder, manifests.load(copy), copy)
+    _share_embedding(of, folder, model_folder.load(copy), copy)
     return made
 
 

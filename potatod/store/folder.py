@@ -17,7 +17,7 @@ import xxhash
 from transformers import PreTrainedConfig
 
 from potatod import manifest as manifests
-from potatod import schemes
+from potatod import model_folder, schemes
 from potatod.dtypes import PACKED, RAW
 from potatod.errors import ModelDataError, UsageError
 from potatod.manifest import Part, Shard, Tensor
@@ -34,9 +34,9 @@ class FolderSource:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
-        self._manifest = manifest = manifests.load(folder)
-        manifests.check_files(folder, manifest)
-        manifests.check_companions(folder, manifest)
+        self._manifest = manifest = model_folder.load(folder)
+        model_folder.check_files(folder, manifest)
+        model_folder.check_companions(folder, manifest)
         self.config: PreTrainedConfig = load_config(folder)
         lossy = sorted({t.scheme for shard in manifest.shards for part in shard.parts for t in part.tensors if t.scheme not in _EXACT})
         if lossy:

@@ -20,8 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final
 
-from potatod import companions
-from potatod import manifest as manifests
+from potatod import companions, model_folder
 from potatod.errors import ModelDataError, TryAgain, UsageError
 from potatod.manifest import Manifest, Shard
 
@@ -41,12 +40,12 @@ def finished(out: Path, key: str, force: bool) -> Manifest | None:
     """The manifest of a folder that is complete and was made with this key. Raises UsageError where ``out`` must not be
     written to."""
     check_place(out)
-    if force or not (out / manifests.NAME).exists():
+    if force or not (out / model_folder.NAME).exists():
         return None
     try:
-        found = manifests.load(out)
-        manifests.check_files(out, found)
-        manifests.check_companions(out, found)
+        found = model_folder.load(out)
+        model_folder.check_files(out, found)
+        model_folder.check_companions(out, found)
     except ModelDataError as error:
         raise UsageError(f"{out} is a damaged model folder ({error}); --force makes it anew") from None
     if found.provenance.get("key") != key:
@@ -64,7 +63,7 @@ def check_place(out: Path) -> None:
         return
     if not out.is_dir():
         raise UsageError(f"{out} is a file; give the name of a folder to make")
-    if (out / manifests.NAME).exists() or (out / _NAME).exists():
+    if (out / model_folder.NAME).exists() or (out / _NAME).exists():
         return
     if any(path.name != STAGING for path in out.iterdir()):
         raise UsageError(f"{out} has other things in it and is no model folder; choose an empty or a new one")
@@ -160,7 +159,7 @@ class Journal:
         self._file.seek(0)
         lines = self._file.read().split(b"\n")
         whole = [page for line in lines[:-1] if (page := _parsed(line)) is not None]
-        if whole and whole[0].get("key") == self._key and (self._out / manifests.NAME).exists() is self._upgrading:
+        if whole and whole[0].get("key") == self._key and (self._out / model_folder.NAME).exists() is self._upgrading:
             self.scheme = str(whole[0].get("scheme", ""))
             for entry in whole[1:]:
                 if all(_has_size(self._out / name, size) for name, size in entry["files"].items()):
@@ -257,7 +256,7 @@ def _end(out: Path, key: str) -> None:
 
 def _clear(out: Path) -> None:
     """Removes a model folder's own files, the manifest first, and nothing else."""
-    remove(out / manifests.NAME)
+    remove(out / model_folder.NAME)
     sync_folder(out)
     for path in [*shard_files(out), *out.glob(".*.partial"), *(out / name for name in companions.NAMES)]:
         remove(path)

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from transformers import PreTrainedConfig
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.dtypes import AUTO, KEEP, RAW
 from potatod.errors import UsageError
 from potatod.json_file import read_json
@@ -38,10 +38,10 @@ def outline(source: str, dtype: str = "auto", ram: int | None = None, revision: 
     path = hub.fetch_config(source, revision) if hub.looks_like_id(source) else Path(source)
     asked = wish(dtype)
     opened: Source | None = None
-    if (path / manifests.NAME).is_file() and asked.scheme in (AUTO, RAW) and not asked.patterns:
+    if (path / model_folder.NAME).is_file() and asked.scheme in (AUTO, RAW) and not asked.patterns:
         if asked.dtype is not None:
             raise UsageError(f"{path} is a model folder already: its dtype is in its files")
-        return manifests.load(path), skeleton.load_config(path)
+        return model_folder.load(path), skeleton.load_config(path)
     if (path.is_file() and path.suffix == ".json") or (path.is_dir() and not _has_weights(path)):
         file = path / _CONFIG if path.is_dir() else path
         config, _ = config_and_method(read_json(file), file)

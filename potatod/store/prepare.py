@@ -15,7 +15,7 @@ import transformers
 from transformers import PreTrainedConfig
 
 from potatod import manifest as manifests
-from potatod import schemes
+from potatod import model_folder, schemes
 from potatod.companions import Companion
 from potatod.dtypes import AUTO, KEEP, RAW
 from potatod.errors import UsageError
@@ -68,7 +68,7 @@ def prepare(
     source, out = Path(source), Path(out)
     if out.resolve() == source.resolve():
         raise UsageError(f"{out} is the source itself, which is never written to; choose another folder to make")
-    if dtype == AUTO and (source / manifests.NAME).exists():
+    if dtype == AUTO and (source / model_folder.NAME).exists():
         raise UsageError(f"{source} is a model folder already: start it with `potatod start {source}`, or say with --dtype what to make of it")
     opened = open_source(source)
     key = key_of(source, dtype, band_bytes)
@@ -284,6 +284,6 @@ class Preparation:
             "companions": {name: asdict(companion) for name, companion in sorted(self._companions.items())},
         }
         manifest = manifests.parse(json.dumps(page))
-        manifests.check_files(self._out, manifest)
-        manifests.check_companions(self._out, manifest)
-        shard_file.write_text(self._out, manifests.NAME, manifests.dumps(manifest))
+        model_folder.check_files(self._out, manifest)
+        model_folder.check_companions(self._out, manifest)
+        shard_file.write_text(self._out, model_folder.NAME, manifests.dumps(manifest))

@@ -15,11 +15,12 @@ from typing import Any, Final
 
 from transformers import PreTrainedConfig
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.companions import Companion
 from potatod.dtypes import AUTO, PACKED, RAW
 from potatod.errors import ModelDataError, UsageError
-from potatod.manifest import Manifest, Shard, is_of_hub
+from potatod.manifest import Manifest, Shard
+from potatod.model_folder import is_of_hub
 from potatod.sizes import human_size
 
 from . import companions, shard_file, staging
@@ -42,7 +43,7 @@ def repair(
 
     Raises UsageError where it is not known what the folder was made of, and otherwise as :func:`pull.pull`.
     """
-    manifest = manifests.load(folder)
+    manifest = model_folder.load(folder)
     if not is_of_hub(manifest):
         raise UsageError(f"{folder} was not made by `potatod pull`, and its manifest says not of what: prepare the model again")
     beside = _broken_beside(folder, manifest)
@@ -83,7 +84,7 @@ def _broken_beside(folder: Path, manifest: Manifest) -> set[str]:
     wrong = wrong_beside(folder, manifest)
     if later := wrong.keys() - (manifest.companions or {}).keys():
         name = min(later)
-        raise ModelDataError(f"{folder / name} {wrong[name]}; remove it{manifests.accept(folder)}")
+        raise ModelDataError(f"{folder / name} {wrong[name]}; remove it{model_folder.accept(folder)}")
     return {*wrong}
 
 
@@ -110,7 +111,7 @@ def _check_beside(recorded: Mapping[str, Companion], broken: Collection[str], ma
         if made.get(name) != recorded[name]:
             raise ModelDataError(
                 f"{name} came out otherwise than the manifest says: it had been changed on purpose, or the folder was made by other versions of "
-                f"potatod or transformers; put your own back, or pull the model again, with --force{manifests.accept(out)}"
+                f"potatod or transformers; put your own back, or pull the model again, with --force{model_folder.accept(out)}"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import torch
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel
 
 from . import compressed_tensors, quantised
@@ -44,7 +44,7 @@ class Source(Protocol):
 def open_source(path: Path) -> Source:
     """Raises NoSuchModel, ModelDataError, UnsupportedModel or UsageError."""
     if path.is_dir():
-        if (path / manifests.NAME).exists():
+        if (path / model_folder.NAME).exists():
             return FolderSource(path)
         return HuggingFaceSource(path)
     if path.suffix in _PICKLES and path.is_file():

@@ -20,7 +20,7 @@ from typing import Any, Final
 import torch
 import transformers
 
-from potatod import companions
+from potatod import companions, model_folder
 from potatod import manifest as manifests
 from potatod.dtypes import RAW
 from potatod.errors import ModelDataError
@@ -57,9 +57,9 @@ def upgrade(out: Path, progress: Callable[[Progress], None] = lambda _: None, ba
     Then the folder is the model that it was. After DoesNotFit shards that are finished lie beside it, and the next run goes on from there.
     """
     transformers.logging.disable_progress_bar()
-    manifest = manifests.load(out)
-    manifests.check_files(out, manifest)
-    manifests.check_companions(out, manifest)
+    manifest = model_folder.load(out)
+    model_folder.check_files(out, manifest)
+    model_folder.check_companions(out, manifest)
     built = skeleton.build(skeleton.load_config(out), getattr(torch, manifest.dtype))
     plan = Plan(out, manifest, built)
     header = _header(built)
@@ -199,8 +199,8 @@ class _Upgrade:
         page |= {"companions": {name: dataclasses.asdict(companion) for name, companion in beside.items()}}
         page |= {"potatod": importlib.metadata.version("potato-lm"), "files": dict(sorted(files.items())), "shards": shards}
         manifest = manifests.parse(json.dumps(page))
-        manifests.check_files(self._out, manifest)
-        shard_file.write_text(self._out, manifests.NAME, manifests.dumps(manifest))
+        model_folder.check_files(self._out, manifest)
+        shard_file.write_text(self._out, model_folder.NAME, manifests.dumps(manifest))
         return manifest
 
     def _named(self, shard: Shard) -> Shard:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xxhash
 
-from potatod import companions
+from potatod import companions, model_folder
 from potatod import manifest as manifests
 from potatod.errors import ModelDataError, TryAgain
 from potatod.manifest import Manifest, Part, Shard
@@ -30,13 +30,13 @@ class Checked:
 
 def verify(folder: Path, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Checked:
     """``progress(done, total)`` in bytes of parts. Raises ModelDataError that names every damaged shard, and every file beside them."""
-    manifest = manifests.load(folder)
-    manifests.check_files(folder, manifest)
+    manifest = model_folder.load(folder)
+    model_folder.check_files(folder, manifest)
     beside = [f"{name} {why}" for name, why in wrong_beside(folder, manifest).items()]
     if bad := [*beside, *(name_of(shard, part) for shard, part in damaged(folder, manifest, progress))]:
         shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-        accept = manifests.accept(folder) if len(beside) == len(bad) else ""
-        raise ModelDataError(f"{folder} is damaged: {shown}; {manifests.mend(folder, manifest)}{accept}")
+        accept = model_folder.accept(folder) if len(beside) == len(bad) else ""
+        raise ModelDataError(f"{folder} is damaged: {shown}; {model_folder.mend(folder, manifest)}{accept}")
     size = sum(part.length for shard in manifest.shards for part in shard.parts)
     return Checked(size, None if manifest.companions is None else len(manifest.companions))
 
@@ -49,15 +49,15 @@ def wrong_beside(folder: Path, manifest: Manifest) -> dict[str, str]:
 def accept(folder: Path) -> list[str]:
     """The files beside the weights are right as they are now: the manifest gets their checksums, at once. Returns the names of those that it had
     otherwise, or not at all. Weights are not looked at. Raises NoSuchModel, ModelDataError, and TryAgain while something is made in the folder."""
-    manifest = manifests.load(folder)
+    manifest = model_folder.load(folder)
     if is_begun(folder):
         raise TryAgain(f"something is being made in {folder}, or was not finished: end that first, with the command that began it")
     there, before = companions.found(folder), manifest.companions or {}
     if companions.CONFIG not in there:
-        raise ModelDataError(f"{folder / companions.CONFIG} is missing, and without it nothing is a model; {manifests.mend(folder, manifest)}")
+        raise ModelDataError(f"{folder / companions.CONFIG} is missing, and without it nothing is a model; {model_folder.mend(folder, manifest)}")
     changed = [name for name in companions.NAMES if there.get(name) != before.get(name)]
     if changed:
-        shard_file.write_text(folder, manifests.NAME, manifests.dumps(dataclasses.replace(manifest, companions=there)))
+        shard_file.write_text(folder, model_folder.NAME, manifests.dumps(dataclasses.replace(manifest, companions=there)))
     return changed
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.drafts import READS_AT_ONCE, SCORES_BYTES
 from potatod.kv_layout import WAY_BACK
 from potatod.room import vocabulary_of
@@ -66,7 +66,7 @@ class Read:
 class DraftModel:
     def __init__(self, folder: Path, findings: dict[str, Any], device: torch.device, attention: PackedAttention) -> None:
         """``findings``: verdict.Findings of the draft model."""
-        manifest = manifests.load(folder)
+        manifest = model_folder.load(folder)
         config = skeletons.load_config(folder)
         resident = Resident(folder, manifest, device)
         self._kernels = choose(

@@ -17,7 +17,7 @@ import psutil
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from potatod import errand
+from potatod import errand, model_folder
 from potatod import manifest as manifests
 from potatod.config import Settings
 from potatod.dtypes import AUTO, KV_DTYPES
@@ -47,7 +47,7 @@ def find(folder: Path, settings: Settings) -> dict[str, Any]:
     torch.set_num_threads(settings.worker.threads or cores())
     name = device.find(settings.worker.device)
     where = torch_device(name)  # says what is missing where it is not there
-    manifest = manifests.load(folder)
+    manifest = model_folder.load(folder)
     dtype = getattr(torch, manifest.dtype)
     config = skeletons.load_config(folder)
     built = skeletons.build(config, dtype)  # as the worker will hold it

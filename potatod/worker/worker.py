@@ -12,8 +12,7 @@ from typing import Any, Final
 import torch
 import zmq
 
-from potatod import manifest as manifests
-from potatod import wire
+from potatod import model_folder, wire
 from potatod.errors import InternalError, PotatoError, first_line
 from potatod.machine import cores
 from potatod.messages import Cut, Draft, Drafted, Drop, Fork, LayerDone, Row, Rows, Step, Sweep
@@ -57,7 +56,7 @@ class Worker:
         assert boot.plan is not None
         torch.set_num_threads(boot.settings.worker.threads or cores())
         folder = Path(boot.model)
-        manifest = manifests.load(folder)
+        manifest = model_folder.load(folder)
         config = skeletons.load_config(folder)
         self._stage = stage
         self._epoch = boot.epoch

@@ -22,7 +22,7 @@ from factories import checkpoint, contents
 from failing_disk import ERRORS, FailingDisk, Fault, Site
 from hubs import Hub
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.errors import DoesNotFit, InternalError, PotatoError
 from potatod.store import hub_files
 from potatod.store.prepare import prepare
@@ -117,8 +117,8 @@ def fail_everywhere(
             assert isinstance(error, InternalError if fault.number == errno.EIO else DoesNotFit), f"{fault}: {error!r}"
             assert "run the same command again" in str(error), f"{fault}: {error}"
             assert f"{out}" in str(error) or f"{temporary}" in str(error), f"{fault}: {error}"
-        if (out / manifests.NAME).exists():
-            manifests.check_files(out, manifests.load(out))
+        if (out / model_folder.NAME).exists():
+            model_folder.check_files(out, model_folder.load(out))
         assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in source.iterdir()} == before, fault
         make(out, second)
         assert contents(out) == whole, fault

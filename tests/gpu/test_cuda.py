@@ -13,7 +13,7 @@ import torch
 from engine import Engine
 from families import by_name
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.errors import DoesNotFit
 from potatod.plan import sweep_parts
 
@@ -47,7 +47,7 @@ def prepared(tmp_path):
 
 def card_bytes(folder: Path, share: float) -> int:
     """Two slots and ``share`` of the rest."""
-    lengths = [(stop, part.length) for stop, part in sweep_parts(manifests.load(folder))]
+    lengths = [(stop, part.length) for stop, part in sweep_parts(model_folder.load(folder))]
     layer = max(sum(n for s, n in lengths if s == stop) for stop in {s for s, _ in lengths})
     total = sum(n for _, n in lengths)
     return min(total, int(2 * layer + share * (total - 2 * layer)))

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from daemons import Daemon, know_rates
 
-from potatod import manifest as manifests
-from potatod import rates, verdict
+from potatod import model_folder, rates, verdict
 from potatod.config import Settings
 
 #: Bytes a second; fast enough for a test.
@@ -24,7 +23,7 @@ SMALL = ("--pool-size", "300KiB", "--front-max-context", "256", "--worker-vram",
 def known_as(device: str, model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was found out with DEVICE holds for one that differs from it in what goes wrong later; where nobody has asked yet, the daemon will."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    manifest, settings = manifests.load(model), {}
+    manifest, settings = model_folder.load(model), {}
     for name in (DEVICE, device):
         worker = dataclasses.replace(Settings().worker, device=name, threads=1)
         settings[name] = dataclasses.replace(Settings(), worker=worker)

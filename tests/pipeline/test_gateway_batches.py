@@ -248,19 +248,24 @@ def test_a_full_disk_is_waited_for_and_no_line_is_lost_or_asked_or_answered_twic
     assert len([path for path in (kept / "files").iterdir() if path.suffix != ".json"]) == 3, "the questions and two sorts of answers, nothing else"
 
 
+def waiting_for_the_disk(house: House, client: openai.OpenAI, lines: int) -> Batch:
+    """A batch, a few of whose lines were answered before the disk was full."""
+    batch = batch_of(client, [line(f"q{n}", f"{n},|") for n in range(lines)])
+    until(lambda: count(client, batch) >= 6)
+    (house.gateway.directory / "full").touch()
+    until(lambda: waits(house) == 1)
+    return batch
+
+
 def test_a_gateway_that_is_killed_while_the_disk_is_full_goes_on_when_there_is_room(begin: Callable[..., House]) -> None:
     house = begin(gateway={"program": FULL}, max_sequences=4, speculation=False)
     house.front.engine_up(delay_s=0.005)
-    full = house.gateway.directory / "full"
     with client_of(house) as client:
-        batch = batch_of(client, [line(f"q{n}", f"{n},|") for n in range(100)])
-        until(lambda: count(client, batch) >= 10)
-        full.touch()
-        until(lambda: waits(house) == 1)
+        batch = waiting_for_the_disk(house, client, 100)
     house.gateway_dies()
     with client_of(house) as client, Client(house.front.socket) as native:
         assert client.batches.retrieve(batch.id).status == "in_progress"
-        full.unlink()
+        (house.gateway.directory / "full").unlink()
         batch = ended(client, batch)
         assert len(client.files.content(batch.output_file_id or "").text.splitlines()) == 100
         assert len(native.jobs(limit=500)) == 100
@@ -269,16 +274,12 @@ def test_a_gateway_that_is_killed_while_the_disk_is_full_goes_on_when_there_is_r
 def test_a_batch_that_waits_for_the_disk_can_be_cancelled_when_there_is_room(begin: Callable[..., House]) -> None:
     house = begin(gateway={"program": FULL}, max_sequences=2, speculation=False)
     house.front.engine_up(delay_s=0.01)
-    full = house.gateway.directory / "full"
     with client_of(house) as client:
-        batch = batch_of(client, [line(f"q{n}", f"{n},|") for n in range(200)])
-        until(lambda: count(client, batch) > 5)
-        full.touch()
-        until(lambda: waits(house) == 1)
+        batch = waiting_for_the_disk(house, client, 200)
         with pytest.raises(openai.APIStatusError) as refused:
             client.batches.cancel(batch.id)
         assert (refused.value.status_code, client.batches.retrieve(batch.id).status) == (507, "in_progress")
-        full.unlink()
+        (house.gateway.directory / "full").unlink()
         assert client.batches.cancel(batch.id).status == "cancelling"
         batch = ended(client, batch, "cancelled")
         assert batch.request_counts is not None

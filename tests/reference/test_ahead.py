@@ -9,7 +9,7 @@ import torch
 from engine import Engine
 from families import by_name
 
-from potatod import drafts
+from potatod import drafts, model_folder
 from potatod import manifest as manifests
 from potatod.messages import Draft, DraftText, Drawn
 from potatod.spans import Spans
@@ -40,7 +40,7 @@ def folder(family: str, request: pytest.FixtureRequest, tmp_path_factory: pytest
 def drafter_of(folder: Path, attention: PackedAttention) -> Drafter:
     """As the probe finds its arithmetic: layers and attention of our own, where the families' are known."""
     copy = drafts.named(folder, "int8")
-    manifest = manifests.load(copy)
+    manifest = model_folder.load(copy)
     device, dtype, schemes = torch.device("cpu"), getattr(torch, manifest.dtype), manifests.schemes_of(manifest)
     found = arithmetic.find("fast", weight_shapes(manifest), dtype, device, schemes)
     made = Drafter(copy, {"arithmetic": found.to_json()}, VOCABULARY, torch.device("cpu"), attention, Spans())

@@ -8,7 +8,7 @@ from engine import Engine
 from families import by_name
 from torch.nn import functional
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.plan import Plan
 from potatod.worker import native
 from potatod.worker.banded import Banded, Piece, Scratch
@@ -78,7 +78,7 @@ def _in_part(plan: Plan, folder) -> int:
 
 
 def _stored(folder):
-    shards = manifests.load(folder).shards
+    shards = model_folder.load(folder).shards
     layers = sorted((shard for shard in shards if shard.kind == "layer"), key=lambda shard: shard.layer)
     return [(shard, part) for shard in [*layers, *(s for s in shards if s.kind == "head")] for part in shard.parts]
 

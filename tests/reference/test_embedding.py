@@ -15,8 +15,7 @@ from engine import Engine
 from families import Family, by_name
 from torch import nn
 
-from potatod import manifest as manifests
-from potatod import pool
+from potatod import model_folder, pool
 from potatod.errors import InternalError, ModelDataError
 from potatod.manifest import Part, Tensor
 from potatod.plan import Placed, Plan, sweep_parts
@@ -211,7 +210,7 @@ def test_a_tied_model_that_lies_in_the_pool_needs_no_file_after_its_first_sweep(
     tiny: Callable[[Family, torch.dtype], Tiny], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = tiny(by_name("Qwen2"), torch.float32)
-    manifest = manifests.load(made.banded)
+    manifest = model_folder.load(made.banded)
     assert manifest.tied
     prompt = [5, 200, 7, 300, 11]
     with Engine(made.banded, 2 * sum(part.length for _, part in sweep_parts(manifest)), kernels="reference") as engine:

@@ -13,7 +13,7 @@ import torch
 from engine import Engine
 from families import ALL, FAMILIES, VOCABULARY, Family
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.plan import smallest_pool, sweep_parts
 from potatod.worker.attention import TILES
 
@@ -38,7 +38,7 @@ def families(turn: int) -> pytest.MarkDecorator:
 
 def small_pool(folder) -> int:
     """Bytes for three of the largest layers at most, and not all of the model."""
-    lengths = [(stop, part.length) for stop, part in sweep_parts(manifests.load(folder))]
+    lengths = [(stop, part.length) for stop, part in sweep_parts(model_folder.load(folder))]
     layers = [sum(n for s, n in lengths if s == stop) for stop in range(6)]
     least = smallest_pool(lengths)
     assert least <= 3 * max(layers), "the smallest pool is larger than three layers"

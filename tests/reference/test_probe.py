@@ -10,7 +10,7 @@ import transformers
 from engine import Engine
 from families import by_name
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.config import keys
 from potatod.errors import ConfigError, ModelDataError
 from potatod.sources import gather
@@ -45,7 +45,7 @@ def test_a_folder_whose_other_tensors_have_other_shapes_is_refused(tmp_path):
     bias.update(shape=[4], length=16)
     (folder / "manifest.json").write_text(json.dumps(page))
     with pytest.raises(ModelDataError, match=r"lm_head.bias has shape \(4,\), and the model"):
-        conform(skeletons.build(skeletons.load_config(folder), torch.float32), manifests.load(folder), folder)
+        conform(skeletons.build(skeletons.load_config(folder), torch.float32), model_folder.load(folder), folder)
 
 
 @pytest.mark.parametrize(

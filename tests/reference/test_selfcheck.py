@@ -8,7 +8,7 @@ import pytest
 import torch
 from families import FAMILIES, Family, by_name
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.errors import UnsupportedModel
 from potatod.store import skeleton as skeletons
 from potatod.worker import selfcheck
@@ -47,7 +47,7 @@ def test_a_family_whose_answers_depend_on_how_the_prompt_is_cut_is_refused_with_
 def prepared(request, tmp_path_factory):
     name, dtype = request.param
     folder = make_tiny(by_name(name), dtype, tmp_path_factory.mktemp("layer")).folder
-    return by_name(name), skeletons.load_config(folder), manifests.load(folder), folder
+    return by_name(name), skeletons.load_config(folder), model_folder.load(folder), folder
 
 
 @pytest.mark.parametrize("kernels", ["reference", "invariant", "fast"])
@@ -74,4 +74,4 @@ def test_a_first_layer_that_computes_something_else_is_refused(attention, tmp_pa
     right = module.attend_whole
     monkeypatch.setattr(module, "attend_whole", lambda *arguments: right(*arguments) * 1.5)
     with pytest.raises(UnsupportedModel, match="seen in its first layer with its real weights"):
-        selfcheck.check_layer(skeletons.load_config(folder), manifests.load(folder), folder, "fast", "packed", attention, PLAIN)
+        selfcheck.check_layer(skeletons.load_config(folder), model_folder.load(folder), folder, "fast", "packed", attention, PLAIN)

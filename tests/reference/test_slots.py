@@ -15,7 +15,7 @@ import torch
 from engine import Engine
 from families import by_name
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod import plan as plans
 from potatod.errors import ConfigError, DoesNotFit
 from potatod.manifest import Part, Shard, Tensor
@@ -34,7 +34,7 @@ regimes = pytest.mark.parametrize("regime", REGIMES.values(), ids=REGIMES.keys()
 
 def _weights(folder) -> tuple[int, int]:
     """Bytes of all parts, and of the largest layer."""
-    lengths = [(stop, part.length) for stop, part in plans.sweep_parts(manifests.load(folder))]
+    lengths = [(stop, part.length) for stop, part in plans.sweep_parts(model_folder.load(folder))]
     layers = [sum(n for s, n in lengths if s == stop) for stop in range(max(s for s, _ in lengths))]
     return sum(n for _, n in lengths), max(layers)
 
@@ -60,7 +60,7 @@ def test_through_a_cards_memory_the_tokens_are_transformers_own(tiny, name, card
 def test_a_ring_that_holds_all_that_streams_is_read_into_once_a_sweep(tiny):
     """Where a card keeps much, what is left over of the pool may be more than what streams."""
     made = tiny(by_name("Llama 2"), torch.float32)
-    manifest = manifests.load(made.banded)
+    manifest = model_folder.load(made.banded)
     total, layer = _weights(made.banded)
     card = 2 * layer + (total - 2 * layer) // 2
     pools = range(small_pool(made.banded), total, 4096)

@@ -12,7 +12,7 @@ import transformers
 from engine import Engine
 from ggufs import write_gguf
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod import plan as plans
 from potatod.store import skeleton as skeletons
 from potatod.store.prepare import prepare
@@ -54,7 +54,7 @@ def made(tmp_path_factory) -> Callable[[str, bool], Path]:
 
 def with_its_values(folder: Path) -> transformers.PreTrainedModel:
     """transformers' model, filled with what the folder's schemes hold."""
-    manifest = manifests.load(folder)
+    manifest = model_folder.load(folder)
     model = transformers.AutoModelForCausalLM.from_config(
         skeletons.load_config(folder), dtype=getattr(torch, manifest.dtype), attn_implementation="eager"
     ).eval()
@@ -76,7 +76,7 @@ def expected(folder: Path, prompt: list[int]) -> torch.Tensor:
 
 def pools(folder: Path) -> tuple[int, int]:
     """The smallest, and one in which everything stays."""
-    lengths = [(stop, part.length) for stop, part in plans.sweep_parts(manifests.load(folder))]
+    lengths = [(stop, part.length) for stop, part in plans.sweep_parts(model_folder.load(folder))]
     return plans.smallest_pool(lengths), sum(length for _, length in lengths)
 
 
@@ -135,7 +135,7 @@ def test_a_gguf_files_blocks_are_kept_with_their_values(tmp_path, kind):
     file = write_gguf(tmp_path / "model.gguf", kind=getattr(gguf.GGMLQuantizationType, kind))
     prepare(file, tmp_path / "plain", dtype="float32")
     prepare(file, tmp_path / "kept", dtype="float32,keep,*.o_proj.weight=raw")
-    manifest = manifests.load(tmp_path / "kept")
+    manifest = model_folder.load(tmp_path / "kept")
     found = {t.name: t.scheme for shard in manifest.shards for part in shard.parts for t in part.tensors if shard.kind in ("layer", "head")}
     assert found["self_attn.q_proj.weight"] == found["mlp.down_proj.weight"] == found["lm_head.weight"] == kind.lower()
     assert found["self_attn.o_proj.weight"] == found["input_layernorm.weight"] == "raw"

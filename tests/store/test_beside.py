@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from factories import CHAT_TEMPLATE, checkpoint, contents, model_folder
+from factories import CHAT_TEMPLATE, checkpoint, contents, prepared_folder
 from ggufs import write_gguf
 
-from potatod import companions, drafts, identity, served
+from potatod import companions, drafts, identity, model_folder, served
 from potatod import manifest as manifests
 from potatod.config import build
 from potatod.errors import EXIT_DATA, ModelDataError, TryAgain, UsageError
@@ -22,14 +22,14 @@ from potatod.store.prepare import Progress, prepare
 from potatod.store.upgrade import upgrade
 from potatod.store.verify import Checked, accept, verify
 
-#: As model_folder cuts.
+#: As prepared_folder cuts.
 BANDS = 1 << 13
 TEMPLATE = "chat_template.jinja"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return model_folder(tmp_path_factory.mktemp("beside"), "Llama 2")
+    return prepared_folder(tmp_path_factory.mktemp("beside"), "Llama 2")
 
 
 @pytest.fixture
@@ -46,20 +46,20 @@ def damage(path: Path) -> None:
 
 def of_before(folder: Path) -> None:
     """As a potatod made it that knew no such checksums."""
-    page = json.loads((folder / manifests.NAME).read_text())
+    page = json.loads((folder / model_folder.NAME).read_text())
     del page["companions"]
-    (folder / manifests.NAME).write_text(json.dumps(page, indent=1))
+    (folder / model_folder.NAME).write_text(json.dumps(page, indent=1))
 
 
 def test_prepare_writes_the_checksum_of_each(folder):
-    recorded = manifests.load(folder).companions
+    recorded = model_folder.load(folder).companions
     assert recorded == companions.found(folder) and recorded.keys() == {*companions.NAMES}
-    assert {path.name for path in folder.iterdir() if path.suffix != ".safetensors"} == {manifests.NAME, *recorded}
+    assert {path.name for path in folder.iterdir() if path.suffix != ".safetensors"} == {model_folder.NAME, *recorded}
 
 
 def test_and_of_those_that_are_made_of_a_gguf_file(tmp_path):
     prepare(write_gguf(tmp_path / "model.gguf"), tmp_path / "out")
-    assert manifests.load(tmp_path / "out").companions == companions.found(tmp_path / "out") != {}
+    assert model_folder.load(tmp_path / "out").companions == companions.found(tmp_path / "out") != {}
 
 
 def test_what_changes_while_the_weights_are_made_does_not_get_a_checksum(tmp_path):
@@ -72,7 +72,7 @@ def test_what_changes_while_the_weights_are_made_does_not_get_a_checksum(tmp_pat
     source = checkpoint(tmp_path / "source", tokenizer=True)
     with pytest.raises(ModelDataError, match=r"tokenizer\.json is not as the manifest has it"):
         prepare(source, out, progress=progress)
-    assert not (out / manifests.NAME).exists()
+    assert not (out / model_folder.NAME).exists()
     prepare(source, out)
     verify(out)
 
@@ -80,7 +80,7 @@ def test_what_changes_while_the_weights_are_made_does_not_get_a_checksum(tmp_pat
 def test_a_draft_copy_has_its_own_and_is_refused_where_they_differ(folder):
     drafting.make(folder, folder, "int8")
     copy = drafts.named(folder, "int8")
-    assert manifests.load(copy).companions == companions.found(copy) != {}
+    assert model_folder.load(copy).companions == companions.found(copy) != {}
     drafts.check(folder, copy)
     damage(copy / "config.json")
     with pytest.raises(ModelDataError, match=rf"{copy}/config\.json is not as .* --accept {copy}`"):
@@ -96,9 +96,9 @@ def test_no_copy_is_made_of_a_damaged_config(folder, tmp_path):
 
 def test_an_upgrade_keeps_them_compares_them_and_writes_them_where_there_were_none(folder):
     new = contents(folder)
-    for companions_of in (manifests.load(folder).companions, None):
-        old = dataclasses.replace(manifests.load(folder), fingerprint="0" * 16, companions=companions_of)
-        (folder / manifests.NAME).write_text(manifests.dumps(old))
+    for companions_of in (model_folder.load(folder).companions, None):
+        old = dataclasses.replace(model_folder.load(folder), fingerprint="0" * 16, companions=companions_of)
+        (folder / model_folder.NAME).write_text(manifests.dumps(old))
         upgrade(folder, band_bytes=BANDS)
         assert contents(folder) == new
     damage(folder / "generation_config.json")
@@ -109,7 +109,7 @@ def test_an_upgrade_keeps_them_compares_them_and_writes_them_where_there_were_no
 @pytest.mark.parametrize("name", companions.NAMES)
 def test_each_that_is_damaged_keeps_a_daemon_from_starting_and_verify_names_it(folder, name):
     settings = build({("model", "path"): str(folder)})
-    assert served.choose(settings)[0].manifest == manifests.load(folder)
+    assert served.choose(settings)[0].manifest == model_folder.load(folder)
     damage(folder / name)
     with pytest.raises(ModelDataError, match=rf"{folder}/{name} is not as .* `potatod verify --accept {folder}`") as refused:
         served.choose(settings)
@@ -127,10 +127,10 @@ def test_verify_names_them_and_shards_together_and_then_there_is_nothing_to_acce
 
 
 def test_a_change_that_is_accepted_is_served_and_nothing_else_of_the_manifest_changes(folder, made):
-    before = manifests.load(folder)
+    before = model_folder.load(folder)
     (folder / TEMPLATE).write_text("{{ 'mine' }}")
     assert accept(folder) == [TEMPLATE]
-    after = manifests.load(folder)
+    after = model_folder.load(folder)
     assert dataclasses.replace(after, companions=before.companions) == before
     assert served.choose(build({("model", "path"): str(folder)}))[0].manifest == after
     verify(folder)
@@ -152,7 +152,7 @@ def test_one_that_is_gone_or_new_can_be_accepted_too_but_not_that_there_is_no_co
     (folder / "config.json").unlink()
     with pytest.raises(ModelDataError, match=r"config\.json is missing"):
         accept(folder)
-    assert "config.json" in (manifests.load(folder).companions or {})
+    assert "config.json" in (model_folder.load(folder).companions or {})
 
 
 def test_a_damaged_shard_is_not_accepted(folder):
@@ -164,9 +164,9 @@ def test_a_damaged_shard_is_not_accepted(folder):
 
 
 def test_a_folder_of_before_is_served_as_it_is_and_can_be_given_checksums(folder, made):
-    whole = identity.checksum_of(folder, manifests.load(folder))
+    whole = identity.checksum_of(folder, model_folder.load(folder))
     of_before(folder)
-    assert identity.checksum_of(folder, manifests.load(folder)) == whole
+    assert identity.checksum_of(folder, model_folder.load(folder)) == whole
     damage(folder / TEMPLATE)
     assert served.choose(build({("model", "path"): str(folder)}))[0].manifest.companions is None
     assert verify(folder) == Checked(verify(made).size_bytes, None)

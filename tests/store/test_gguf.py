@@ -13,7 +13,7 @@ from factories import tensors_of
 from ggufs import F16, F32, Q8, write_gguf
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.errors import ModelDataError, UnsupportedModel
 from potatod.store import skeleton
 from potatod.store.gguf_file import names_once
@@ -36,7 +36,7 @@ def test_values_are_those_of_transformers_own_loader(tmp_path, architecture, hea
     found, wanted = tensors_of(tmp_path / "out"), expected(file, tmp_path / "out", getattr(torch, dtype))
     assert found.keys() == wanted.keys()
     assert not [name for name, value in wanted.items() if found[name].dtype != value.dtype or not torch.equal(found[name], value)]
-    assert manifests.load(tmp_path / "out").tied is not head
+    assert model_folder.load(tmp_path / "out").tied is not head
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3moe", "gemma3"])
@@ -64,7 +64,7 @@ def test_tokenizer_and_template_come_out_of_the_metadata(tmp_path):
 @pytest.mark.parametrize(("kind", "dtype"), [(Q8, "bfloat16"), (F16, "float16"), (F32, "float32")])
 def test_auto_is_the_files_own_type_or_bfloat16_for_blocks(tmp_path, kind, dtype):
     prepare(write_gguf(tmp_path / "model.gguf", kind=kind), tmp_path / "out")
-    assert manifests.load(tmp_path / "out").dtype == dtype
+    assert model_folder.load(tmp_path / "out").dtype == dtype
 
 
 @pytest.mark.parametrize("keep", [3, 20, 700, 0.5, 0.999])

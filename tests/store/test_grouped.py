@@ -11,8 +11,7 @@ import torch
 from factories import checkpoint, tensors_of
 from safetensors.torch import load_file, save_file
 
-from potatod import manifest as manifests
-from potatod import schemes
+from potatod import model_folder, schemes
 from potatod.errors import ModelDataError, PotatoError, UnsupportedModel
 from potatod.store.checkpoint import open_folder
 from potatod.store.prepare import prepare
@@ -140,7 +139,7 @@ def test_and_are_kept_as_they_are_where_a_scheme_holds_exactly_that(tmp_path, na
     source, meant = made(tmp_path, name)
     said: list[str] = []
     prepare(source, tmp_path / "out", dtype="keep", notice=said.append)
-    manifest = manifests.load(tmp_path / "out")
+    manifest = model_folder.load(tmp_path / "out")
     of_layers = [(shard.layer, part) for shard in manifest.shards if shard.kind == "layer" for part in shard.parts]
     stored = {tensor.scheme for _, part in of_layers for tensor in part.tensors if len(tensor.shape) == 2}
     assert stored == {KINDS[name][3]}

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import xxhash
-from factories import checkpoint, model_folder
+from factories import checkpoint, prepared_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.store import shard_file
 from potatod.store.layout import Value, band_rows, bands, layer_layout, matrix_layout
 from potatod.store.prepare import prepare
@@ -98,14 +98,14 @@ def test_a_long_tiling_gets_its_checksums_however_the_bytes_come(tmp_path):
 def test_a_real_folder_parses_and_its_head_has_as_many_bands_as_asked(tmp_path):
     source = checkpoint(tmp_path / "source", "Llama 2", "float32")
     prepare(source, tmp_path / "out", band_bytes=1 << 13)
-    manifest = manifests.load(tmp_path / "out")
+    manifest = model_folder.load(tmp_path / "out")
     head = next(shard for shard in manifest.shards if shard.kind == "head")
     assert [part.tensors[0].shape for part in head.parts] == [(32, 64)] * 10
     assert manifest.files["head.safetensors"] == 4096 + 320 * 64 * 4
 
 
 def test_the_factorys_folder_has_a_tokenizer_that_speaks(tmp_path):
-    folder = model_folder(tmp_path)
+    folder = prepared_folder(tmp_path)
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "manifest.json"} <= {p.name for p in folder.iterdir()}
 
 

@@ -11,6 +11,7 @@ from factories import checkpoint
 from ggufs import write_gguf
 
 from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel, UsageError
 from potatod.manifest import Manifest
 from potatod.store.outline import outline
@@ -35,7 +36,7 @@ def unchecked(manifest: Manifest) -> dict[str, object]:
 def test_an_outline_is_the_manifest_that_prepare_writes(tmp_path, family, dtype):
     source = checkpoint(tmp_path / "source", family)
     prepare(source, tmp_path / "model", dtype=dtype)
-    written = manifests.load(tmp_path / "model")
+    written = model_folder.load(tmp_path / "model")
     drawn, config = outline(str(source / "config.json"), dtype)
     assert unchecked(drawn) == unchecked(written)
     assert config.model_type == written.model_type
@@ -56,7 +57,7 @@ def test_a_folder_a_config_and_a_model_folder_give_the_same(tmp_path):
 def test_a_gguf_file_is_outlined_from_its_head(tmp_path):
     file = write_gguf(tmp_path / "model.gguf")
     prepare(file, tmp_path / "model")
-    assert unchecked(outline(str(file))[0]) == unchecked(manifests.load(tmp_path / "model"))
+    assert unchecked(outline(str(file))[0]) == unchecked(model_folder.load(tmp_path / "model"))
 
 
 def test_weights_that_are_stored_in_fewer_bits_are_outlined_as_prepare_dequantises_them(tmp_path):

@@ -14,7 +14,7 @@ from factories import checkpoint, contents
 from hubs import COMMIT, Hub
 from killed import killed_at_random_moments
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.store import staging
 from potatod.store.prepare import prepare
 from potatod.store.pull import pull
@@ -62,7 +62,7 @@ def weights(folder: Path) -> dict[str, int]:
 def test_the_folder_is_what_prepare_makes_and_says_where_it_is_from(tmp_path, hub, source, whole):
     assert pull(ID, tmp_path / "out", band_bytes=1 << 13) is True
     assert shards(tmp_path / "out") == shards(whole)
-    ours, local = manifests.load(tmp_path / "out"), manifests.load(whole)
+    ours, local = model_folder.load(tmp_path / "out"), model_folder.load(whole)
     assert (ours.shards, ours.files, ours.companions) == (local.shards, local.files, local.companions)
     assert {key: ours.provenance[key] for key in ("source", "revision", "dtype")} == {"source": ID, "revision": COMMIT, "dtype": "auto"}
     assert not hub.leaked

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from factories import checkpoint, model_folder
+from factories import checkpoint, prepared_folder
 from safetensors.torch import load_file, save_file
 
 from potatod.errors import ModelDataError, NoSuchModel, PotatoError, UnsupportedModel, UsageError
@@ -184,7 +184,7 @@ def test_a_pickle_named_itself_is_refused(tmp_path):
 
 def test_a_model_folder_is_no_source(tmp_path):
     with pytest.raises(UsageError, match="model folder already"):
-        prepare(model_folder(tmp_path), tmp_path / "out")
+        prepare(prepared_folder(tmp_path), tmp_path / "out")
 
 
 def test_a_dtype_that_is_none_is_refused(tmp_path):

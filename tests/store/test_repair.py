@@ -10,7 +10,7 @@ import pytest
 from factories import checkpoint, contents
 from hubs import Hub
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.errors import ModelDataError, UsageError
 from potatod.store.prepare import prepare
 from potatod.store.pull import pull
@@ -43,7 +43,7 @@ def model(tmp_path, pulled):
 
 def flip(path: Path) -> None:
     """A bit of its first part."""
-    parts = [part for shard in manifests.load(path.parent).shards for part in shard.parts if part.file == path.name]
+    parts = [part for shard in model_folder.load(path.parent).shards for part in shard.parts if part.file == path.name]
     data = bytearray(path.read_bytes())
     data[parts[0].offset] ^= 4
     path.write_bytes(data)

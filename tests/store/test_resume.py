@@ -10,7 +10,7 @@ import pytest
 from factories import checkpoint, contents
 from killed import killed_at_random_moments
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.errors import DoesNotFit, InternalError, NoSuchModel, TryAgain, UsageError
 from potatod.store import journal, shard_file, shards, verify
 from potatod.store.prepare import Progress, prepare
@@ -46,7 +46,7 @@ def test_a_prepare_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
     def look() -> None:
         if not (out / "manifest.json").exists():
             with pytest.raises(NoSuchModel, match="potatod prepare"):
-                manifests.load(out)
+                model_folder.load(out)
 
     assert killed_at_random_moments(*SLOW, source, out, chance=random.Random(7), longest_s=0.3, look=look) > 0
     assert contents(out) == contents(tmp_path / "whole")
@@ -59,7 +59,7 @@ def test_interrupted_after_any_shard_the_next_run_writes_only_the_rest(tmp_path,
     with pytest.raises(Killed):
         prepare(source, tmp_path / "out", progress=stop_after(shards))
     with pytest.raises(NoSuchModel):
-        manifests.load(tmp_path / "out")
+        model_folder.load(tmp_path / "out")
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.safetensors")}
     steps: list[Progress] = []
     prepare(source, tmp_path / "out", progress=steps.append)
@@ -126,9 +126,9 @@ def test_other_options_are_refused_until_forced(tmp_path):
     prepare(source, tmp_path / "out")
     with pytest.raises(UsageError, match="--force"):
         prepare(source, tmp_path / "out", dtype="bfloat16")
-    assert manifests.load(tmp_path / "out").dtype == "float32"
+    assert model_folder.load(tmp_path / "out").dtype == "float32"
     prepare(source, tmp_path / "out", dtype="bfloat16", force=True)
-    assert manifests.load(tmp_path / "out").dtype == "bfloat16"
+    assert model_folder.load(tmp_path / "out").dtype == "bfloat16"
     assert not (tmp_path / "out" / ".prepare.journal").exists()
 
 
@@ -139,7 +139,7 @@ def test_force_leaves_other_peoples_files_and_takes_the_manifest_away_first(tmp_
     with pytest.raises(Killed):
         prepare(source, tmp_path / "out", dtype="bfloat16", force=True, progress=stop_after(0))
     with pytest.raises(NoSuchModel):
-        manifests.load(tmp_path / "out")
+        model_folder.load(tmp_path / "out")
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from factories import model_folder
+from factories import prepared_folder
 from families import FAMILIES
 
 from potatod.errors import ModelDataError, NoSuchModel, UnsupportedModel
@@ -49,7 +49,7 @@ def test_the_fingerprint_changes_with_a_shape_and_with_nothing_else():
     ({"num_hidden_layers": "six"}, ModelDataError, "not a valid config"),
 ])  # fmt: skip
 def test_a_folders_config_that_asks_for_more_than_a_model_is_refused(tmp_path, change, error, sentence):
-    folder = model_folder(tmp_path)
+    folder = prepared_folder(tmp_path)
     page = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(page | change))
     with pytest.raises(error, match=sentence):

@@ -10,7 +10,7 @@ import transformers
 from factories import checkpoint, contents, tensors_of
 from ggufs import write_gguf
 
-from potatod import machine, memory
+from potatod import machine, memory, model_folder
 from potatod import manifest as manifests
 from potatod.errors import ModelDataError, UsageError
 from potatod.memory import Available
@@ -30,7 +30,7 @@ def wide(place, dtype=torch.bfloat16, **overrides):
 
 def schemes(folder):
     """By tensor, of layer 0, head and embedding."""
-    shards = [shard for shard in manifests.load(folder).shards if shard.layer == 0]
+    shards = [shard for shard in model_folder.load(folder).shards if shard.layer == 0]
     return {tensor.name: tensor.scheme for shard in shards for part in shard.parts for tensor in part.tensors}
 
 
@@ -40,7 +40,7 @@ def test_matrices_get_the_scheme_and_what_is_small_or_decides_much_does_not(tmp_
     assert found["self_attn.q_proj.weight"] == found["mlp.down_proj.weight"] == "int4"
     assert found["input_layernorm.weight"] == found["model.norm.weight"] == found["model.embed_tokens.weight"] == "raw"
     assert found["lm_head.weight"] == "int8", "as elsewhere in the field"
-    assert manifests.stored_as(manifests.load(tmp_path / "out")) == "int4 of bfloat16"
+    assert manifests.stored_as(model_folder.load(tmp_path / "out")) == "int4 of bfloat16"
     verify(tmp_path / "out")
 
 
@@ -63,9 +63,9 @@ def test_what_is_bf16_and_would_stream_is_packed_by_itself_and_that_is_said(tmp_
     prepare(source, tmp_path / "out", dtype=asked, notice=said.append)
     assert schemes(tmp_path / "out")["mlp.down_proj.weight"] == scheme
     assert any("are stored packed" in sentence for sentence in said) == (asked == "auto" and scheme == "packed")
-    assert manifests.stored_as(outline(str(source), asked)[0]) == manifests.stored_as(manifests.load(tmp_path / "out"))
+    assert manifests.stored_as(outline(str(source), asked)[0]) == manifests.stored_as(model_folder.load(tmp_path / "out"))
     monkeypatch.setattr(memory, "available", lambda: Available(1 << 50, 0))
-    assert manifests.stored_as(outline(str(source), asked, ram)[0]) == manifests.stored_as(manifests.load(tmp_path / "out"))
+    assert manifests.stored_as(outline(str(source), asked, ram)[0]) == manifests.stored_as(model_folder.load(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -90,7 +90,7 @@ def test_what_was_begun_packed_is_gone_on_with_packed_whatever_the_ram_is_then(t
     prepare(source, tmp_path / "out")
     prepare(source, tmp_path / "packed", dtype="packed")
     assert schemes(tmp_path / "out") == schemes(tmp_path / "packed")
-    assert manifests.stored_as(manifests.load(tmp_path / "out")) == "packed of bfloat16"
+    assert manifests.stored_as(model_folder.load(tmp_path / "out")) == "packed of bfloat16"
     assert not prepare(source, tmp_path / "out"), "it is finished, whatever the RAM"
 
 
@@ -101,7 +101,7 @@ def test_where_nothing_decodes_packed_weights_quickly_they_stay_as_they_are(tmp_
     monkeypatch.setattr(machine, "runs_our_code", lambda: ours)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
     prepare(source, tmp_path / "out")
-    assert manifests.stored_as(manifests.load(tmp_path / "out")) == "bfloat16"
+    assert manifests.stored_as(model_folder.load(tmp_path / "out")) == "bfloat16"
 
 
 def test_modules_can_differ(tmp_path):
@@ -205,7 +205,7 @@ def test_a_flipped_bit_of_the_folder_gets_no_new_checksum(tmp_path):
 @pytest.mark.parametrize("dtype", ["packed", "int8", "int4"])
 def test_families_with_other_modules_are_prepared_whole(tmp_path, family, dtype):
     prepare(checkpoint(tmp_path / "source", family, "bfloat16"), tmp_path / "out", dtype=dtype, notice=lambda _: None)
-    manifests.check_files(tmp_path / "out", manifests.load(tmp_path / "out"))
+    model_folder.check_files(tmp_path / "out", model_folder.load(tmp_path / "out"))
     assert "raw" in schemes(tmp_path / "out").values()
 
 
@@ -213,14 +213,14 @@ def test_families_with_other_modules_are_prepared_whole(tmp_path, family, dtype)
 def test_a_plan_knows_what_prepare_will_write(tmp_path, dtype):
     source = wide(tmp_path / "source")
     prepare(source, tmp_path / "out", dtype=dtype)
-    written, drawn = dataclasses.asdict(manifests.load(tmp_path / "out")), dataclasses.asdict(outline(str(source / "config.json"), dtype)[0])
+    written, drawn = dataclasses.asdict(model_folder.load(tmp_path / "out")), dataclasses.asdict(outline(str(source / "config.json"), dtype)[0])
     assert written["files"] == drawn["files"]
     assert [len(shard["parts"]) for shard in written["shards"]] == [len(shard["parts"]) for shard in drawn["shards"]]
 
 
 def test_and_of_packed_about(tmp_path):
     prepare(wide(tmp_path / "source", hidden_size=512, intermediate_size=1024), tmp_path / "out", dtype="packed")
-    written, drawn = manifests.load(tmp_path / "out"), outline(str(tmp_path / "source"), "packed")[0]
+    written, drawn = model_folder.load(tmp_path / "out"), outline(str(tmp_path / "source"), "packed")[0]
     assert sum(drawn.files.values()) == pytest.approx(sum(written.files.values()), rel=0.03)
 
 
@@ -228,7 +228,7 @@ def test_a_gguf_file_that_is_kept_is_as_large_as_it_was(tmp_path):
     file = write_gguf(tmp_path / "model.gguf")
     prepare(file, tmp_path / "out", dtype="keep")
     assert "q8_0" in schemes(tmp_path / "out").values()
-    written = manifests.load(tmp_path / "out")
+    written = model_folder.load(tmp_path / "out")
     assert outline(str(file), "keep")[0].files == written.files
     layers = [tensor for shard in written.shards if shard.kind == "layer" for part in shard.parts for tensor in part.tensors]
     kept = [tensor for tensor in layers if tensor.scheme == "q8_0"]

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from factories import checkpoint, contents, model_folder, tensors_of
+from factories import checkpoint, contents, prepared_folder, tensors_of
 from killed import killed_at_random_moments
 from safetensors.torch import load_file
 
 from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.errors import DoesNotFit, ModelDataError, NoSuchModel, TryAgain, UnsupportedModel
 from potatod.manifest import Manifest
 from potatod.store import journal, shard_file, shards, skeleton, upgrade_plan
@@ -35,12 +36,12 @@ def upgrade(out: Path, progress=lambda _: None) -> Outcome:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    shard_file.write_text(folder, manifests.NAME, manifests.dumps(manifest))
+    shard_file.write_text(folder, model_folder.NAME, manifests.dumps(manifest))
 
 
 def aged(folder: Path, layers, **header) -> Path:
     """The folder as another transformers would have made it: each layer holds what ``layers(number)`` says."""
-    manifest = manifests.load(folder)
+    manifest = model_folder.load(folder)
     made, files = [], dict(manifest.files)
     for shard in manifest.shards:
         if shard.kind == "layer":
@@ -71,7 +72,7 @@ def old_mixtral(place: Path) -> tuple[Path, Path]:
 
 def renamed(folder: Path, **names: str) -> Path:
     """The folder as if layers, embedding or head had had other names in the model."""
-    manifest = manifests.load(folder)
+    manifest = model_folder.load(folder)
     kinds = {"embed": names.get("embed_name"), "head": names.get("head_name")}
     made = []
     for shard in manifest.shards:
@@ -89,7 +90,7 @@ def assert_same_model(found: Path, wanted: Path) -> None:
     ours, theirs = tensors_of(found), tensors_of(wanted)
     assert ours.keys() == theirs.keys()
     assert not [name for name, value in theirs.items() if ours[name].dtype != value.dtype or not torch.equal(ours[name], value)]
-    left, right = manifests.load(found), manifests.load(wanted)
+    left, right = model_folder.load(found), model_folder.load(wanted)
     for shard, other in zip(left.shards, right.shards, strict=True):
         assert [part.tensors for part in shard.parts] == [part.tensors for part in other.parts]
         assert [part.checksum for part in shard.parts] == [part.checksum for part in other.parts]
@@ -115,19 +116,19 @@ def stop_after(count: int):
 
 
 def test_where_only_the_fingerprint_differs_only_the_manifest_is_written(tmp_path):
-    folder = model_folder(tmp_path)
+    folder = prepared_folder(tmp_path)
     new = contents(folder)
-    manifest = manifests.load(folder)
+    manifest = model_folder.load(folder)
     write(folder, dataclasses.replace(manifest, fingerprint="0" * 16, transformers=OLD))
-    times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != manifests.NAME}
+    times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != model_folder.NAME}
     done = upgrade(folder)
     assert (done.changed, done.rewritten, done.before, done.now) == (True, 0, OLD, manifest.transformers)
     assert contents(folder) == new
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != manifests.NAME} == times
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != model_folder.NAME} == times
 
 
 def test_an_up_to_date_folder_is_not_touched(tmp_path):
-    folder = model_folder(tmp_path)
+    folder = prepared_folder(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
     assert upgrade(folder).changed is False
     assert {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]} == before
@@ -136,7 +137,7 @@ def test_an_up_to_date_folder_is_not_touched(tmp_path):
 def test_names_that_transformers_knows_become_what_it_makes_of_them(tmp_path):
     """Mixtral's router moved and its experts were fused with transformers 5: both come out as `prepare` makes them of the source."""
     old, new = old_mixtral(tmp_path)
-    names = {tensor.name for part in manifests.load(old).shards[1].parts for tensor in part.tensors}
+    names = {tensor.name for part in model_folder.load(old).shards[1].parts for tensor in part.tensors}
     assert {"block_sparse_moe.gate.weight", "block_sparse_moe.experts.3.w2.weight"} <= names
     steps: list[Progress] = []
     done = upgrade(old, steps.append)
@@ -149,7 +150,7 @@ def test_names_that_transformers_knows_become_what_it_makes_of_them(tmp_path):
 def test_a_second_upgrade_uses_the_first_names_again(tmp_path):
     old, new = old_mixtral(tmp_path)
     upgrade(old)
-    assert "layer.0000.1.safetensors" in manifests.load(old).files
+    assert "layer.0000.1.safetensors" in model_folder.load(old).files
     aged(old, as_checkpoint(tmp_path / "source"))
     upgrade(old)
     assert contents(old) == contents(new)
@@ -157,16 +158,16 @@ def test_a_second_upgrade_uses_the_first_names_again(tmp_path):
 
 @pytest.mark.parametrize(("family", "rewritten"), [("Llama 2", {"embed", "head"}), ("Qwen2", {"embed"})])
 def test_embedding_head_and_layers_are_known_by_what_they_are(tmp_path, family, rewritten):
-    folder = model_folder(tmp_path, family)
+    folder = prepared_folder(tmp_path, family)
     shutil.copytree(folder, tmp_path / "new")
     renamed(folder, layers_name="transformer.h", embed_name="transformer.wte.weight", head_name="head.out.weight")
     assert upgrade(folder).rewritten == len(rewritten)
     assert_same_model(folder, tmp_path / "new")
-    assert {name for name in manifests.load(folder).files if ".1." in name} == {f"{name}.1.safetensors" for name in rewritten}
+    assert {name for name in model_folder.load(folder).files if ".1." in name} == {f"{name}.1.safetensors" for name in rewritten}
 
 
 def test_of_a_tied_head_that_was_renamed_alone_no_file_is_written(tmp_path):
-    folder = model_folder(tmp_path, "Qwen2")
+    folder = prepared_folder(tmp_path, "Qwen2")
     new = contents(folder)
     renamed(folder, head_name="head.out.weight")
     assert upgrade(folder).rewritten == 0
@@ -232,7 +233,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("change", "why"), REFUSED, ids=lambda case: getattr(case, "__name__", ""))
 def test_what_is_not_certain_needs_the_source_and_nothing_is_written(tmp_path, change, why):
-    folder = model_folder(tmp_path)
+    folder = prepared_folder(tmp_path)
     change(folder)
     before = contents(folder)
     with pytest.raises(UnsupportedModel, match=f"cannot be upgraded to .* from itself .{why}.*prepare the model again from its source") as caught:
@@ -263,7 +264,7 @@ def test_an_expert_that_is_missing_leaves_the_folder_as_it_was(tmp_path):
 
 
 def test_what_transformers_itself_ignores_in_checkpoints_is_left_out(tmp_path, monkeypatch):
-    folder = model_folder(tmp_path)
+    folder = prepared_folder(tmp_path)
     shutil.copytree(folder, tmp_path / "new")
     surplus(folder)
     monkeypatch.setattr(transformers.LlamaForCausalLM, "_keys_to_ignore_on_load_unexpected", [r"mlp\.scale$"])
@@ -282,7 +283,7 @@ def test_what_is_needed_in_more_bits_than_were_stored_needs_the_source(tmp_path,
 
 def test_a_flipped_bit_gets_no_new_checksum(tmp_path):
     old, _ = old_mixtral(tmp_path)
-    part = manifests.load(old).shards[3].parts[0]
+    part = model_folder.load(old).shards[3].parts[0]
     data = bytearray((old / part.file).read_bytes())
     data[part.offset + 77] ^= 8
     (old / part.file).write_bytes(data)
@@ -364,4 +365,4 @@ def test_the_fingerprint_is_the_installed_models(tmp_path):
     old, _ = old_mixtral(tmp_path)
     upgrade(old)
     built = skeleton.build(skeleton.load_config(old), torch.bfloat16)
-    assert manifests.load(old).fingerprint == skeleton.fingerprint(built)
+    assert model_folder.load(old).fingerprint == skeleton.fingerprint(built)

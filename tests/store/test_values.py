@@ -10,7 +10,7 @@ import transformers
 from factories import checkpoint, tensors_of
 from safetensors.torch import load_file, save_file
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.store import skeleton
 from potatod.store.prepare import prepare
 
@@ -41,7 +41,7 @@ def test_every_tensor_is_the_one_from_pretrained_gives(tmp_path, family):
     source = checkpoint(tmp_path / "source", family, "bfloat16")
     assert prepare(source, tmp_path / "out", band_bytes=1 << 13)
     assert_equal(tensors_of(tmp_path / "out"), loaded(source, torch.bfloat16))
-    manifest = manifests.load(tmp_path / "out")
+    manifest = model_folder.load(tmp_path / "out")
     built = skeleton.build(skeleton.load_config(tmp_path / "out"), torch.bfloat16)
     assert skeleton.fingerprint(built) == manifest.fingerprint, "the folder's config makes another model than the source's"
 
@@ -52,7 +52,7 @@ def test_another_dtype_is_cast_as_transformers_casts_it(tmp_path, family, dtype)
     source = checkpoint(tmp_path / "source", family, "float32")
     prepare(source, tmp_path / "out", dtype=dtype)
     assert_equal(tensors_of(tmp_path / "out"), loaded(source, getattr(torch, dtype)))
-    assert manifests.load(tmp_path / "out").dtype == dtype
+    assert model_folder.load(tmp_path / "out").dtype == dtype
 
 
 def test_auto_takes_the_dtype_of_the_weights_where_the_config_names_none(tmp_path):
@@ -61,7 +61,7 @@ def test_auto_takes_the_dtype_of_the_weights_where_the_config_names_none(tmp_pat
     page.pop("dtype")
     (source / "config.json").write_text(json.dumps(page))
     prepare(source, tmp_path / "out")
-    assert manifests.load(tmp_path / "out").dtype == "float16"
+    assert model_folder.load(tmp_path / "out").dtype == "float16"
 
 
 def test_a_checkpoint_in_several_files_is_read_through_its_index(tmp_path):
@@ -74,7 +74,7 @@ def test_a_checkpoint_in_several_files_is_read_through_its_index(tmp_path):
 def test_a_tied_head_is_bands_of_the_embeddings_own_bytes(tmp_path):
     source = checkpoint(tmp_path / "source", "Qwen2", "bfloat16")
     prepare(source, tmp_path / "out", band_bytes=1 << 13)
-    manifest = manifests.load(tmp_path / "out")
+    manifest = model_folder.load(tmp_path / "out")
     head = next(shard for shard in manifest.shards if shard.kind == "head")
     assert manifest.tied and not (tmp_path / "out" / "head.safetensors").exists()
     assert len(head.parts) > 2 and {part.file for part in head.parts} == {"embed.safetensors"}
@@ -86,7 +86,7 @@ def test_a_head_that_differs_from_the_embedding_is_kept_though_the_config_says_t
     page = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(page | {"tie_word_embeddings": True}))
     prepare(source, tmp_path / "out")
-    assert not manifests.load(tmp_path / "out").tied
+    assert not model_folder.load(tmp_path / "out").tied
     assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
     assert torch.equal(tensors_of(tmp_path / "out")["lm_head.weight"], load_file(source / "model.safetensors")["lm_head.weight"])
 
@@ -133,7 +133,7 @@ def test_of_a_multimodal_checkpoint_the_text_part_is_taken(tmp_path, model_type)
     text = whole.model.language_model if hasattr(whole, "model") else whole.language_model.model
     for name, value in text.state_dict().items():
         assert torch.equal(found[f"model.{name}"], value)
-    tied = manifests.load(tmp_path / "out").tied
+    tied = model_folder.load(tmp_path / "out").tied
     assert len(found) == len(text.state_dict()) + (0 if tied else 1)
     if not tied:
         assert torch.equal(found["lm_head.weight"], whole.get_output_embeddings().weight)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 
 import pytest
-from factories import model_folder
+from factories import prepared_folder
 
-from potatod import manifest as manifests
+from potatod import model_folder
 from potatod.errors import ModelDataError, NoSuchModel
 from potatod.store.verify import verify
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return model_folder(tmp_path_factory.mktemp("verify"), "Llama 2")
+    return prepared_folder(tmp_path_factory.mktemp("verify"), "Llama 2")
 
 
 def flip(path, at: int, bit: int = 0) -> None:
@@ -35,7 +35,7 @@ def test_a_whole_folder_is_whole_and_progress_reaches_its_end(folder):
 @pytest.mark.parametrize("seed", range(20))
 def test_one_flipped_bit_in_any_part_is_found_and_named(folder, seed):
     chance = random.Random(seed)
-    shard = chance.choice(manifests.load(folder).shards)
+    shard = chance.choice(model_folder.load(folder).shards)
     part = chance.choice(shard.parts)
     place = (folder / part.file, part.offset + chance.randrange(part.length), chance.randrange(8))
     flip(*place)
@@ -48,7 +48,7 @@ def test_one_flipped_bit_in_any_part_is_found_and_named(folder, seed):
 
 
 def test_several_damaged_parts_are_all_counted(folder):
-    parts = [shard.parts[0] for shard in manifests.load(folder).shards]
+    parts = [shard.parts[0] for shard in model_folder.load(folder).shards]
     for part in parts:
         flip(folder / part.file, part.offset)
     try:

@@ -35,7 +35,7 @@ from engine import Engine
 
 from potato_client.protocol import Generate
 from potato_client.question import ChatMessage
-from potatod import identity
+from potatod import identity, model_folder
 from potatod import manifest as manifests
 from potatod.companions import NAMES
 from potatod.config import Settings
@@ -61,9 +61,9 @@ ROWS = tuple(range(0, 320, 8))
 
 def first_tokens(folder: Path) -> str:
     """A digest of all that a client could see, and of the logits. Raises what a daemon ends with."""
-    manifest = manifests.load(folder)
-    manifests.check_files(folder, manifest)
-    manifests.check_companions(folder, manifest)
+    manifest = model_folder.load(folder)
+    model_folder.check_files(folder, manifest)
+    model_folder.check_companions(folder, manifest)
     dtype = getattr(torch, manifest.dtype)
     config = skeletons.load_config(folder)  # from here on as the probe does
     conform(skeletons.build(config, dtype), manifest, folder)

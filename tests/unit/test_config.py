@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potato_client.question import Options
-from potatod.config import Key, OneOfModels, Settings, build, keys
+from potatod.config import Key, Settings, build, keys
 from potatod.errors import ConfigError
 from potatod.keys import Choice, Duration, Number, Plain, Share, ShareOfTime, Size, Whole
+from potatod.sections import OneOfModels
 from potatod.sizes import Auto, Percent
 
 KEYS = {f"{key.section}.{key.name}": key for key in keys()}

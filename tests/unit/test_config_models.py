@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from potatod import config_page
-from potatod.config import Key, OneOfModels, Settings, keys
+from potatod.config import Key, Settings, keys
 from potatod.errors import ConfigError
+from potatod.sections import OneOfModels
 from potatod.sources import gather
 
 TWO = '[[models]]\npath = "/a"\n\n[[models]]\npath = "b"\nmirrors = ["/m/b"]\ndraft = "self:int4"\n'

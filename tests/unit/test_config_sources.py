@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from potatod import config_page, places
-from potatod.config import Front, Key, Model, Run, Settings, keys
+from potatod.config import Key, Settings, keys
 from potatod.errors import ConfigError
+from potatod.sections import Front, Model, Run
 from potatod.sizes import Percent
 from potatod.sources import DEFAULT, Gathered, gather
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from potatod.front.eta import Eta, Lengths, Tokens, Work, ends, work_of
+from potatod.front.eta import Acceptance, Eta, Lengths, Tokens, Work, ends, work_of
 
 
 def work(number: int, s: float, running: bool = False) -> Work:
@@ -24,6 +24,19 @@ def test_answers_that_became_as_long_say_how_much_longer_they_became() -> None:
     assert lengths.left(40, 75, True) == Tokens(30, 10, 35), "no longer than its limit"
     assert lengths.left(85, 1000, False) is None, "one is few"
     assert lengths.left(85, 1000, True) == Tokens(915, 5, 915)
+
+
+def test_a_sweep_gives_what_it_gave_and_to_a_young_answer_what_it_gave_others() -> None:
+    acceptance = Acceptance()
+    assert acceptance.tokens_per_sweep(0, 0) == 1.0
+    assert acceptance.tokens_per_sweep(96, 48) == pytest.approx((96 + 32) / (48 + 32)), "half of its tokens were guessed"
+    acceptance.add(300, 200)
+    assert acceptance.tokens_per_sweep(0, 0) == 3.0, "a third of its sweeps, and nothing of its own"
+    assert acceptance.tokens_per_sweep(32, 0) == 2.0
+    assert acceptance.tokens_per_sweep(10**6, 0) == pytest.approx(1.0, rel=1e-3), "of its own it knows best"
+    for _ in range(200):
+        acceptance.add(100, 0)
+    assert acceptance.tokens_per_sweep(0, 0) == pytest.approx(1.0, rel=1e-3), "what was is forgotten"
 
 
 def test_work_is_reading_and_saying_and_may_take_less_or_more() -> None:

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from potatod import json_file, verdict
-from potatod import manifest as manifests
+from potatod import json_file, model_folder, verdict
 from potatod.config import build
 from potatod.errors import ModelDataError, NoSuchModel
 from potatod.front import generation, template, tokenizer
@@ -63,7 +62,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "config.json, by the front": ("config.json", generation.end_ids),
     "tokenizer_config.json, by the front": ("tokenizer_config.json", tokenizer.tokenizer_config),
     "tokenizer.json, by the front": ("tokenizer.json", tokenizer.Tokenizer.load),
-    "manifest.json": ("manifest.json", manifests.load),
+    "manifest.json": ("manifest.json", model_folder.load),
 }
 
 

@@ -22,7 +22,8 @@ LADDER = (
     {"potato_client"},
     {"potatod.errors"},
     {
-        "potatod", "potatod.messages", "potatod.manifest", "potatod.companions", "potatod.sizes", "potatod.keys", "potatod.config",
+        "potatod", "potatod.messages", "potatod.manifest", "potatod.model_folder", "potatod.companions", "potatod.sizes", "potatod.keys",
+        "potatod.sections", "potatod.config",
         "potatod.sources", "potatod.config_page", "potatod.json_file", "potatod.places", "potatod.log", "potatod.memory", "potatod.notify",
         "potatod.kept", "potatod.machine", "potatod.process", "potatod.cgroups", "potatod.restarts", "potatod.run_directory", "potatod.surroundings",
         "potatod.sampling", "potatod.status", "potatod.reading", "potatod.dtypes", "potatod.forms", "potatod.typed_json", "potatod.kv_layout",

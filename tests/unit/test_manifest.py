@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potatod import companions
+from potatod import companions, model_folder
 from potatod import manifest as manifests
 from potatod.companions import MAX_BYTES, NAMES, Companion
 from potatod.errors import ModelDataError, NoSuchModel
@@ -208,7 +208,7 @@ def test_a_manifest_of_before_says_nothing_of_companions_and_nothing_is_compared
     del told["companions"]
     manifest = manifests.parse(json.dumps(told))
     assert manifest == dataclasses.replace(whole(), companions=None)
-    manifests.check_companions(tmp_path, manifest)
+    model_folder.check_companions(tmp_path, manifest)
     assert manifests.parse(manifests.dumps(manifest)) == manifest
 
 
@@ -240,10 +240,10 @@ def fifo(path: Path) -> None:
 )
 def test_a_config_that_is_not_what_it_was_is_named_and_what_to_do(tmp_path: Path, harm: Callable[[Path], Any], why: str) -> None:
     manifest = beside(tmp_path)
-    manifests.check_companions(tmp_path, manifest)
+    model_folder.check_companions(tmp_path, manifest)
     harm(tmp_path / "config.json")
     with pytest.raises(ModelDataError, match=rf"{tmp_path}/config\.json .*{why}.*; prepare the model again, or .* --accept {tmp_path}`$") as said:
-        manifests.check_companions(tmp_path, manifest)
+        model_folder.check_companions(tmp_path, manifest)
     assert "tokenizer.json" not in str(said.value)
 
 
@@ -252,7 +252,7 @@ def test_several_are_all_named_and_one_that_pull_made_can_be_mended(tmp_path: Pa
     longer(tmp_path / "chat_template.jinja")
     (tmp_path / "generation_config.json").write_text("{}")
     with pytest.raises(ModelDataError) as said:
-        manifests.check_companions(tmp_path, manifest)
+        model_folder.check_companions(tmp_path, manifest)
     assert "chat_template.jinja is not as the manifest has it" in str(said.value)
     assert "generation_config.json is not in the manifest" in str(said.value)
     assert f"`potatod verify --repair {tmp_path}`" in str(said.value)
@@ -262,11 +262,11 @@ def test_one_behind_a_link_is_compared_and_one_without_end_is_not_read(tmp_path:
     manifest = beside(tmp_path)
     (tmp_path / "config.json").rename(tmp_path / "blob")
     (tmp_path / "config.json").symlink_to("blob")
-    manifests.check_companions(tmp_path, manifest)
+    model_folder.check_companions(tmp_path, manifest)
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").symlink_to("/dev/zero")
     with pytest.raises(ModelDataError, match=r"config\.json is not a regular file"):
-        manifests.check_companions(tmp_path, manifest)
+        model_folder.check_companions(tmp_path, manifest)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -282,48 +282,48 @@ def test_a_mirror_has_the_same_weights_whatever_lies_beside_them(tmp_path: Path)
     for folder in (one, other):
         folder.mkdir()
         write(folder)
-    manifests.check_mirror(one, other)
+    model_folder.check_mirror(one, other)
     accepted = dataclasses.replace(whole(), companions=None)
-    (one / manifests.NAME).write_text(manifests.dumps(accepted))
-    manifests.check_mirror(one, other)
+    (one / model_folder.NAME).write_text(manifests.dumps(accepted))
+    model_folder.check_mirror(one, other)
     for text in (manifests.dumps(dataclasses.replace(whole(), tied=False)), "{"):
-        (other / manifests.NAME).write_text(text)
+        (other / model_folder.NAME).write_text(text)
         with pytest.raises(ModelDataError, match=rf"{other} is not the model of {one}"):
-            manifests.check_mirror(one, other)
+            model_folder.check_mirror(one, other)
 
 
 def write(folder: Path) -> Manifest:
     for name, size in whole().files.items():
         (folder / name).write_bytes(bytes(size))
-    (folder / manifests.NAME).write_text(manifests.dumps(whole()))
+    (folder / model_folder.NAME).write_text(manifests.dumps(whole()))
     return whole()
 
 
 def test_a_folder_is_loaded_and_holds_what_the_manifest_says(tmp_path: Path) -> None:
     written = write(tmp_path)
-    assert manifests.load(tmp_path) == written
-    manifests.check_files(tmp_path, written)
+    assert model_folder.load(tmp_path) == written
+    model_folder.check_files(tmp_path, written)
 
 
 def test_no_folder_and_a_half_written_one_both_say_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(NoSuchModel, match=r"no model folder at .*potatod prepare"):
-        manifests.load(tmp_path / "none")
+        model_folder.load(tmp_path / "none")
     with pytest.raises(NoSuchModel, match=r"not a finished model folder.*potatod prepare"):
-        manifests.load(tmp_path)
+        model_folder.load(tmp_path)
 
 
 def test_a_damaged_manifest_is_named_with_its_path(tmp_path: Path) -> None:
     for data in (b"{", b"\xff\xfe"):
-        (tmp_path / manifests.NAME).write_bytes(data)
+        (tmp_path / model_folder.NAME).write_bytes(data)
         with pytest.raises(ModelDataError, match=r"manifest\.json"):
-            manifests.load(tmp_path)
+            model_folder.load(tmp_path)
 
 
 def test_a_manifest_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
-    with open(tmp_path / manifests.NAME, "wb") as file:
+    with open(tmp_path / model_folder.NAME, "wb") as file:
         file.truncate((32 << 20) + 1)
     with pytest.raises(ModelDataError, match=r"is larger than 33\.6MB"):
-        manifests.load(tmp_path)
+        model_folder.load(tmp_path)
 
 
 @pytest.mark.parametrize("item", ["{}", "[]", '{"":1}', "[[[[]]]]"])
@@ -363,7 +363,7 @@ def test_a_file_that_is_not_what_it_was_is_named(tmp_path: Path, harm: str) -> N
     if harm == "folder":
         path.mkdir()
     with pytest.raises(ModelDataError, match=r"layer\.0001\.safetensors"):
-        manifests.check_files(tmp_path, manifest)
+        model_folder.check_files(tmp_path, manifest)
 
 
 def test_an_untied_head_lies_in_a_file_of_its_own() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from potatod.config import Run
 from potatod.pausing import EVERY_S, Pausing, Supply, on_battery, stalled
+from potatod.sections import Run
 from potatod.sizes import Percent
 
 BATTERY, FULL, MAINS, UNPLUGGED = Supply("Battery", status="Discharging"), Supply("Battery", status="Full"), Supply("Mains", "1"), Supply("Mains", "0")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from potatod import priority
-from potatod.config import Run
+from potatod.sections import Run
 
 #: Lowers itself as a stage does, beside a thread that is there already; says its priorities and those of threads before and after.
 _CHILD = """
 import os, sys, threading, psutil
 from potatod import priority
-from potatod.config import Run
+from potatod.sections import Run
 started, ended, found = threading.Event(), threading.Event(), []
 def thread():
     started.set()

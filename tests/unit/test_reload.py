@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from potatod import log, reload
-from potatod.config import OneOfModels, Settings, build, keys
+from potatod.config import Settings, build, keys
 from potatod.errors import ConfigError
 from potatod.notify import Systemd
 from potatod.reload import LIVE, Reloader, Terminal, merge
+from potatod.sections import OneOfModels
 from potatod.sizes import Percent
 from potatod.sources import gather
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from potato_client.question import Options
-from potatod.config import Sampling as Defaults
 from potatod.errors import ModelDataError
 from potatod.sampling.params import ANY_OBJECT, Sampling, of_model, resolve
+from potatod.sections import Sampling as Defaults
 
 SAMPLES = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.1, "repetition_penalty": 1.05}
 

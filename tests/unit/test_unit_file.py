@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from potatod import bearer_token, cli, service_commands, socket_activation, socket_unit, unit_file
-from potatod.config import Front, Gateway, Settings
+from potatod.config import Settings
 from potatod.errors import EXITS_THAT_STAY, UsageError
+from potatod.sections import Front, Gateway
 from potatod.unit_file import Service, hosts_of, memory_limit, text
 
 #: Runs `potatod install-service …`; gives exit code, stdout and stderr.
@@ -231,7 +232,7 @@ def test_a_unit_that_was_edited_stays_without_force(install: Install, tmp_path: 
 
 def test_the_line_of_the_readme_makes_a_service_that_answers_http(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = re.findall(r"^potatod install-service (.*?) +#", (Path(__file__).parents[2] / "README.md").read_text(), re.MULTILINE)
-    monkeypatch.setattr(service_commands.manifest, "load", lambda folder: None)
+    monkeypatch.setattr(service_commands.model_folder, "load", lambda folder: None)
     assert install(*shown[0].split())[0] == 0
     unit = (tmp_path / "config/systemd/user/potatod.service").read_text()
     assert re.search(r"^ExecStart=.*/qwen2.5-7b-instruct --gateway-listen 127.0.0.1:8089$", unit, re.MULTILINE)
