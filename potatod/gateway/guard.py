@@ -67,7 +67,7 @@ class Guard:
             if not length.isdecimal() or int(length) > most_bytes:
                 raise _too_large(most_bytes)
         except Fault as fault:
-            if fault.status == 413:
+            if fault.status == 413 and headers.get("expect", "").lower() != "100-continue":  # who asks first has sent nothing
                 await _drain(receive)
             await fault.response()(scope, receive, named)
             return
@@ -123,6 +123,8 @@ def _bounded(receive: Receive, most_bytes: int) -> Receive:
 
 
 _SLOWEST_BYTES_PER_S: Final = 10_000
+#: Nothing more of a body that is not wanted: its client listens.
+_PAUSE_S: Final = 1.0
 
 
 def _head_bytes(scope: Scope) -> int:
@@ -138,7 +140,7 @@ async def _drain(receive: Receive) -> None:
     """What is sent and not wanted, for a while: a client that is cut off while it sends never reads why."""
     try:
         async with asyncio.timeout(PIECE_S):
-            while (await receive()).get("more_body", False):
+            while (await asyncio.wait_for(receive(), _PAUSE_S)).get("more_body", False):
                 pass
     except TimeoutError:
         pass

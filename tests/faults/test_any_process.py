@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = int(os.environ.get("POTATO_ANY_KILLS", "20"))
+KILLS = int(os.environ.get("POTATO_ANY_KILLS", "12"))
 
 
 @pytest.mark.timeout(900)

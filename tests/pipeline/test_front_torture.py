@@ -15,7 +15,7 @@ from potato_client.protocol import Attach
 
 from .front_harness import Client, Front, Heard, start_front
 
-KILLS = int(os.environ.get("POTATO_KILLS", "30"))
+KILLS = int(os.environ.get("POTATO_KILLS", "40"))
 JOBS = 8
 TOKENS = 200
 

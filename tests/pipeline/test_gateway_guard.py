@@ -97,6 +97,14 @@ def test_bodies_are_bounded_and_json(house: House) -> None:
     assert request("POST", "/v1/completions", large)[0] == 413
 
 
+def test_who_asks_before_sending_a_body_that_is_too_large_is_not_told_to_go_on(house: House) -> None:
+    """As curl does."""
+    head = f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {house.gateway.token}\r\n"
+    with raw(house) as connection:
+        connection.sendall(f"{head}Content-Length: {1 << 40}\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+
+
 def test_what_is_not_there_is_said_in_the_same_shape(house: House) -> None:
     assert house.gateway.request("GET", "/nowhere")[2]["error"]["code"] == "not_found"
     status, headers, page = house.gateway.request("GET", "/v1/chat/completions")
