@@ -85,7 +85,6 @@ class Answers:
         self._sequence_ids = itertools.count(1)
         #: of answers that ended by themselves
         self.lengths = Lengths()
-        #: of all that are over
         self.acceptance = Acceptance()
         #: what was said of jobs' ends, and how that was kept
         self.promises = Promises()
@@ -211,6 +210,8 @@ class Answers:
             gain = Gain(answer.job.sampled_tokens)
             try:
                 reason = self._advance(answer, gain, steps[sequence], found, logits)
+                if gain.ids:
+                    self.acceptance.gave(gain.first, len(gain.ids))
                 if reason is not None:
                     gain.add(answer.text.finish())
             except Refusal as refusal:
@@ -308,7 +309,6 @@ class Answers:
         job.reason = reason
         if reason == "stop":
             self.lengths.add(job.sampled_tokens)
-        self.acceptance.add(job.sampled_tokens, job.accepted_tokens)
         if event is Event.FINISH:
             self.promises.over(job.number, self._clock())
         self._leave(answer, event)

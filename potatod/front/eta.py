@@ -4,8 +4,8 @@
     work of all jobs, in the order of the queue, on so many places     ──▶  when each is over
 
 How long an answer becomes nobody knows: answers before it that had become as long say how much longer they became. Where few have, it is taken to go
-on to its limit. How many tokens a sweep will give the answer so far says, and while it is young those before it: guesses become right where a text
-begins to repeat itself, which its first words do not show.
+on to its limit. How many tokens sweeps will give it is said by others that were as long: guesses become right where a text begins to repeat itself,
+which its first words do not show.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from typing import Final
 #: Answers whose length is remembered, and how many must have been as long for their lengths to say anything.
 _REMEMBERED: Final = 500
 _ENOUGH: Final = 5
-#: Answers before it count as much as so many sweeps of its own; each of them less, the more have ended since.
-_BEFORE_SWEEPS: Final = 32
-_FADING: Final = 0.95
+#: What an answer's own sweeps say counts as much as what is usual when it has had so many.
+_YOUNG_SWEEPS: Final = 32
+#: Of answers of a length: with fewer sweeps than this those of shorter ones say more, and so many are remembered.
+_FEW_SWEEPS: Final = 8
+_LATELY_SWEEPS: Final = 4096
+_BITS: Final = 40
 #: Between the least and the most lie nine times of ten.
 _LEAST, _MOST = 0.05, 0.95
 #: So much slower or faster sweeps become: the machine does other things, texts grow, jobs join and leave.
@@ -87,20 +90,37 @@ class Lengths:
 
 
 class Acceptance:
-    """Tokens that a sweep gives an answer: one, and the guesses that were right."""
+    """How many tokens sweeps give: one each, and the guesses that were right. Of a text that is long already more of them are."""
 
     def __init__(self) -> None:
-        self._tokens = self._sweeps = 0.0
+        #: by how many tokens an answer had, in bits
+        self._tokens = [0.0] * _BITS
+        self._sweeps = [0.0] * _BITS
 
-    def add(self, tokens: int, accepted: int) -> None:
-        """Of an answer that is over; ``accepted`` of its tokens had been guessed."""
-        self._tokens = _FADING * self._tokens + tokens
-        self._sweeps = _FADING * self._sweeps + tokens - accepted
+    def gave(self, said: int, tokens: int) -> None:
+        """So many a sweep gave an answer that had ``said`` so many."""
+        bits = said.bit_length()
+        if self._sweeps[bits] >= _LATELY_SWEEPS:
+            self._tokens[bits] /= 2
+            self._sweeps[bits] /= 2
+        self._tokens[bits] += tokens
+        self._sweeps[bits] += 1
 
-    def tokens_per_sweep(self, tokens: int, accepted: int) -> float:
-        """Of an answer that has so many, from now on."""
-        before = self._tokens / self._sweeps if self._sweeps else 1.0
-        return (tokens + _BEFORE_SWEEPS * before) / (tokens - accepted + _BEFORE_SWEEPS)
+    def sweeps_left(self, said: int, accepted: int, left: float) -> float:
+        """That the next ``left`` tokens take of an answer that has ``said`` so many, ``accepted`` of them guessed before. As many as they took of
+        others, and so much more or less as it has taken more or less than they until now."""
+        own, usual = said - accepted, self._usual(0, said)
+        return self._usual(said, said + left) * (own + _YOUNG_SWEEPS) / (usual + _YOUNG_SWEEPS)
+
+    def _usual(self, first: float, last: float) -> float:
+        found, rate, begin, end = 0.0, 1.0, 0, 1
+        for tokens, sweeps in zip(self._tokens, self._sweeps, strict=True):
+            if begin >= last:
+                break
+            rate = (tokens + _FEW_SWEEPS * rate) / (sweeps + _FEW_SWEEPS)
+            found += max(0.0, min(last, end) - max(first, begin)) / rate
+            begin, end = end, 2 * end
+        return found
 
 
 def work_of(number: int, running: bool, left: Tokens, s_per_token: float, prefill_s: float) -> Work:

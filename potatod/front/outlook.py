@@ -83,9 +83,9 @@ class Outlook:
         left = self._answers.lengths.left(job.sampled_tokens, job.limit_tokens, answer.sampling.max_tokens is not None)
         if left is None:
             return None
-        tokens_per_sweep = self._answers.acceptance.tokens_per_sweep(job.sampled_tokens, job.accepted_tokens)
         prefill_s = -(-max(0, answer.sequence.pending - 1) // chunk) * s_per_sweep
-        return work_of(job.number, running, left, s_per_sweep / tokens_per_sweep, prefill_s)
+        sweeps = self._answers.acceptance.sweeps_left(job.sampled_tokens, job.accepted_tokens, left.expected)
+        return work_of(job.number, running, left, s_per_sweep * sweeps / max(1.0, left.expected), prefill_s)
 
     def say_progress(self, engine: EngineNow, places: Mapping[int, int]) -> None:
         """Tells who follows a job how far it is: what changed since it was last said, now and then. ``places``: of those that wait."""

@@ -33,10 +33,8 @@ def restore(desks: Desks, journal: Journal, known: Known, logger: logging.Logger
     def found(jobs: list[Job]) -> None:
         for job in jobs:
             known.add(job)
-            if job.reason and (desk := desks.of_model(job.model)) is not None:
-                if job.reason == "stop":
-                    desk.answers.lengths.add(job.sampled_tokens)
-                desk.answers.acceptance.add(job.sampled_tokens, job.accepted_tokens)
+            if job.reason == "stop" and (desk := desks.of_model(job.model)) is not None:
+                desk.answers.lengths.add(job.sampled_tokens)
 
     journal.ask(read, found, _damaged)
     journal.wait()

@@ -26,17 +26,38 @@ def test_answers_that_became_as_long_say_how_much_longer_they_became() -> None:
     assert lengths.left(85, 1000, True) == Tokens(915, 5, 915)
 
 
-def test_a_sweep_gives_what_it_gave_and_to_a_young_answer_what_it_gave_others() -> None:
+def test_where_nothing_was_guessed_right_a_token_takes_a_sweep() -> None:
+    assert Acceptance().sweeps_left(0, 0, 100) == 100
+    assert Acceptance().sweeps_left(1000, 0, 1.5) == pytest.approx(1.5)
+
+
+def test_sweeps_give_what_they_gave_answers_that_were_as_long() -> None:
     acceptance = Acceptance()
-    assert acceptance.tokens_per_sweep(0, 0) == 1.0
-    assert acceptance.tokens_per_sweep(96, 48) == pytest.approx((96 + 32) / (48 + 32)), "half of its tokens were guessed"
-    acceptance.add(300, 200)
-    assert acceptance.tokens_per_sweep(0, 0) == 3.0, "a third of its sweeps, and nothing of its own"
-    assert acceptance.tokens_per_sweep(32, 0) == 2.0
-    assert acceptance.tokens_per_sweep(10**6, 0) == pytest.approx(1.0, rel=1e-3), "of its own it knows best"
-    for _ in range(200):
-        acceptance.add(100, 0)
-    assert acceptance.tokens_per_sweep(0, 0) == pytest.approx(1.0, rel=1e-3), "what was is forgotten"
+    for said in range(64):  # nothing is guessed in the first 64 tokens, and then half of them
+        acceptance.gave(said, 1)
+    for said in range(64, 100_000, 2):
+        acceptance.gave(said, 2)
+    assert acceptance.sweeps_left(0, 0, 64) == pytest.approx(64)
+    assert acceptance.sweeps_left(0, 0, 64 + 20_000) == pytest.approx(64 + 10_000, rel=0.01)
+    assert acceptance.sweeps_left(64, 0, 1000) == pytest.approx(500, rel=0.05), "though it has seen none of that yet"
+
+
+def test_an_answer_that_took_more_sweeps_than_others_goes_on_to_take_more() -> None:
+    acceptance = Acceptance()
+    for said in range(0, 100_000, 2):
+        acceptance.gave(said, 2)
+    as_usual, worse = acceptance.sweeps_left(2000, 1000, 500), acceptance.sweeps_left(2000, 0, 500)
+    assert as_usual == pytest.approx(250, rel=0.05)
+    assert worse == pytest.approx(500, rel=0.05)
+    assert as_usual < acceptance.sweeps_left(20, 0, 500) < 1.25 * as_usual, "ten sweeps say little"
+
+
+def test_what_is_long_ago_is_forgotten() -> None:
+    acceptance = Acceptance()
+    for tokens in (2, 1):
+        for _ in range(50_000):
+            acceptance.gave(100, tokens)
+    assert acceptance.sweeps_left(100, 0, 20) == pytest.approx(20, rel=0.01)
 
 
 def test_work_is_reading_and_saying_and_may_take_less_or_more() -> None:
