@@ -124,7 +124,7 @@ def test_a_stage_that_stands_still_for_ten_seconds_only_delays(daemon: Daemon, t
 
 def test_an_engine_that_stands_still_for_ever_is_restarted(tiny_model: Path, probe_cache: Path):
     """The deadline is minutes, so it is shortened in the daemon's own process. Nothing is guessed: the same text again would be over at once."""
-    still = "import potatod.stages as s; s.SILENT_S = 8.0; from potatod.cli import main; main()"
+    still = "import potatod.stages as s; s.SILENT_S = 6.0; from potatod.cli import main; main()"
     with Daemon(tiny_model, probe_cache, *SMALL, "--speculation-enabled", "false", program=still) as daemon, ThreadPoolExecutor(1) as pool:
         expected = _tokens(_ask(daemon, *ASKED[1]).stdout)
         for name in ("worker", "reader"):
@@ -135,7 +135,7 @@ def test_an_engine_that_stands_still_for_ever_is_restarted(tiny_model: Path, pro
             done = asked.result()
             assert done.returncode == 0, done.stderr
             assert _tokens(done.stdout) == expected
-            assert f"{name} has said nothing for 8 s" in daemon.text()
+            assert f"{name} has said nothing for 6 s" in daemon.text()
 
 
 @pytest.mark.timeout(300)
