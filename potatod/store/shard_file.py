@@ -9,9 +9,9 @@ import dataclasses
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import xxhash
 
@@ -33,30 +33,27 @@ def write(folder: Path, name: str, layout: Layout, values: Iterable[Iterable[Buf
     is full.
     """
     sums = [_Checksums(parts) for parts in tilings]
-    partial = folder / f".{name}.partial"
-    try:
-        with open(partial, "wb", opener=no_link) as file:
-            for buffer in _bytes_of(layout, values):
-                file.write(buffer)
-                for checksums in sums:
-                    checksums.update(buffer)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, folder / name)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise explained(error, folder / name) from None
-    sync_folder(folder)
+    with _whole(folder, name) as file:
+        for buffer in _bytes_of(layout, values):
+            file.write(buffer)
+            for checksums in sums:
+                checksums.update(buffer)
     return [checksums.parts() for checksums in sums]
 
 
 def write_text(folder: Path, name: str, text: str) -> None:
     """A small file, complete or not there at all."""
+    with _whole(folder, name) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def _whole(folder: Path, name: str) -> Iterator[BinaryIO]:
+    """Under that name it is there when all has been written, and on the disk."""
     partial = folder / f".{name}.partial"
     try:
-        with open(partial, "w", encoding="utf-8", opener=no_link) as file:
-            file.write(text)
+        with open(partial, "wb", opener=no_link) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, folder / name)

@@ -1,4 +1,4 @@
-"""What the tests of the gateway share."""
+"""What the tests of front and gateway share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from .front_harness import Front, start_front
 from .gateway_harness import House
 
 
@@ -22,4 +23,18 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., House]]:
 
     yield make
     for each in houses:
+        each.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Front]]:
+    """Starts a front, as the test wants it."""
+    fronts: list[Front] = []
+
+    def begin(**changes: Any) -> Front:
+        fronts.append(start_front(tmp_path, **changes))
+        return fronts[-1]
+
+    yield begin
+    for each in fronts:
         each.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,9 @@ from potato_client.protocol import PROTOCOL_VERSION, Alive, Hello, Manage, Refus
 from potato_client.question import ChatMessage
 from potatod.messages import Counted, Queued
 
-from .front_harness import VOCABULARY, Client, Front, Heard, start_front
+from .front_harness import VOCABULARY, Client, Front, Heard
 
 StartFront = Callable[..., Front]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartFront]:
-    fronts: list[Front] = []
-
-    def begin(**changes: object) -> Front:
-        front = start_front(tmp_path, **changes)
-        fronts.append(front)
-        return front
-
-    yield begin
-    for front in fronts:
-        front.close()
 
 
 # answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import resource
@@ -16,7 +17,7 @@ import pytest
 
 from potato_client.protocol import Attach, List, Manage, Status
 
-from .front_harness import Client, Front, Heard, start_front
+from .front_harness import Client, Front, Heard
 
 StartFront = Callable[..., Front]
 ASKED: dict[str, dict[str, Any]] = {"greedy": {}, "sampled": {"temperature": 0.9, "seed": 11, "repetition_penalty": 1.1}}
@@ -80,16 +81,9 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, disk: Disk) -> Iterator[StartFront]:
-    fronts: list[Front] = []
-
-    def begin(**changes: object) -> Front:
-        fronts.append(start_front(tmp_path, speculation=False, jobs={"path": str(disk.path)}, **changes))
-        return fronts[-1]
-
-    yield begin
-    for each in fronts:
-        each.close()
+def start(disk: Disk, start: StartFront) -> StartFront:
+    """In this order: fronts end before their disk does."""
+    return functools.partial(start, speculation=False, jobs={"path": str(disk.path)})
 
 
 def asked(client: Client, options: dict[str, Any]) -> Heard:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,25 +12,12 @@ from potato_client.protocol import Report, Status
 from potatod.messages import Draft, Drafted, Guessed
 from potatod.trees import Tree
 
-from .front_harness import Front, Heard, next_token, start_front
+from .front_harness import Front, Heard, next_token
 
 StartFront = Callable[..., Front]
 PENALISED = {"repetition_penalty": 1.05, "frequency_penalty": 1.5, "presence_penalty": -0.5, "logit_bias": ((ord("q"), 1.5), (ord("z"), -100))}
 OPTIONS: list[dict[str, Any]] = [{}, {"temperature": 1.0, "seed": 3}, PENALISED]
 NAMES = ["greedy", "sampled", "penalised"]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartFront]:
-    fronts: list[Front] = []
-
-    def begin(**changes: object) -> Front:
-        fronts.append(start_front(tmp_path, **changes))
-        return fronts[-1]
-
-    yield begin
-    for front in fronts:
-        front.close()
 
 
 class Guesses:

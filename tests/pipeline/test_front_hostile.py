@@ -7,7 +7,7 @@ import random
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,25 +18,11 @@ import pytest
 from potato_client.codec import MAX_FRAME_BYTES
 from potato_client.protocol import PROTOCOL_VERSION, Alive, Hello, Refused, Status, Welcome
 
-from .front_harness import Client, Front, Heard, front_fails, start_front
+from .front_harness import Client, Front, Heard, front_fails
 
 StartFront = Callable[..., Front]
 #: `make torture` asks for more.
 CONNECTIONS = int(os.environ.get("POTATO_CONNECTIONS", "200"))
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartFront]:
-    fronts: list[Front] = []
-
-    def begin(**changes: object) -> Front:
-        front = start_front(tmp_path, **changes)
-        fronts.append(front)
-        return front
-
-    yield begin
-    for front in fronts:
-        front.close()
 
 
 def refused(client: Client) -> Refused:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,23 +33,9 @@ from potato_client.protocol import (
 from potatod.messages import Failed, Reload
 from potatod.stage import Boot
 
-from .front_harness import Client, Front, Heard, front, start_front
+from .front_harness import Client, Front, Heard, front
 
 StartFront = Callable[..., Front]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartFront]:
-    fronts: list[Front] = []
-
-    def begin(**changes: object) -> Front:
-        begun = start_front(tmp_path, **changes)
-        fronts.append(begun)
-        return begun
-
-    yield begin
-    for each in fronts:
-        each.close()
 
 
 def submit(client: Client, prompt: str, **options: Any) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from .front_harness import Front, Heard, start_front
+from .front_harness import Front, Heard
 from .test_front_guessing import Guesses
 from .test_front_logprobs import told
 
@@ -19,19 +18,6 @@ TEXTS = json.dumps({"type": "array", "items": {"type": "string", "minLength": 2,
 NO_BLANKS = tuple((ord(blank), -100.0) for blank in "\t\n\r ")
 GREEDY: dict[str, Any] = {"json_schema": TEXTS, "logit_bias": NO_BLANKS, "frequency_penalty": 0.3, "max_tokens": 240}
 SAMPLED: dict[str, Any] = {**GREEDY, "temperature": 1.5, "seed": 5}
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartFront]:
-    fronts: list[Front] = []
-
-    def begin(**changes: object) -> Front:
-        fronts.append(start_front(tmp_path, **changes))
-        return fronts[-1]
-
-    yield begin
-    for front in fronts:
-        front.close()
 
 
 def check(text: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,23 +11,10 @@ import pytest
 from potato_client.protocol import TokenLogprob
 from potatod.sampling.logprobs import logprobs
 
-from .front_harness import END, Front, Heard, logits, start_front
+from .front_harness import END, Front, Heard, logits
 from .test_front_guessing import Guesses
 
 StartFront = Callable[..., Front]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartFront]:
-    fronts: list[Front] = []
-
-    def begin(**changes: object) -> Front:
-        fronts.append(start_front(tmp_path, **changes))
-        return fronts[-1]
-
-    yield begin
-    for front in fronts:
-        front.close()
 
 
 def told(heard: Heard) -> list[TokenLogprob]:
