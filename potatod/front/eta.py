@@ -1,6 +1,6 @@
 """When jobs will be over: from how long answers are, how fast they come, and who is before them. Pure.
 
-    what there is to say ×  seconds a token  +  what there is to read  ──▶  seconds of work
+    sweeps that what there is to say takes, and what there is to read  ──▶  seconds of work
     work of all jobs, in the order of the queue, on so many places     ──▶  when each is over
 
 How long an answer becomes nobody knows: answers before it that had become as long say how much longer they became. Where few have, it is taken to go
@@ -42,8 +42,8 @@ class Eta:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """How many are still to come."""
+class Left:
+    """How many tokens are still to come, or how many sweeps they take."""
 
     expected: float
     least: float
@@ -74,7 +74,7 @@ class Lengths:
         if len(self._lengths) > _REMEMBERED:
             self._sorted.remove(self._lengths.popleft())
 
-    def left(self, said: int, limit: int, asked_for: bool) -> Tokens | None:
+    def left(self, said: int, limit: int, asked_for: bool) -> Left | None:
         """Of an answer that has ``said`` so many of at most ``limit``; None where nobody knows. ``asked_for``: whether somebody has chosen the
         limit; else it is what the context leaves, which answers seldom reach."""
         first = bisect.bisect_right(self._sorted, said)
@@ -85,8 +85,8 @@ class Lengths:
 
         if count < _ENOUGH:
             left = float(limit - said)
-            return Tokens(left, longer(0.0) if count else 0.0, left) if asked_for else None
-        return Tokens(longer(0.5), longer(_LEAST), longer(_MOST))
+            return Left(left, longer(0.0) if count else 0.0, left) if asked_for else None
+        return Left(longer(0.5), longer(_LEAST), longer(_MOST))
 
 
 class Acceptance:
@@ -96,9 +96,12 @@ class Acceptance:
         #: by how many tokens an answer had, in bits
         self._tokens = [0.0] * _BITS
         self._sweeps = [0.0] * _BITS
+        #: since the last sweep: of a thousand jobs that wait most are alike
+        self._found: dict[tuple[int, int, float], float] = {}
 
     def gave(self, said: int, tokens: int) -> None:
         """So many a sweep gave an answer that had ``said`` so many."""
+        self._found.clear()
         bits = said.bit_length()
         if self._sweeps[bits] >= _LATELY_SWEEPS:
             self._tokens[bits] /= 2
@@ -109,11 +112,17 @@ class Acceptance:
     def sweeps_left(self, said: int, accepted: int, left: float) -> float:
         """That the next ``left`` tokens take of an answer that has ``said`` so many, ``accepted`` of them guessed before. As many as they took of
         others, and so much more or less as it has taken more or less than they until now."""
-        own, usual = said - accepted, self._usual(0, said)
-        return self._usual(said, said + left) * (own + _YOUNG_SWEEPS) / (usual + _YOUNG_SWEEPS)
+        asked = said, accepted, left
+        if asked not in self._found:
+            own = said - accepted + _YOUNG_SWEEPS
+            rate = (said + _YOUNG_SWEEPS) / own
+            usual = self._usual(0, said, rate) + _YOUNG_SWEEPS
+            self._found[asked] = min(left, self._usual(said, said + left, rate) * own / usual)
+        return self._found[asked]
 
-    def _usual(self, first: float, last: float) -> float:
-        found, rate, begin, end = 0.0, 1.0, 0, 1
+    def _usual(self, first: float, last: float, rate: float) -> float:
+        """``rate``: tokens a sweep where nobody was as long."""
+        found, begin, end = 0.0, 0, 1
         for tokens, sweeps in zip(self._tokens, self._sweeps, strict=True):
             if begin >= last:
                 break
@@ -123,13 +132,13 @@ class Acceptance:
         return found
 
 
-def work_of(number: int, running: bool, left: Tokens, s_per_token: float, prefill_s: float) -> Work:
+def work_of(number: int, running: bool, sweeps: Left, s_per_sweep: float, prefill_s: float) -> Work:
     return Work(
         number,
         running,
-        prefill_s + left.expected * s_per_token,
-        (1 - _SPREAD) * (prefill_s + left.least * s_per_token),
-        (1 + _SPREAD) * (prefill_s + left.most * s_per_token),
+        prefill_s + sweeps.expected * s_per_sweep,
+        (1 - _SPREAD) * (prefill_s + sweeps.least * s_per_sweep),
+        (1 + _SPREAD) * (prefill_s + sweeps.most * s_per_sweep),
     )
 
 

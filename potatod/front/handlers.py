@@ -39,7 +39,7 @@ from .followers import Followers
 from .known import Known, sees_all
 from .pieces import pieces
 from .refusal import Refusal
-from .replies import Replies, job_of
+from .replies import Replies
 from .wishes import Wishes
 
 #: More than the largest number.
@@ -90,13 +90,13 @@ class Handlers:
             else:
                 self._tell_again(client, message.request, number)
 
-        self._replies.ask(client, message.request, number, lambda database: (job_of(database, number), database.ask(number)), found)
+        self._replies.ask(client, message.request, number, lambda database: (_job_of(database, number), database.ask(number)), found)
 
     def _tell_again(self, client: bytes, request: int, number: int) -> None:
         def found(job: Job) -> None:
             self._replies.send(client, Accepted(request, job.id, job.seed, job.prompt_tokens, self._desks.place(number), known=True))
 
-        self._replies.ask(client, request, number, partial(job_of, number=number), found)
+        self._replies.ask(client, request, number, partial(_job_of, number=number), found)
 
     # old ones
 
@@ -123,7 +123,7 @@ class Handlers:
                 return
             self._catch_up(client, request, job, replace(answered, ids=answered.ids[: job.shown_tokens]), has)
 
-        self._replies.ask(client, request, number, lambda database: (job_of(database, number), database.answered(number)), found)
+        self._replies.ask(client, request, number, lambda database: (_job_of(database, number), database.answered(number)), found)
 
     def _catch_up(self, client: bytes, request: int, job: Job, shown: Answered, has: Attach | None) -> None:
         desk, place = self._desks.of_model(job.model), self._desks.place(job.number)
@@ -180,7 +180,7 @@ class Handlers:
             report = self._replies.report(job)
             self._replies.send(client, Described(message.request, report, job.seed, asked.messages, asked.prompt, asked.options, asked.tools))
 
-        self._replies.ask(client, message.request, number, lambda database: (job_of(database, number), database.ask(number)), found)
+        self._replies.ask(client, message.request, number, lambda database: (_job_of(database, number), database.ask(number)), found)
 
     def part(self, refusal: Refusal, desk: Desk | None) -> None:
         """Tells who follows a job why nothing comes of it for now; of that model, and of all without one. The jobs stay as they are."""
@@ -191,15 +191,20 @@ class Handlers:
             for client in self._followers.forget(number):
                 self._replies.send(client, goes_on(refusal, self._known.id_of(number)).to(job=self._known.id_of(number)))
 
-    # means
-
     def _may_follow(self, client: bytes) -> None:
         if self._followers.count(client) >= MAX_FOLLOWED:
             raise Refusal("queue_full", f"you follow {MAX_FOLLOWED} answers already; wait for one to end, or submit without following")
 
+
 def _alike(before: Generate, now: Generate) -> bool:
     """Whether the same is asked, of whichever model: an older release wrote fewer fields."""
     return frame_of(replace(before, model="")) == frame_of(replace(now, model=""))
+
+
+def _job_of(database: Database, number: int) -> Job:
+    job = database.job(number)
+    assert job is not None, "whoever asks has looked"
+    return job
 
 
 def goes_on(refusal: Refusal, id: str) -> Refusal:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from potato_client.protocol import PROGRESS_EVERY_S, Progress
@@ -16,7 +17,7 @@ from potatod.jobs.states import State
 
 from .answer import Answer
 from .answers import Answers
-from .eta import Eta, Work, ends, work_of
+from .eta import Eta, Left, Work, ends, work_of
 from .followers import Followers
 from .scheduler import Scheduler
 from .sweep_times import SweepTimes
@@ -84,8 +85,8 @@ class Outlook:
         if left is None:
             return None
         prefill_s = -(-max(0, answer.sequence.pending - 1) // chunk) * s_per_sweep
-        sweeps = self._answers.acceptance.sweeps_left(job.sampled_tokens, job.accepted_tokens, left.expected)
-        return work_of(job.number, running, left, s_per_sweep * sweeps / max(1.0, left.expected), prefill_s)
+        sweeps = partial(self._answers.acceptance.sweeps_left, job.sampled_tokens, job.accepted_tokens)
+        return work_of(job.number, running, Left(sweeps(left.expected), sweeps(left.least), sweeps(left.most)), s_per_sweep, prefill_s)
 
     def say_progress(self, engine: EngineNow, places: Mapping[int, int]) -> None:
         """Tells who follows a job how far it is: what changed since it was last said, now and then. ``places``: of those that wait."""

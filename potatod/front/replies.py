@@ -63,10 +63,6 @@ class Replies:
             self._logger.exception("a request failed")
             self.refuse(client, request, Refusal("internal", f"this request failed: {type(error).__name__}: {first_line(error)}"[:500]))
 
-    def say(self, client: bytes, message: object) -> None:
-        """Without asking whether the client has room for it."""
-        self.send(client, message)
-
     def unreadable(self, client: bytes, request: int, why: str) -> None:
         self.refuse(client, request, Refusal("storage", why))
 
@@ -75,10 +71,6 @@ class Replies:
         log.event(self._logger, "refused", level=logging.WARNING, code=refusal.code, why=refusal.message)
         if request:
             self.send(client, refusal.to(request=request))
-
-    def refuse_in_trouble(self) -> None:
-        if self._journal.trouble:
-            raise Refusal("storage", f"not now: {self._journal.trouble}")
 
     def report(self, job: Job) -> JobReport:
         return self.reported(job, {job.number: self._desks.place(job.number)}, self._desks.etas())
@@ -89,9 +81,3 @@ class Replies:
         report = report_of(job if found is None else found[1].job, places.get(job.number, 0), served, self._now())
         eta = etas.get(job.number) if found is not None else None
         return report if eta is None else replace(report, eta_s=eta.s, eta_least_s=eta.least_s, eta_most_s=eta.most_s)
-
-
-def job_of(database: Database, number: int) -> Job:
-    job = database.job(number)
-    assert job is not None, "whoever asks has looked"
-    return job

@@ -55,7 +55,7 @@ class Wishes:
             raise Refusal("queue_full", "too much is wanted of this job at once; ask again")
 
     def _wish(self, client: bytes, message: Manage, number: int) -> None:
-        self._replies.refuse_in_trouble()
+        self._refuse_in_trouble()
         if number not in self._known:
             raise Refusal("unknown_job", "that job has just been deleted")
         found = self._desks.find(number)
@@ -68,7 +68,7 @@ class Wishes:
 
     def _wished(self, client: bytes, message: Manage, number: int, everything: tuple[Job, Ask, Answered] | None) -> None:
         def fulfil() -> None:
-            self._replies.refuse_in_trouble()
+            self._refuse_in_trouble()
             if everything is None:
                 raise Refusal("unknown_job", "that job has just been deleted")
             self._manage_resting(client, message, *everything)
@@ -140,7 +140,14 @@ class Wishes:
         self._known.changed(job)
         log.event(self._logger, f"{message.action} asked for", job=job.id, state=job.state.value)
         if message.request:
-            self._journal.then(partial(self._replies.say, client, Managed(message.request, self._replies.report(job.copy()))))
+            self._journal.then(partial(self._say, client, Managed(message.request, self._replies.report(job.copy()))))
+
+    def _say(self, client: bytes, message: Managed) -> None:
+        self._replies.send(client, message)
+
+    def _refuse_in_trouble(self) -> None:
+        if self._journal.trouble:
+            raise Refusal("storage", f"not now: {self._journal.trouble}")
 
 
 def _everything(database: Database, number: int) -> tuple[Job, Ask, Answered] | None:

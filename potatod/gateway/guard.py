@@ -67,7 +67,7 @@ class Guard:
             if not length.isdecimal() or int(length) > most_bytes:
                 raise _too_large(most_bytes)
         except Fault as fault:
-            if fault.status == 413 and headers.get("expect", "").lower() != "100-continue":  # who asks first has sent nothing
+            if fault.status == 413 and not _asks_first(scope, headers):
                 await _drain(receive)
             await fault.response()(scope, receive, named)
             return
@@ -123,8 +123,8 @@ def _bounded(receive: Receive, most_bytes: int) -> Receive:
 
 
 _SLOWEST_BYTES_PER_S: Final = 10_000
-#: Nothing more of a body that is not wanted: its client listens.
-_PAUSE_S: Final = 1.0
+#: Nothing more of a body that is not wanted: its client has said all that it has, or is too slow to be told why.
+_PAUSE_S: Final = 3.0
 
 
 def _head_bytes(scope: Scope) -> int:
@@ -136,12 +136,19 @@ def head_too_large() -> Fault:
     return Fault(431, f"address and headers have at most {MAX_HEAD_BYTES >> 10} KiB", code="too_large", headers={"Connection": "close"})
 
 
+def _asks_first(scope: Scope, headers: Headers) -> bool:
+    """Whether the client waits to be told that it may send the body; for a while, as curl does for a second."""
+    return headers.get("expect", "").lower() == "100-continue" and scope["http_version"] != "1.0"
+
+
 async def _drain(receive: Receive) -> None:
     """What is sent and not wanted, for a while: a client that is cut off while it sends never reads why."""
     try:
         async with asyncio.timeout(PIECE_S):
-            while (await asyncio.wait_for(receive(), _PAUSE_S)).get("more_body", False):
-                pass
+            more = True
+            while more:
+                async with asyncio.timeout(_PAUSE_S):  # not wait_for, which in Python 3.11 may swallow the end of the one around it
+                    more = (await receive()).get("more_body", False)
     except TimeoutError:
         pass
 

@@ -49,7 +49,7 @@ def write_text(folder: Path, name: str, text: str) -> None:
 
 @contextmanager
 def _whole(folder: Path, name: str) -> Iterator[BinaryIO]:
-    """Under that name it is there when all has been written, and on the disk."""
+    """Under that name it is there when all has been written, and on the disk. Raises as :func:`write`, whatever of the system failed."""
     partial = folder / f".{name}.partial"
     try:
         with open(partial, "wb", opener=no_link) as file:

@@ -99,10 +99,31 @@ def test_bodies_are_bounded_and_json(house: House) -> None:
 
 def test_who_asks_before_sending_a_body_that_is_too_large_is_not_told_to_go_on(house: House) -> None:
     """As curl does."""
-    head = f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {house.gateway.token}\r\n"
     with raw(house) as connection:
-        connection.sendall(f"{head}Content-Length: {1 << 40}\r\nExpect: 100-continue\r\n\r\n".encode())
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+        connection.sendall(too_large(house) + b"Expect: 100-continue\r\n\r\n")
+        assert read_all(connection).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_that_is_too_large_and_stops_is_refused_and_one_that_never_ends_is_ended(begin: Callable[..., House]) -> None:
+    house = begin(gateway={"program": HASTY})
+    with raw(house) as connection:
+        connection.sendall(too_large(house) + b"\r\n{")
+        assert read_all(connection).startswith(b"HTTP/1.1 413 ")
+    with raw(house) as connection:
+        connection.sendall(too_large(house) + b"\r\n")
+        with pytest.raises(ConnectionError):
+            send_for_ever(connection)
+
+
+def send_for_ever(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"x" * 65536)
+
+
+def too_large(house: House) -> bytes:
+    """But for the last line of its head."""
+    head = f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {house.gateway.token}\r\nContent-Length: {1 << 40}\r\n"
+    return head.encode()
 
 
 def test_what_is_not_there_is_said_in_the_same_shape(house: House) -> None:

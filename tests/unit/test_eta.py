@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from potatod.front.eta import Acceptance, Eta, Lengths, Tokens, Work, ends, work_of
+from potatod.front.eta import Acceptance, Eta, Left, Lengths, Work, ends, work_of
 
 
 def work(number: int, s: float, running: bool = False) -> Work:
@@ -12,7 +12,7 @@ def work(number: int, s: float, running: bool = False) -> Work:
 
 
 def test_an_answer_whose_limit_was_asked_for_is_taken_to_go_on_to_it() -> None:
-    assert Lengths().left(10, 100, True) == Tokens(90, 0, 90)
+    assert Lengths().left(10, 100, True) == Left(90, 0, 90)
     assert Lengths().left(10, 100, False) is None, "the context is no limit that anybody meant"
 
 
@@ -20,10 +20,10 @@ def test_answers_that_became_as_long_say_how_much_longer_they_became() -> None:
     lengths = Lengths()
     for length in (10, 50, 60, 70, 80, 90):
         lengths.add(length)
-    assert lengths.left(40, 1000, False) == Tokens(30, 10, 50)
-    assert lengths.left(40, 75, True) == Tokens(30, 10, 35), "no longer than its limit"
+    assert lengths.left(40, 1000, False) == Left(30, 10, 50)
+    assert lengths.left(40, 75, True) == Left(30, 10, 35), "no longer than its limit"
     assert lengths.left(85, 1000, False) is None, "one is few"
-    assert lengths.left(85, 1000, True) == Tokens(915, 5, 915)
+    assert lengths.left(85, 1000, True) == Left(915, 5, 915)
 
 
 def test_where_nothing_was_guessed_right_a_token_takes_a_sweep() -> None:
@@ -52,6 +52,27 @@ def test_an_answer_that_took_more_sweeps_than_others_goes_on_to_take_more() -> N
     assert as_usual < acceptance.sweeps_left(20, 0, 500) < 1.25 * as_usual, "ten sweeps say little"
 
 
+@pytest.mark.parametrize("said", [100, 700, 1500, 5000])
+@pytest.mark.parametrize("sweeps", [0, 10, 50, 400])
+def test_an_answer_that_goes_on_after_a_restart_counts_what_it_was_given_once(said: int, sweeps: int) -> None:
+    """Nobody is remembered who was shorter."""
+    acceptance, now = Acceptance(), said
+    for _ in range(sweeps):
+        acceptance.gave(now, 5)
+        now += 5
+    assert acceptance.sweeps_left(now, now * 4 // 5, 1000) == pytest.approx(200, rel=0.1 if said >= 700 or sweeps > 10 else 0.5)
+
+
+def test_a_token_takes_one_sweep_at_most() -> None:
+    acceptance = Acceptance()
+    for said in range(0, 256, 4):  # a text that repeats the prompt, and then none of it
+        acceptance.gave(said, 4)
+    for said in range(256, 2000):
+        acceptance.gave(said, 1)
+    assert acceptance.sweeps_left(300, 0, 1000) == 1000
+    assert acceptance.sweeps_left(250, 10, 1000) == 1000
+
+
 def test_what_is_long_ago_is_forgotten() -> None:
     acceptance = Acceptance()
     for tokens in (2, 1):
@@ -61,7 +82,7 @@ def test_what_is_long_ago_is_forgotten() -> None:
 
 
 def test_work_is_reading_and_saying_and_may_take_less_or_more() -> None:
-    found = work_of(7, False, Tokens(100, 50, 200), 2.0, 10.0)
+    found = work_of(7, False, Left(100, 50, 200), 2.0, 10.0)
     assert (found.number, found.s, found.least_s, found.most_s) == (7, 210.0, pytest.approx(0.85 * 110), pytest.approx(1.15 * 410))
 
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from schedulers import scheduler
 
 from potato_client.protocol import Finished, Piece, Progress, Refused
 from potatod.front.answers import POISONED_AFTER, Answers
 from potatod.front.followers import Followers
+from potatod.front.guessing import Drafter
 from potatod.front.outlook import EngineNow, Outlook
 from potatod.front.refusal import Refusal
 from potatod.front.sweep_times import SweepTimes
@@ -23,8 +25,9 @@ from potatod.jobs.database import Changed, Gathered, Said, Write
 from potatod.jobs.job import Ask, Job
 from potatod.jobs.rows import Answered
 from potatod.jobs.states import State
-from potatod.messages import Row, Rows, Sweep
+from potatod.messages import Draft, Drafted, DraftText, Row, Rows, Sweep
 from potatod.sampling.params import Sampling
+from potatod.trees import Tree
 
 from .test_jobs import job
 
@@ -44,6 +47,29 @@ class Numbers:
 
     def finish(self) -> Shown:
         return Shown((), "", "")
+
+
+class Three:
+    """Guesses that three more tokens are like this one."""
+
+    def draft(self, texts: list[tuple[int, list[int], int]], most: int, sweep_s: Callable[[int], float]) -> dict[int, Tree]:
+        trees = {id: Tree() for id, _, room in texts if room >= 3}
+        for tree in trees.values():
+            tree.add_path([5, 5, 5], [1.0, 1.0, 1.0], "test")
+        return trees
+
+    def verified(self, id: int, guesses: Tree, accepted: list[int]) -> dict[str, tuple[int, int]]:
+        return {"test": (3, len(accepted))}
+
+    def forget(self, id: int) -> None: ...
+
+    def said(self, tokens: list[int]) -> None: ...
+
+    def ask(self, epoch: int, texts: list[DraftText], nodes: int, sweep_s: float, spare_s: float) -> Draft | None: ...
+
+    def told(self, drafted: Drafted) -> None: ...
+
+    def restarted(self) -> None: ...
 
 
 class Paper:
@@ -80,9 +106,10 @@ class World:
     changed: list[State] = field(default_factory=list)
     #: a client that nothing can be sent to
     deaf: bytes = b""
+    drafter: Drafter | None = None
 
     def __post_init__(self) -> None:
-        self.scheduler = scheduler(running=self.running, queue=self.queue)
+        self.scheduler = scheduler(running=self.running, queue=self.queue, drafter=self.drafter)
         self.times = SweepTimes()
         self.followers = Followers()
         self.answers = Answers(
@@ -99,7 +126,7 @@ class World:
     def ask(self, owner: bytes = b"me", prompt: int = 3, limit: int = 5, answered: Answered = Answered(), **changes: Any) -> Job:  # noqa: B008
         number = next(self._numbers)
         one = job(number=number, id=f"job {number}", prompt_tokens=prompt, limit_tokens=limit, accepted_at=self.now, **changes)
-        ask = Ask(b"", tuple(range(1, prompt + 1)), Sampling(seed=7), False, "")
+        ask = Ask(b"", tuple(range(1, prompt + 1)), Sampling(seed=7, max_tokens=limit), False, "")
         self.followers.add(number, owner)
         self.answers.begin(one, ask, Numbers, answered)  # type: ignore[arg-type]
         return one
@@ -112,7 +139,7 @@ class World:
         assert sweep is not None
         self.answers.taken(sweep)
         self.now += seconds
-        rows = tuple(Row(step.sequence, token=token) for step in sweep.steps if step.want != "nothing")
+        rows = tuple(Row(step.sequence, token=token) for step in sweep.steps if step.want != "nothing" for _ in range(1 + step.drafted))
         said = Rows(1, sweep.number, rows, seconds, 100, 80.0)
         self.times.add(seconds, decode=True, rows=said)
         self.answers.swept(said, no_logits)
@@ -325,6 +352,23 @@ def test_progress_is_said_at_once_when_a_place_or_state_changes_and_now_and_then
     world.scheduler.restarted()
     world.outlook.say_progress(EngineNow(up=False, layers_done=0, layers=4, under_way_s=0.0), world.answers.places())
     assert world.of(Progress, b"first")[-1].state == "restarting"
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["undisturbed", "from where a front before this one ended"])
+def test_it_is_over_when_its_tokens_have_come_as_fast_as_they_do(restarted: bool) -> None:
+    world = World(drafter=Three())
+    there = Answered(ids=(5,) * 400) if restarted else Answered()
+    one = world.ask(prompt=1, limit=1000, answered=there, sampled_tokens=len(there.ids), accepted_tokens=len(there.ids) * 3 // 4)
+    while one.sampled_tokens < 500:
+        world.sweep(seconds=2.0)
+    assert one.accepted_tokens == pytest.approx(375, abs=2), "three of four were guessed"
+    eta = world.outlook.etas()[one.number]
+    assert eta.s == pytest.approx(2.0 * 500 / 4, rel=0.1)
+    assert eta.least_s < eta.s < eta.most_s
+    young = world.ask(prompt=1, limit=500)
+    world.now += 2
+    if not restarted:
+        assert world.outlook.etas()[young.number].s == pytest.approx(2.0 * 500 / 4, rel=0.2), "it has been given nothing yet, and another has"
 
 
 def test_while_no_sweep_begins_each_job_says_why_and_keeps_its_place() -> None:
