@@ -120,6 +120,11 @@ class Acceptance:
             self._found[asked] = min(left, self._usual(said, said + left, rate) * own / usual)
         return self._found[asked]
 
+    def most_sweeps_left(self, said: int, accepted: int, left: float) -> float:
+        """The same of one that has bad luck: nothing of a young answer may be guessed right."""
+        share = _YOUNG_SWEEPS / (said - accepted + _YOUNG_SWEEPS)
+        return share * left + (1 - share) * self.sweeps_left(said, accepted, left)
+
     def _usual(self, first: float, last: float, rate: float) -> float:
         """``rate``: tokens a sweep where nobody was as long."""
         found, begin, end = 0.0, 0, 1

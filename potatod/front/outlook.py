@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 from potato_client.protocol import PROGRESS_EVERY_S, Progress
@@ -85,8 +84,13 @@ class Outlook:
         if left is None:
             return None
         prefill_s = -(-max(0, answer.sequence.pending - 1) // chunk) * s_per_sweep
-        sweeps = partial(self._answers.acceptance.sweeps_left, job.sampled_tokens, job.accepted_tokens)
-        return work_of(job.number, running, Left(sweeps(left.expected), sweeps(left.least), sweeps(left.most)), s_per_sweep, prefill_s)
+        so_far, acceptance = (job.sampled_tokens, job.accepted_tokens), self._answers.acceptance
+        sweeps = Left(
+            acceptance.sweeps_left(*so_far, left.expected),
+            acceptance.sweeps_left(*so_far, left.least),
+            acceptance.most_sweeps_left(*so_far, left.most),
+        )
+        return work_of(job.number, running, sweeps, s_per_sweep, prefill_s)
 
     def say_progress(self, engine: EngineNow, places: Mapping[int, int]) -> None:
         """Tells who follows a job how far it is: what changed since it was last said, now and then. ``places``: of those that wait."""

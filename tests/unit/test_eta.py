@@ -73,6 +73,15 @@ def test_a_token_takes_one_sweep_at_most() -> None:
     assert acceptance.sweeps_left(250, 10, 1000) == 1000
 
 
+def test_a_young_answer_may_be_given_nothing_and_an_old_one_goes_on_as_it_does() -> None:
+    acceptance = Acceptance()
+    for said in range(0, 100_000, 2):
+        acceptance.gave(said, 2)
+    assert acceptance.most_sweeps_left(0, 0, 500) == 500
+    assert 375 < acceptance.most_sweeps_left(40, 20, 500) < 450
+    assert acceptance.most_sweeps_left(20_000, 10_000, 500) == pytest.approx(250, rel=0.02)
+
+
 def test_what_is_long_ago_is_forgotten() -> None:
     acceptance = Acceptance()
     for tokens in (2, 1):
