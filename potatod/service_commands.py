@@ -94,7 +94,7 @@ def _service(user: bool, config: Path, gathered: sources.Gathered, more: Sequenc
     """``more``: words for `potatod start` that say what the configuration does not."""
     settings = gathered.settings
     words = (_program(), "start", "--config", str(config), *more)
-    reads = [Path(words[0]).resolve(), config, Path(sys.prefix), _HERE, *_folders(settings)]
+    reads = [Path(words[0]).resolve(), config, Path(sys.prefix), Path(sys.base_prefix), _HERE, *_folders(settings)]
     places = _written_to(settings) if user else []
     token = "" if user or not settings.gateway.listen else _token(gathered, config)
     if odd := next((word for word in (*words, *map(str, places), token) if not word.isprintable()), None):

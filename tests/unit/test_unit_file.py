@@ -181,6 +181,28 @@ def install(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     return run
 
 
+@pytest.mark.parametrize("at_home", ["", "sys.prefix", "sys.base_prefix", "program", "config", "model"])
+def test_homes_are_open_to_a_systems_service_where_something_that_it_reads_lies_in_one(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_home: str
+) -> None:
+    """The interpreter of a virtual environment too: pyenv and uv keep theirs there."""
+    home, words = tmp_path / "home", []
+    home.mkdir()
+    monkeypatch.setattr(service_commands, "_HOMES", (home,))
+    monkeypatch.setattr(service_commands.model_folder, "load", lambda folder: None)
+    if at_home.startswith("sys."):
+        monkeypatch.setattr(at_home, str(home / "python"))
+    elif at_home == "program":
+        (home / "potatod").touch(0o755)
+        monkeypatch.setattr("sys.argv", [str(home / "potatod")])
+    elif at_home:
+        (home / "config").touch()
+        words = [f"--{at_home}", home / at_home]
+    code, shown, err = install("--print", *words)
+    assert code == 0, err
+    assert ("ProtectHome=read-only\n" in shown) == bool(at_home) and ("ProtectHome=yes\n" in shown) != bool(at_home)
+
+
 def test_a_user_gets_a_unit_a_configuration_and_the_places_it_writes_to(install: Install, tmp_path: Path) -> None:
     code, out, err = install("--user")
     assert (code, err) == (0, "")
