@@ -14,7 +14,7 @@ from typing import Final
 from . import switching
 from .answer import Answer
 from .desk import Desk
-from .eta import Eta
+from .eta import Eta, later
 from .refusal import Refusal
 from .switching import Demand, Turn
 
@@ -91,12 +91,12 @@ class Desks:
         return places
 
     def etas(self) -> Mapping[int, Eta]:
-        """By job number, as far as anybody knows; two seconds old at most. Those of a model that waits begin when those before it are over, or when
-        they have waited enough. That a turn may be interrupted, and how often, nobody knows."""
+        """By job number, as far as anybody knows: from what was known two seconds ago at most. Those of a model that waits begin when those before it
+        are over, or when they have waited enough. That a turn may be interrupted, and how often, nobody knows."""
         now = self._clock()
         if now - self._expected_at > _ETAS_EVERY_S:
             self._expected_at, self._expected = now, self._etas(now)
-        return self._expected
+        return later(self._expected, now - self._expected_at)
 
     def _etas(self, now: float) -> Mapping[int, Eta]:
         etas = dict(self.current.outlook.etas())

@@ -67,7 +67,9 @@ class EngineLink:
 
     def send(self, sweep: Sweep) -> None:
         """Gives the last sweep's logits back to the worker."""
+        assert self._times is not None, "there is no engine to talk to"
         self._sent = (sweep, self._clock())
+        self._times.began_at = self._sent[1]
         self._say(sweep)
 
     def order(self, orders: tuple[Drop | Fork | Cut | Draft, ...]) -> None:
@@ -106,6 +108,8 @@ class EngineLink:
             self._wire.close()
         self._wire = None
         self._sent = None
+        if self._times is not None:
+            self._times.began_at = None
 
     def _say(self, message: Sweep | Drop | Fork | Cut | Draft) -> None:
         assert self._wire is not None, "there is no engine to talk to"
@@ -114,5 +118,5 @@ class EngineLink:
     def _arrived(self, rows: Rows) -> None:
         assert self._sent is not None and self._times is not None
         sweep, sent_at = self._sent
-        self._sent = None
+        self._sent = self._times.began_at = None
         self._times.add(self._clock() - sent_at, decode=all(len(step.tokens) - step.drafted == 1 for step in sweep.steps), rows=rows)

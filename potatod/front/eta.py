@@ -137,14 +137,15 @@ class Acceptance:
         return found
 
 
-def work_of(number: int, running: bool, sweeps: Left, s_per_sweep: float, prefill_s: float) -> Work:
-    return Work(
-        number,
-        running,
-        prefill_s + sweeps.expected * s_per_sweep,
-        (1 - _SPREAD) * (prefill_s + sweeps.least * s_per_sweep),
-        (1 + _SPREAD) * (prefill_s + sweeps.most * s_per_sweep),
-    )
+def work_of(number: int, running: bool, sweeps: Left, s_per_sweep: float, prefill_s: float, passed_s: float) -> Work:
+    """``passed_s``: of the sweep under way, where the job takes part in it."""
+    expected, least, most = (prefill_s + each * s_per_sweep for each in (sweeps.expected, sweeps.least, sweeps.most))
+    return Work(number, running, *(max(0.0, s - passed_s) for s in (expected, (1 - _SPREAD) * least, (1 + _SPREAD) * most)))
+
+
+def later(etas: Mapping[int, Eta], s: float) -> Mapping[int, Eta]:
+    """The same, so many seconds after they were found."""
+    return {number: Eta(*(max(0.0, each - s) for each in (eta.s, eta.least_s, eta.most_s))) for number, eta in etas.items()}
 
 
 def ends(works: Sequence[Work | None], places: int) -> Mapping[int, Eta]:

@@ -16,7 +16,7 @@ from potatod.jobs.states import State
 
 from .answer import Answer
 from .answers import Answers
-from .eta import Eta, Left, Work, ends, work_of
+from .eta import Eta, Left, Work, ends, later, work_of
 from .followers import Followers
 from .scheduler import Scheduler
 from .sweep_times import SweepTimes
@@ -57,28 +57,30 @@ class Outlook:
         self._expected_at = self._promised_at = -_ETAS_EVERY_S
 
     def etas(self) -> Mapping[int, Eta]:
-        """By job number, as far as anybody knows; a second old at most."""
-        if self._clock() - self._expected_at > _ETAS_EVERY_S:
-            self._expected_at, self._expected = self._clock(), self._ends()
-        return self._expected
+        """By job number, as far as anybody knows: from what was known a second ago at most."""
+        now = self._clock()
+        if now - self._expected_at > _ETAS_EVERY_S:
+            self._expected_at, self._expected = now, self._ends(now)
+        return later(self._expected, now - self._expected_at)
 
-    def _ends_of_running(self) -> Mapping[int, Eta]:
+    def _ends_of_running(self, now: float) -> Mapping[int, Eta]:
         s_per_sweep = self._times.s_per_sweep
         if s_per_sweep is None:
             return {}
-        chunk = self._scheduler.prefill_tokens()
-        works = [self._work(answer, True, chunk, s_per_sweep) for answer in self._answers.running()]
+        chunk, passed_s = self._scheduler.prefill_tokens(), self._times.passed_s(now)
+        works = [self._work(answer, True, chunk, s_per_sweep, passed_s) for answer in self._answers.running()]
         return {work.number: Eta(work.s, work.least_s, work.most_s) for work in works if work is not None}
 
-    def _ends(self) -> Mapping[int, Eta]:
+    def _ends(self, now: float) -> Mapping[int, Eta]:
         s_per_sweep = self._times.s_per_sweep
         if s_per_sweep is None:
             return {}
         chunk, running = self._scheduler.prefill_tokens(), len(self._scheduler.running)
-        works = [self._work(answer, at < running, chunk, s_per_sweep) for at, answer in enumerate(self._answers.in_turn())]
+        passed_s = self._times.passed_s(now)
+        works = [self._work(answer, at < running, chunk, s_per_sweep, passed_s) for at, answer in enumerate(self._answers.in_turn())]
         return ends(works, self._max_running)
 
-    def _work(self, answer: Answer, running: bool, chunk: int, s_per_sweep: float) -> Work | None:
+    def _work(self, answer: Answer, running: bool, chunk: int, s_per_sweep: float, passed_s: float) -> Work | None:
         job = answer.job
         left = self._answers.lengths.left(job.sampled_tokens, job.limit_tokens, answer.sampling.max_tokens is not None)
         if left is None:
@@ -90,14 +92,14 @@ class Outlook:
             acceptance.sweeps_left(*so_far, left.least),
             acceptance.most_sweeps_left(*so_far, left.most),
         )
-        return work_of(job.number, running, sweeps, s_per_sweep, prefill_s)
+        return work_of(job.number, running, sweeps, s_per_sweep, prefill_s, passed_s if running else 0.0)
 
     def say_progress(self, engine: EngineNow, places: Mapping[int, int]) -> None:
         """Tells who follows a job how far it is: what changed since it was last said, now and then. ``places``: of those that wait."""
         now = self._clock()
         if engine.up and not engine.paused and now - self._promised_at > _ETAS_EVERY_S:
             self._promised_at = now
-            self._answers.promises.said(self._ends_of_running(), now)
+            self._answers.promises.said(self._ends_of_running(now), now)
         for running in [each for each in self._answers if each.job.state is State.RUNNING and each.job.number in places]:
             self._answers.set_aside(running)
         for number in self._followers.numbers():

@@ -31,12 +31,18 @@ class SweepTimes:
         self._any: deque[float] = deque(maxlen=_REMEMBERED)
         self._latest: list[tuple[float, float]] = []
         self._read_bytes: deque[int] = deque(maxlen=_REMEMBERED)
+        #: of the sweep under way, on the clock; None where there is none
+        self.began_at: float | None = None
         self.sweeps = 0
         #: of the last one
         self.last_s = 0.0
         self.read_bytes = 0
         #: the most that was seen since this front started, over a pass of the reader
         self.disk_limit_bytes_per_s: float | None = None
+
+    def passed_s(self, now: float) -> float:
+        """Of what the sweep under way takes."""
+        return 0.0 if self.began_at is None else min(now - self.began_at, self.s_per_sweep or 0.0)
 
     def add(self, seconds: float, *, decode: bool, rows: Rows) -> None:
         self.sweeps += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from potatod.front.eta import Acceptance, Eta, Left, Lengths, Work, ends, work_of
+from potatod.front.eta import Acceptance, Eta, Left, Lengths, Work, ends, later, work_of
 
 
 def work(number: int, s: float, running: bool = False) -> Work:
@@ -91,8 +91,18 @@ def test_what_is_long_ago_is_forgotten() -> None:
 
 
 def test_work_is_reading_and_saying_and_may_take_less_or_more() -> None:
-    found = work_of(7, False, Left(100, 50, 200), 2.0, 10.0)
+    found = work_of(7, False, Left(100, 50, 200), 2.0, 10.0, 0.0)
     assert (found.number, found.s, found.least_s, found.most_s) == (7, 210.0, pytest.approx(0.85 * 110), pytest.approx(1.15 * 410))
+
+
+def test_what_has_passed_of_the_sweep_under_way_is_not_to_come() -> None:
+    found = work_of(7, True, Left(10, 1, 20), 2.0, 0.0, 1.5)
+    assert (found.s, found.least_s, found.most_s) == (18.5, pytest.approx(0.2), pytest.approx(44.5))
+    assert work_of(7, True, Left(1, 0, 1), 2.0, 0.0, 2.0).least_s == 0.0
+
+
+def test_what_is_said_later_is_sooner() -> None:
+    assert later({3: Eta(5.0, 1.0, 9.0)}, 2.0) == {3: Eta(3.0, 0.0, 7.0)}
 
 
 def test_who_runs_needs_its_own_time_and_who_waits_a_place() -> None:

@@ -371,6 +371,20 @@ def test_it_is_over_when_its_tokens_have_come_as_fast_as_they_do(restarted: bool
         assert world.outlook.etas()[young.number].s == pytest.approx(2.0 * 500 / 4, rel=0.2), "it has been given nothing yet, and another has"
 
 
+def test_the_end_comes_nearer_while_a_sweep_is_under_way() -> None:
+    world = World()
+    one = world.ask(prompt=1, limit=10)
+    world.sweep(seconds=4.0)
+    world.times.began_at = world.now
+    said = []
+    for _ in range(5):
+        said.append(world.outlook.etas()[one.number].s)
+        world.now += 0.75
+    assert said == [36.0, 35.25, 34.5, 33.75, 33.0]
+    world.now += 4
+    assert world.outlook.etas()[one.number].s == 32.0, "no more than what a sweep takes"
+
+
 def test_while_no_sweep_begins_each_job_says_why_and_keeps_its_place() -> None:
     world = World(running=1)
     world.ask(b"first", prompt=9)
