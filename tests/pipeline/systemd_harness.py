@@ -29,11 +29,13 @@ mkdir -m 0 dir && touch reg && chmod 0 reg && mkfifo -m 0 fifo && mknod -m 0 chr
 "$0" --user --unit=basic.target  # not the first process, which it takes for a machine's
 exit $?
 """
-#: With /etc, /run, /var and a Python that is nobody's home. Where the machine counts processes in groups anew for systemd that begins.
+#: With /etc, /run and /var, where Python, its packages and this checkout lie in nobody's home and not in /tmp, into which a user that was made for a
+#: service does not see. The groups of processes are mounted anew for it.
 OF_A_SYSTEM = """
-mount --make-rprivate / && cd "$1" && mkdir -p up work var/python var/tmp var/log || exit 1
+mount --make-rprivate / && cd "$1" && mkdir -p up work var/python var/venv var/tree var/tmp var/log || exit 1
 mount -t overlay overlay -o lowerdir=/etc,upperdir=up,workdir=work /etc && mount -t tmpfs -o mode=755 tmpfs /run || exit 1
-mount --bind var /var && mount --bind "$2" /var/python && chmod 1777 /var/tmp && mkdir /run/systemd || exit 1
+mount --bind var /var && mount --bind "$2" /var/python && mount --bind "$3" /var/venv && mount --bind "$4" /var/tree || exit 1
+chmod 1777 /var/tmp && mkdir /run/systemd || exit 1
 for each in unified systemd; do mountpoint -q /sys/fs/cgroup/$each && umount -l /sys/fs/cgroup/$each; done
 mount --make-rshared / || exit 1
 exec "$0" --system --unit=basic.target
@@ -101,8 +103,6 @@ class Manager:
     def here(self, unit: Path, log: str, *more: str) -> None:
         """What is said comes into a file, as there is no journal here."""
         lines = ["[Service]", f"StandardOutput=append:{log}", f"StandardError=append:{log}", *more]
-        if ROOT.is_relative_to("/tmp"):  # no service sees what lies there
-            lines.append("PrivateTmp=no")
         unit.mkdir(parents=True, exist_ok=True)
         (unit / "here.conf").write_text("\n".join(lines) + "\n")
         self.systemctl("daemon-reload")
@@ -136,7 +136,8 @@ class UsersManager(Manager):
     def install(self, *words: str) -> None:
         """As the README has it."""
         self.run("potatod", "install-service", "--user", "--model", self.place / "model", *words)
-        self.here(self.unit.with_name("potatod.service.d"), str(self.log))
+        of_a_checkout = ["PrivateTmp=no"] if ROOT.is_relative_to("/tmp") else []  # no service sees what lies there
+        self.here(self.unit.with_name("potatod.service.d"), str(self.log), *of_a_checkout)
 
     def get(self, port: int, path: str) -> Any:
         """Over HTTP, with the token that `potatod token` prints."""
@@ -150,7 +151,7 @@ class SystemsManager(Manager):
     namespaces = ("mount", "pid", "uts", "ipc", "cgroup")
 
     def __init__(self, place: Path, model: Path, cache: Path) -> None:
-        units, programs = place / "units", place / "var" / "potato" / "bin"
+        units, programs, packages = place / "units", place / "var" / "potato" / "bin", place / "var" / "potato" / "packages"
         units.mkdir()
         for target in TARGETS:
             (units / f"{target}.target").write_text("[Unit]\nDefaultDependencies=no\n")
@@ -160,21 +161,25 @@ class SystemsManager(Manager):
         (place / "var" / "cache" / "private").chmod(0o700)
         programs.mkdir(parents=True)
         (programs / "python").symlink_to(f"/var/python/bin/{Path(sys.executable).resolve().name}")
-        (programs.parent / "lib").symlink_to(BIN.parent / "lib")
+        (programs.parent / "lib").symlink_to("/var/venv/lib")
+        packages.mkdir()
+        (packages / "potatod").symlink_to("/var/tree/potatod")
+        (packages / "potato_client").symlink_to("/var/tree/client")
         settings = (BIN.parent / "pyvenv.cfg").read_text()
         (programs.parent / "pyvenv.cfg").write_text(re.sub(r"^home = .*", "home = /var/python/bin", settings, flags=re.MULTILINE))
         for program in ("potatod", "potato-client"):
             (programs / program).write_text("#!/var/potato/bin/python\n" + (BIN / program).read_text().partition("\n")[2])
             (programs / program).chmod(0o755)
-        environment = {"PATH": f"/var/potato/bin:{os.defpath}", "SYSTEMD_UNIT_PATH": f"{units}:/etc/systemd/system", "container": "other"}
-        super().__init__(place, environment, OF_A_SYSTEM, place, sys.base_prefix)
+        self.python = {"LD_LIBRARY_PATH": "/var/python/lib", "PYTHONPATH": "/var/potato/packages"}
+        names = {"PATH": f"/var/potato/bin:{os.defpath}", "SYSTEMD_UNIT_PATH": f"{units}:/etc/systemd/system", "container": "other"}
+        super().__init__(place, self.python | names, OF_A_SYSTEM, place, sys.base_prefix, BIN.parent, ROOT)
         self.log = place / "var" / "log" / "potato"
 
     def install(self, *words: str) -> None:
         self.run(*self.inside("potatod", "install-service", "--model", "/var/model", *words))
         (self.place / "up" / "potato" / "potatod.toml").write_text(SETTINGS)
         unit = self.place / "up" / "systemd" / "system" / "potatod.service.d"
-        self.here(unit, "/var/log/potato", "DynamicUser=yes", "Environment=LD_LIBRARY_PATH=/var/python/lib")
+        self.here(unit, "/var/log/potato", "DynamicUser=yes", *(f"Environment={name}={value}" for name, value in self.python.items()))
 
     def close(self) -> None:
         all_of_it = psutil.Process(self.process.pid).children(recursive=True)
