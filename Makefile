@@ -1,7 +1,7 @@
 # Everything a person needs from a checkout. Python 3.11+ and Linux; `make PYTHON=python3.12 demo` picks another one.
 PYTHON ?= python3
-# Processes of tests. More of them than cores make deadlines of tests too short.
-TESTERS ?= 2
+# Processes of tests: for two cores three, as many tests wait. Their deadlines stand a machine that is several times as busy.
+TESTERS ?= 3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
