@@ -90,13 +90,14 @@ class Desks:
             before += len(desk.answers)
         return places
 
-    def etas(self) -> Mapping[int, Eta]:
-        """By job number, as far as anybody knows: from what was known two seconds ago at most. Those of a model that waits begin when those before it
-        are over, or when they have waited enough. That a turn may be interrupted, and how often, nobody knows."""
+    def etas(self, *numbers: int) -> Mapping[int, Eta]:
+        """By job number, of these or of all, as far as anybody knows: from what was known two seconds ago at most. Those of a model that waits begin
+        when those before it are over, or when they have waited enough. That a turn may be interrupted, and how often, nobody knows."""
         now = self._clock()
         if now - self._expected_at > _ETAS_EVERY_S:
             self._expected_at, self._expected = now, self._etas(now)
-        return later(self._expected, now - self._expected_at)
+        known = self._expected
+        return later({number: known[number] for number in numbers if number in known} if numbers else known, now - self._expected_at)
 
     def _etas(self, now: float) -> Mapping[int, Eta]:
         etas = dict(self.current.outlook.etas())

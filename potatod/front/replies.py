@@ -73,7 +73,7 @@ class Replies:
             self.send(client, refusal.to(request=request))
 
     def report(self, job: Job) -> JobReport:
-        return self.reported(job, {job.number: self._desks.place(job.number)}, self._desks.etas())
+        return self.reported(job, {job.number: self._desks.place(job.number)}, self._desks.etas(job.number))
 
     def reported(self, job: Job, places: Mapping[int, int], etas: Mapping[int, Eta]) -> JobReport:
         found = self._desks.find(job.number)
